@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: BSD-3-Clause
+#
+# What every Makefile.am begins with.
+
+# The end of every list, so that each line of it can end alike.
+NULL =
+
+CLEANFILES = *~
+DISTCLEANFILES =
+EXTRA_DIST =
+
+AM_CFLAGS = \
+	$(BASE_CFLAGS) \
+	$(WARNINGS_CFLAGS) \
+	$(SANITIZER_CFLAGS) \
+	$(NULL)
+AM_CPPFLAGS = -D_FILE_OFFSET_BITS=64
+AM_LDFLAGS =
+
+# Which headers a room may see: these lists keep the includes pointing
+# one way, plugin and tools -> image -> overlap, storage, format -> base.
+# (-iquote, because a header of ours may bear the name of a system's.)
+SEES_BASE = -iquote $(top_srcdir)/lib/base
+SEES_ALL = \
+	$(SEES_BASE) \
+	-iquote $(top_srcdir)/lib/format \
+	-iquote $(top_srcdir)/lib/storage \
+	-iquote $(top_srcdir)/lib/overlap \
+	-iquote $(top_srcdir)/lib/image \
+	$(NULL)
+
+LIBBASE = $(top_builddir)/lib/base/libqcow2base.la
+LIBFORMAT = $(top_builddir)/lib/format/libqcow2format.la
+LIBSTORAGE = $(top_builddir)/lib/storage/libqcow2storage.la
+LIBOVERLAP = $(top_builddir)/lib/overlap/libqcow2overlap.la
+LIBIMAGE = $(top_builddir)/lib/image/libqcow2image.la
+LIBALL = $(LIBIMAGE) $(LIBOVERLAP) $(LIBSTORAGE) $(LIBFORMAT) $(LIBBASE)
+
+# Tests exit with 0, 1 or 77 (passed, failed, skipped).  The script
+# "run" in the top of the build tree sets their environment.
+TEST_EXTENSIONS = .sh .py
+LOG_COMPILER = $(top_builddir)/run
+AM_LOG_FLAGS = $(UNIT_RUNNER)
+SH_LOG_COMPILER = $(top_builddir)/run
+PY_LOG_COMPILER = $(top_builddir)/run
+AM_PY_LOG_FLAGS = $(PYTHON_NBD)
