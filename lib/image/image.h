@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* A qcow2 image, open and shared by all connections: the interface of
+ * the engine to the plugin, the tools and the tests.
+ *
+ * Guest offsets and lengths are in bytes.  All functions return 0 or a
+ * negative errno, and have reported an error (report.h) when they fail,
+ * unless they say otherwise.  The errnos a client can meet: EIO (the
+ * storage, corruption, writes stopped), ENOSPC, ENOMEM, EROFS, and
+ * ENOTSUP for a fast zero that would not be fast.
+ *
+ * From image_start to image_stop everything may be called from any
+ * thread at the same time; none of the library's locks is held between
+ * calls.
+ */
+
+#ifndef QCOW2_IMAGE_H
+#define QCOW2_IMAGE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "event.h"
+#include "overlap.h"
+#include "storage.h"
+
+enum lazy_refcounts { LAZY_OFF, LAZY_ON, LAZY_IMAGE };
+
+struct image_config {
+  const char *filename;
+  bool readonly;                /* never ask for write access */
+
+  overlap_set overlap_check;    /* types that writes must not touch */
+  uint64_t overlap_bitmap_size; /* bytes */
+  uint64_t overlap_total_limit; /* bytes, UINT64_MAX none */
+  enum overlap_policy overlap_limit;
+  bool overlap_debug;           /* compare with a full walk per commit */
+
+  uint64_t l2_cache_size;       /* bytes; 0 is the default */
+  uint64_t refcount_cache_size; /* bytes; 0 is the default */
+
+  const char *const *external_files; /* "none", "same-dir", "any", or
+                                   directories; NULL-terminated */
+  const char *backing_file;     /* instead of the image's; or NULL */
+  unsigned commit_interval;     /* seconds; 0 is never */
+  bool discard;                 /* false: trims are ignored */
+  enum lazy_refcounts lazy_refcounts;
+  enum storage_locking locking;
+
+  event_sink *event;            /* may be NULL */
+  void *event_opaque;
+};
+
+/* Fill in the defaults: overlap_check all, bitmap_size 64k, no limit,
+ * external_files same-dir, commit_interval 5, discard, locking auto.
+ */
+void image_config_init (struct image_config *config);
+
+struct image;
+
+/* Open FILENAME and its backing chain, check the header and tables,
+ * enter all metadata in the tracker.  Takes the lock of a reader, and
+ * opens the file for writing if it may.  Starts no thread, changes
+ * nothing in the file.  Strings of CONFIG must live as long as the
+ * image; the struct itself need not.
+ *
+ * An image that is marked corrupt, or found so now, opens read-only
+ * (image_is_writable says false, BLOCK_IMAGE_CORRUPTED is sent for what
+ * was found).
+ */
+int image_open (const struct image_config *config, struct image **img);
+
+/* Start the commit thread (after the fork). */
+int image_start (struct image *img);
+
+/* Commit until nothing is left, stop the thread, sync.  The image can
+ * still be read.  May be called without image_start, and twice.
+ */
+int image_stop (struct image *img);
+
+/* image_stop was called, or nothing was written.  NULL is allowed. */
+void image_close (struct image *img);
+
+/* Facts. */
+uint64_t image_size (const struct image *img);      /* guest bytes */
+uint64_t image_cluster_size (const struct image *img);
+bool image_is_writable (const struct image *img);   /* could be, if asked */
+int image_is_rotational (const struct image *img);
+const char *image_description (const struct image *img);
+
+/* Raise the lock to a writer's; call before the first write (a writable
+ * connection).  Cheap when it is raised already.  -EROFS if not
+ * writable, -EAGAIN if another process is in the way.
+ */
+int image_begin_writing (struct image *img);
+
+/* Requests.  Ranges lie inside the disk (the caller checked). */
+int image_read (struct image *img, void *buf, size_t len, uint64_t offset);
+int image_write (struct image *img, const void *buf, size_t len,
+                 uint64_t offset, bool fua);
+
+#define IMAGE_ZERO_MAY_TRIM 1   /* host clusters may be given back */
+#define IMAGE_ZERO_FAST     2   /* -ENOTSUP rather than write zeroes;
+                                   nothing was changed then, and nothing
+                                   is reported */
+int image_zero (struct image *img, uint64_t offset, uint64_t len,
+                unsigned flags, bool fua);
+int image_trim (struct image *img, uint64_t offset, uint64_t len, bool fua);
+int image_flush (struct image *img);
+int image_cache (struct image *img, uint64_t offset, uint64_t len);
+
+/* Block status: calls ADD for consecutive ranges that begin at OFFSET
+ * and together cover LEN bytes exactly (one range only, perhaps
+ * shorter, with ONE).  Neighbours of equal status are joined.  A
+ * failure of ADD (negative errno) ends it and is returned.
+ */
+#define IMAGE_EXTENT_HOLE 1     /* not allocated in any layer */
+#define IMAGE_EXTENT_ZERO 2     /* reads as zeroes */
+typedef int image_extent_fn (void *opaque, uint64_t offset, uint64_t len,
+                             unsigned status);
+int image_extents (struct image *img, uint64_t offset, uint64_t len,
+                   bool one, image_extent_fn *add, void *opaque);
+
+/* Counters since the opening, for debugging and tests. */
+struct image_stats {
+  uint64_t commits, syncs;
+  uint64_t guard_checks, guard_refusals;
+  uint64_t clusters_allocated, clusters_released;
+  uint64_t l2_hits, l2_misses;
+  struct overlap_stats overlap;
+};
+void image_get_stats (struct image *img, struct image_stats *stats);
+
+#endif /* QCOW2_IMAGE_H */

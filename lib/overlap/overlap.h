@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* The tracker: which clusters of the host file hold metadata, and of
+ * which type.  It does no I/O, knows nothing of images, and is safe to
+ * use from any number of threads at once.
+ *
+ * Offsets are counted in host clusters here.  The shape (windows, run
+ * lists, the bytemap cache) is explained in overlap.c.
+ */
+
+#ifndef QCOW2_OVERLAP_H
+#define QCOW2_OVERLAP_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* QEMU's types under QEMU's numbers, then this project's. */
+enum overlap_type {
+  OVERLAP_MAIN_HEADER,
+  OVERLAP_ACTIVE_L1,
+  OVERLAP_ACTIVE_L2,
+  OVERLAP_REFCOUNT_BLOCK,
+  OVERLAP_REFCOUNT_TABLE,
+  OVERLAP_SNAPSHOT_TABLE,
+  OVERLAP_INACTIVE_L1,
+  OVERLAP_INACTIVE_L2,
+  OVERLAP_BITMAP_DIRECTORY,
+  OVERLAP_CRYPTO_HEADER,
+  OVERLAP_BITMAP_TABLE,
+  OVERLAP_BITMAP_DATA,
+  OVERLAP_TYPES
+};
+
+/* A set of types: bit 1 << type. */
+typedef uint32_t overlap_set;
+#define OVERLAP_BIT(type) (UINT32_C (1) << (type))
+#define OVERLAP_NONE UINT32_C (0)
+
+/* The templates of overlap-check=. */
+#define OVERLAP_CONSTANT                                                \
+  (OVERLAP_BIT (OVERLAP_MAIN_HEADER) | OVERLAP_BIT (OVERLAP_ACTIVE_L1)  \
+   | OVERLAP_BIT (OVERLAP_REFCOUNT_TABLE)                               \
+   | OVERLAP_BIT (OVERLAP_SNAPSHOT_TABLE)                               \
+   | OVERLAP_BIT (OVERLAP_BITMAP_DIRECTORY)                             \
+   | OVERLAP_BIT (OVERLAP_CRYPTO_HEADER)                                \
+   | OVERLAP_BIT (OVERLAP_BITMAP_TABLE))
+#define OVERLAP_CACHED                                                  \
+  (OVERLAP_CONSTANT | OVERLAP_BIT (OVERLAP_ACTIVE_L2)                   \
+   | OVERLAP_BIT (OVERLAP_REFCOUNT_BLOCK)                               \
+   | OVERLAP_BIT (OVERLAP_INACTIVE_L1)                                  \
+   | OVERLAP_BIT (OVERLAP_BITMAP_DATA))
+#define OVERLAP_ALL ((overlap_set) ((1u << OVERLAP_TYPES) - 1))
+
+/* "active-l2" and so on, as overlap-check.TYPE spells it. */
+const char *overlap_type_name (enum overlap_type type);
+
+/* The type of that name; false if there is none. */
+bool overlap_type_parse (const char *name, enum overlap_type *type);
+
+/* What BLOCK_IMAGE_CORRUPTED calls it: "active L2 table". */
+const char *overlap_type_text (enum overlap_type type);
+
+/* What checks in a range that left the tracker answer. */
+enum overlap_policy {
+  OVERLAP_LIMIT_UNPROTECTED,    /* allowed */
+  OVERLAP_LIMIT_VERIFY,         /* the caller walks the tables */
+  OVERLAP_LIMIT_REFUSE,         /* refused */
+};
+
+/* A range entered the state "outside the tracker", or came back. */
+struct overlap_notice {
+  bool restored;                /* false: it left */
+  uint64_t first, count;        /* clusters, whole windows */
+  uint64_t limit, used;         /* bytes */
+};
+
+struct overlap_config {
+  uint64_t bitmap_size;         /* bytes of bytemap cache; 0 is allowed */
+  uint64_t total_limit;         /* bytes; UINT64_MAX is no limit */
+
+  /* Called once per transition and range, with the tracker's locks held.
+   * May be NULL.
+   */
+  void (*notice) (void *opaque, const struct overlap_notice *notice);
+  void *opaque;
+};
+
+struct overlap;
+
+/* NULL only for want of memory for the fixed part; no total_limit makes
+ * it fail.
+ */
+struct overlap *overlap_new (const struct overlap_config *config);
+void overlap_free (struct overlap *o);
+
+/* Mark COUNT clusters from FIRST on as TYPE, in addition to what they
+ * are.  Returns the set of other owners met there that are not allowed
+ * beside TYPE: 0 is the good case.  Allowed together are active-l2 with
+ * inactive-l2, and inactive-l2 several times (owners are counted, a
+ * cluster stays marked until each has left).  The clusters are marked
+ * even if something else was met, so that nothing loses its protection.
+ * *WHERE (may be NULL) is the first cluster with such an owner.
+ *
+ * Cannot fail: for want of memory a range leaves the tracker instead,
+ * and the notice says so.
+ */
+overlap_set overlap_enter (struct overlap *o, enum overlap_type type,
+                           uint64_t first, uint64_t count, uint64_t *where);
+
+/* As overlap_enter, but marks nothing and returns what is there if any
+ * cluster of the range has any mark at all.  One atomic step.
+ */
+overlap_set overlap_claim (struct overlap *o, enum overlap_type type,
+                           uint64_t first, uint64_t count, uint64_t *where);
+
+/* Take back one mark of TYPE.  Clusters not so marked are left alone;
+ * returns how many of the COUNT were not (0 is the good case, ranges
+ * outside the tracker count as marked).
+ */
+uint64_t overlap_leave (struct overlap *o, enum overlap_type type,
+                        uint64_t first, uint64_t count);
+
+/* What is known of a range. */
+struct overlap_answer {
+  overlap_set any;              /* types of at least one cluster */
+  overlap_set all;              /* types of every tracked cluster */
+  bool outside;                 /* part of it is outside the tracker */
+  uint64_t where;               /* first cluster with a type of MASK */
+};
+
+/* The check: needs no memory and writes none.  MASK: the types that
+ * ANSWER->where should look for; it is set only if any & mask.
+ */
+void overlap_query (struct overlap *o, uint64_t first, uint64_t count,
+                    overlap_set mask, struct overlap_answer *answer);
+
+/* The shortest check: is any cluster of the range of a type in MASK, or
+ * outside the tracker?
+ */
+bool overlap_hit (struct overlap *o, uint64_t first, uint64_t count,
+                  overlap_set mask);
+
+struct overlap_stats {
+  uint64_t used;                /* accounted bytes, everything */
+  uint64_t bytemap_bytes;       /* of these, in the bytemap cache */
+  uint64_t windows;             /* with metadata */
+  uint64_t runs;
+  uint64_t outside_windows;     /* outside the tracker now */
+};
+void overlap_get_stats (struct overlap *o, struct overlap_stats *stats);
+
+/* Self-check for tests and -D qcow2.overlap=1: invariants hold and a
+ * recount of every byte equals the account.  False with *WHY (static
+ * string) if not.  No other thread may use the tracker meanwhile.
+ */
+bool overlap_verify (struct overlap *o, const char **why);
+
+#endif /* QCOW2_OVERLAP_H */

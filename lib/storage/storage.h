@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* Where the bytes of an image live: a file or a block device; in
+ * memory, for tests.  This header opens, reads, syncs and locks.  What
+ * changes the bytes is in storage-write.h, which the guard alone may
+ * include (tests/check-guard-door proves that it does).
+ *
+ * All functions may be called from any thread at the same time.  They
+ * return 0 or a negative errno unless they say otherwise, and report
+ * nothing: the caller knows what the access was for.
+ */
+
+#ifndef QCOW2_STORAGE_H
+#define QCOW2_STORAGE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+struct storage;
+
+/* The image locks of QEMU: bytes 100+i say "I use permission i", bytes
+ * 200+i "nobody else may" (open file description locks, shared, tested
+ * with F_OFD_GETLK).
+ */
+enum storage_lock {
+  STORAGE_LOCK_NONE,
+  STORAGE_LOCK_READER,          /* 100, 201, 203 */
+  STORAGE_LOCK_WRITER,          /* 100, 101, 103, 201, 203 */
+};
+
+enum storage_locking { LOCKING_AUTO, LOCKING_ON, LOCKING_OFF };
+
+/* Open a regular file or a block device.  Read-write if WRITABLE, else
+ * read-only; always O_CLOEXEC.  With NOFOLLOW the last part of the path
+ * must not be a symbolic link.  Other kinds of file (directory, FIFO,
+ * character device) are refused with -EINVAL before anything blocks.
+ */
+int storage_open_file (const char *path, bool writable, bool nofollow,
+                       struct storage **s);
+
+/* A storage in memory for tests: SIZE zero bytes that grow as a file
+ * does.
+ */
+int storage_open_memory (uint64_t size, struct storage **s);
+
+/* Wait for nothing, release the locks, free.  NULL is allowed. */
+void storage_close (struct storage *s);
+
+/* The name it was opened with. */
+const char *storage_name (const struct storage *s);
+
+bool storage_is_writable (const struct storage *s);
+
+/* False for a block device: writes past the end fail. */
+bool storage_can_grow (const struct storage *s);
+
+/* Device and inode, to find loops in a backing chain; false where there
+ * are none (memory).
+ */
+bool storage_identity (const struct storage *s, dev_t *dev, ino_t *ino);
+
+/* Length in bytes now. */
+int storage_size (struct storage *s, uint64_t *size);
+
+/* Bytes allocated on disk, as st_blocks counts them. */
+int storage_allocated (struct storage *s, uint64_t *bytes);
+
+/* Read exactly LEN bytes at OFFSET; what lies past the end of the file
+ * reads as zeroes.  EINTR and short reads are dealt with here.
+ */
+int storage_read (struct storage *s, void *buf, size_t len,
+                  uint64_t offset);
+
+/* Make completed writes durable (fdatasync).  After a failure the
+ * caller must not believe a later success.
+ */
+int storage_sync (struct storage *s);
+
+/* Take, raise, lower or drop the lock.  -EAGAIN: another process stands
+ * in the way; *CONFLICT is then a static string that says how: 'another
+ * process writes to it', 'another process does not allow writers'.
+ * -ENOTSUP: the file system has no such locks (LOCKING_AUTO then
+ * succeeds without).  The state is unchanged on failure.
+ */
+int storage_lock (struct storage *s, enum storage_lock want,
+                  enum storage_locking mode, const char **conflict);
+
+/* The data or hole at OFFSET: *LEN (in: at most, out) bytes from there
+ * on are a hole (*HOLE true, reads as zeroes) or may be data.  Past the
+ * end of the file everything is a hole.  A storage that cannot tell
+ * answers data.
+ */
+int storage_map (struct storage *s, uint64_t offset, uint64_t *len,
+                 bool *hole);
+
+/* Tell the kernel that a range will be read soon; a hint. */
+void storage_will_need (struct storage *s, uint64_t offset, uint64_t len);
+
+/* 1 if on a rotating disk, 0 if not or unknown. */
+int storage_is_rotational (struct storage *s);
+
+#endif /* QCOW2_STORAGE_H */
