@@ -1,0 +1,554 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* A regular file or a block device.
+ *
+ * This is the only file of the library that calls anything which
+ * changes a file (pwritev2, fallocate, ftruncate): see storage-write.h.
+ *
+ * What a file system cannot do (punch holes, say) is learned from its
+ * first EOPNOTSUPP and remembered for this storage, so that it costs one
+ * system call and not one per request.
+ *
+ * There is no lock on the data path: the system calls used take an
+ * offset and are safe together.  lseek is used for SEEK_DATA only, and
+ * nothing depends on the file position that it changes.  lock_mutex
+ * guards the state of the image locks.
+ */
+
+#include <config.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/uio.h>
+
+#include <linux/falloc.h>
+#include <linux/fs.h>
+
+#include "checked.h"
+#include "cleanup.h"
+#include "storage-impl.h"
+#include "storage-write.h"
+
+#ifndef IOV_MAX
+#define IOV_MAX 1024
+#endif
+
+struct storage_file {
+  struct storage base;
+  int fd;
+  bool is_block;
+
+  /* Learned: true once the file system said that it cannot. */
+  atomic_bool no_dsync;
+  atomic_bool no_zero_range;
+  atomic_bool no_punch;
+  atomic_bool no_reserve;
+  atomic_bool no_seek;
+
+  pthread_mutex_t lock_mutex;
+  enum storage_lock held;       /* guarded by lock_mutex */
+};
+
+static struct storage_file *
+file_of (struct storage *s)
+{
+  return (struct storage_file *) s;
+}
+
+static bool
+known_missing (atomic_bool *flag)
+{
+  return atomic_load_explicit (flag, memory_order_relaxed);
+}
+
+static void
+remember_missing (atomic_bool *flag)
+{
+  atomic_store_explicit (flag, true, memory_order_relaxed);
+}
+
+static bool
+is_unsupported (int err)
+{
+  return err == -EOPNOTSUPP || err == -ENOSYS;
+}
+
+static void
+file_close (struct storage *s)
+{
+  struct storage_file *f = file_of (s);
+
+  close (f->fd);                /* and this releases the image locks */
+  pthread_mutex_destroy (&f->lock_mutex);
+}
+
+static int
+file_size (struct storage *s, uint64_t *size)
+{
+  struct storage_file *f = file_of (s);
+  struct stat st;
+
+  if (f->is_block)
+    return ioctl (f->fd, BLKGETSIZE64, size) == -1 ? -errno : 0;
+
+  if (fstat (f->fd, &st) == -1)
+    return -errno;
+  *size = (uint64_t) st.st_size;
+  return 0;
+}
+
+static int
+file_allocated (struct storage *s, uint64_t *bytes)
+{
+  struct stat st;
+
+  if (fstat (file_of (s)->fd, &st) == -1)
+    return -errno;
+  *bytes = (uint64_t) st.st_blocks * 512;
+  return 0;
+}
+
+static int
+file_read (struct storage *s, void *buf, size_t len, uint64_t offset)
+{
+  struct storage_file *f = file_of (s);
+  char *p = buf;
+
+  while (len > 0) {
+    ssize_t r = pread (f->fd, p, len, (off_t) offset);
+
+    if (r == -1) {
+      if (errno == EINTR)
+        continue;
+      return -errno;
+    }
+    if (r == 0) {               /* the end of the file */
+      memset (p, 0, len);
+      return 0;
+    }
+    p += r;
+    len -= (size_t) r;
+    offset += (uint64_t) r;
+  }
+  return 0;
+}
+
+static int
+file_sync (struct storage *s)
+{
+  int r;
+
+  /* EINTR comes from some network file systems: nothing was promised
+   * and nothing was lost.
+   */
+  do
+    r = fdatasync (file_of (s)->fd);
+  while (r == -1 && errno == EINTR);
+  return r == -1 ? -errno : 0;
+}
+
+static int
+file_lock (struct storage *s, enum storage_lock want,
+           enum storage_locking mode, const char **conflict)
+{
+  struct storage_file *f = file_of (s);
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&f->lock_mutex);
+
+  return storage_lock_fd (f->fd, &f->held, want, mode, conflict);
+}
+
+/* The distance to the end of what begins at OFFSET, as SEEK_DATA and
+ * SEEK_HOLE see it.  A file that changes in between may give a
+ * nonsensical answer; then it is data, which is never wrong.
+ */
+static void
+seek_map (struct storage_file *f, uint64_t offset, uint64_t *len, bool *hole)
+{
+  off_t next = lseek (f->fd, (off_t) offset, SEEK_DATA);
+
+  if (next == -1 && errno == ENXIO) {
+    *hole = true;               /* nothing more up to the end */
+    return;
+  }
+  if (next == -1) {
+    remember_missing (&f->no_seek);
+    return;
+  }
+  if ((uint64_t) next > offset)
+    *hole = true;
+  else
+    next = lseek (f->fd, (off_t) offset, SEEK_HOLE);
+  if (next != -1 && (uint64_t) next > offset)
+    *len = MIN (*len, (uint64_t) next - offset);
+}
+
+static int
+file_map (struct storage *s, uint64_t offset, uint64_t *len, bool *hole)
+{
+  struct storage_file *f = file_of (s);
+  uint64_t size;
+  int err;
+
+  err = file_size (s, &size);
+  if (err < 0)
+    return err;
+
+  if (offset >= size) {
+    *hole = true;
+    return 0;
+  }
+  if (f->is_block || known_missing (&f->no_seek))
+    *len = MIN (*len, size - offset);
+  else
+    seek_map (f, offset, len, hole);
+  return 0;
+}
+
+static void
+file_will_need (struct storage *s, uint64_t offset, uint64_t len)
+{
+  posix_fadvise (file_of (s)->fd, (off_t) offset, (off_t) len,
+                 POSIX_FADV_WILLNEED);
+}
+
+/* The disk under the file system, as the kernel describes it; a
+ * partition has no queue of its own, but its parent directory is that
+ * of the disk.
+ */
+static int
+read_rotational (dev_t dev)
+{
+  static const char *const where[] = { "", "/.." };
+  size_t i;
+
+  for (i = 0; i < ARRAY_SIZE (where); i++) {
+    CLEANUP_CLOSE int fd = -1;
+    char path[96], c;
+
+    snprintf (path, sizeof path, "/sys/dev/block/%u:%u%s/queue/rotational",
+              major (dev), minor (dev), where[i]);
+    fd = open (path, O_RDONLY | O_CLOEXEC);
+    if (fd >= 0)
+      return read (fd, &c, 1) == 1 && c == '1';
+  }
+  return 0;
+}
+
+static int
+file_is_rotational (struct storage *s)
+{
+  struct storage_file *f = file_of (s);
+  struct stat st;
+
+  if (fstat (f->fd, &st) == -1)
+    return 0;
+  return read_rotational (f->is_block ? st.st_rdev : st.st_dev);
+}
+
+/* Write all of IOV with FLAGS of pwritev2.  After a short count the
+ * rest of the element that it ended in is written alone, so that the
+ * caller's array need not be copied or changed.
+ */
+static int
+write_all (int fd, const struct iovec *iov, int cnt, uint64_t offset,
+           int flags)
+{
+  size_t done = 0;              /* bytes of iov[0] that are written */
+
+  while (cnt > 0) {
+    struct iovec rest;
+    ssize_t r;
+
+    if (done == iov->iov_len) {
+      iov++;
+      cnt--;
+      done = 0;
+      continue;
+    }
+
+    rest.iov_base = (char *) iov->iov_base + done;
+    rest.iov_len = iov->iov_len - done;
+    if (done > 0)
+      r = pwritev2 (fd, &rest, 1, (off_t) offset, flags);
+    else
+      r = pwritev2 (fd, iov, MIN (cnt, IOV_MAX), (off_t) offset, flags);
+    if (r == -1) {
+      if (errno == EINTR)
+        continue;
+      return -errno;
+    }
+    if (r == 0)
+      return -EIO;              /* going on would never end */
+
+    offset += (uint64_t) r;
+    while (r > 0) {
+      size_t n = MIN ((size_t) r, iov->iov_len - done);
+
+      r -= (ssize_t) n;
+      done += n;
+      if (done == iov->iov_len) {
+        iov++;
+        cnt--;
+        done = 0;
+      }
+    }
+  }
+  return 0;
+}
+
+static int
+file_write (struct storage *s, const struct iovec *iov, int cnt,
+            uint64_t offset, bool durable)
+{
+  struct storage_file *f = file_of (s);
+  int err;
+
+  if (durable && !known_missing (&f->no_dsync)) {
+    err = write_all (f->fd, iov, cnt, offset, RWF_DSYNC);
+    if (!is_unsupported (err))
+      return err;
+    remember_missing (&f->no_dsync);
+  }
+
+  err = write_all (f->fd, iov, cnt, offset, 0);
+  if (err == 0 && durable)
+    err = file_sync (s);
+  return err;
+}
+
+static int
+call_fallocate (struct storage_file *f, int mode, uint64_t offset,
+                uint64_t len)
+{
+  int r;
+
+  do
+    r = fallocate (f->fd, mode, (off_t) offset, (off_t) len);
+  while (r == -1 && errno == EINTR);
+  return r == -1 ? -errno : 0;
+}
+
+/* Zeroes the long way, for tmpfs and its like. */
+static int
+write_zeroes (struct storage_file *f, uint64_t offset, uint64_t len)
+{
+  static const char zeroes[65536];
+  struct iovec iov[16];
+  int err;
+
+  while (len > 0) {
+    uint64_t n = 0;
+    int cnt;
+
+    for (cnt = 0; cnt < (int) ARRAY_SIZE (iov) && n < len; cnt++) {
+      iov[cnt].iov_base = (void *) (uintptr_t) zeroes;
+      iov[cnt].iov_len = (size_t) MIN (len - n, sizeof zeroes);
+      n += iov[cnt].iov_len;
+    }
+    err = write_all (f->fd, iov, cnt, offset, 0);
+    if (err < 0)
+      return err;
+    offset += n;
+    len -= n;
+  }
+  return 0;
+}
+
+static int
+file_zero (struct storage *s, uint64_t offset, uint64_t len)
+{
+  struct storage_file *f = file_of (s);
+  int err;
+
+  if (!known_missing (&f->no_zero_range)) {
+    err = call_fallocate (f, FALLOC_FL_ZERO_RANGE, offset, len);
+    if (is_unsupported (err))
+      remember_missing (&f->no_zero_range);
+    else if (!(f->is_block && err == -EINVAL))
+      return err;
+    /* A block device says EINVAL to a range that is not made of its
+     * logical blocks: this one is written, the next may do.
+     */
+  }
+  return write_zeroes (f, offset, len);
+}
+
+static int
+file_punch (struct storage *s, uint64_t offset, uint64_t len)
+{
+  struct storage_file *f = file_of (s);
+  int err;
+
+  if (known_missing (&f->no_punch))
+    return -ENOTSUP;
+
+  err = call_fallocate (f, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                        offset, len);
+  if (is_unsupported (err)) {
+    remember_missing (&f->no_punch);
+    return -ENOTSUP;
+  }
+  if (f->is_block && err == -EINVAL)
+    return -ENOTSUP;            /* see file_zero */
+  return err;
+}
+
+static int
+file_reserve (struct storage *s, uint64_t offset, uint64_t len)
+{
+  struct storage_file *f = file_of (s);
+  uint64_t size;
+  int err;
+
+  /* All the space that a block device will ever have is there. */
+  if (f->is_block) {
+    err = file_size (s, &size);
+    if (err < 0)
+      return err;
+    return offset + len > size ? -ENOSPC : 0;
+  }
+
+  if (known_missing (&f->no_reserve))
+    return -ENOTSUP;
+  err = call_fallocate (f, 0, offset, len);
+  if (is_unsupported (err)) {
+    remember_missing (&f->no_reserve);
+    return -ENOTSUP;
+  }
+  return err;
+}
+
+static int
+file_truncate (struct storage *s, uint64_t size)
+{
+  struct storage_file *f = file_of (s);
+  int r;
+
+  if (f->is_block)
+    return -ENOTSUP;
+  do
+    r = ftruncate (f->fd, (off_t) size);
+  while (r == -1 && errno == EINTR);
+  return r == -1 ? -errno : 0;
+}
+
+static const struct storage_ops file_ops = {
+  .close = file_close,
+  .size = file_size,
+  .allocated = file_allocated,
+  .read = file_read,
+  .sync = file_sync,
+  .lock = file_lock,
+  .map = file_map,
+  .will_need = file_will_need,
+  .is_rotational = file_is_rotational,
+  .write = file_write,
+  .zero = file_zero,
+  .punch = file_punch,
+  .reserve = file_reserve,
+  .truncate = file_truncate,
+};
+
+static int
+open_retry (const char *path, int flags)
+{
+  int fd;
+
+  do
+    fd = open (path, flags);
+  while (fd == -1 && errno == EINTR);
+  return fd == -1 ? -errno : fd;
+}
+
+/* -EINVAL for all kinds of file that cannot hold an image. */
+static int
+stat_kind (int fd, struct stat *st)
+{
+  if (fstat (fd, st) == -1)
+    return -errno;
+  if (S_ISLNK (st->st_mode))
+    return -ELOOP;              /* O_PATH with O_NOFOLLOW opens a link */
+  if (!S_ISREG (st->st_mode) && !S_ISBLK (st->st_mode))
+    return -EINVAL;
+  return 0;
+}
+
+/* Opening alone can do harm: a FIFO waits for a writer, a tape rewinds,
+ * a watchdog starts.  An O_PATH descriptor tells the kind of the file
+ * without opening it.  The name may mean another file a moment later,
+ * so the kind is asked again, and O_NONBLOCK keeps that from waiting.
+ */
+static int
+open_fd (const char *path, bool writable, bool nofollow, struct stat *st)
+{
+  const int common = O_CLOEXEC | (nofollow ? O_NOFOLLOW : 0);
+  int fd, err;
+
+  fd = open_retry (path, O_PATH | common);
+  if (fd < 0)
+    return fd;
+  err = stat_kind (fd, st);
+  close (fd);
+  if (err < 0)
+    return err;
+
+  fd = open_retry (path, (writable ? O_RDWR : O_RDONLY) | O_NONBLOCK | common);
+  if (fd < 0)
+    return fd;
+  err = stat_kind (fd, st);
+  if (err == 0 && fcntl (fd, F_SETFL, 0) == -1)
+    err = -errno;
+  if (err < 0) {
+    close (fd);
+    return err;
+  }
+  return fd;
+}
+
+int
+storage_open_file (const char *path, bool writable, bool nofollow,
+                   struct storage **s)
+{
+  CLEANUP_CLOSE int fd = -1;
+  CLEANUP_FREE struct storage_file *f = NULL;
+  struct stat st;
+  int err;
+
+  fd = open_fd (path, writable, nofollow, &st);
+  if (fd < 0)
+    return fd;
+
+  f = calloc (1, sizeof *f);
+  if (f == NULL)
+    return -ENOMEM;
+  err = storage_init (&f->base, &file_ops, path);
+  if (err < 0)
+    return err;
+  pthread_mutex_init (&f->lock_mutex, NULL);
+
+  f->fd = fd;
+  f->is_block = S_ISBLK (st.st_mode);
+  f->held = STORAGE_LOCK_NONE;
+  f->base.writable = writable;
+  f->base.can_grow = !f->is_block;
+
+  /* Two device nodes can name one device, and no file has inode 0. */
+  f->base.has_identity = true;
+  f->base.dev = f->is_block ? st.st_rdev : st.st_dev;
+  f->base.ino = f->is_block ? 0 : st.st_ino;
+
+  *s = &f->base;
+  f = NULL;
+  fd = -1;
+  return 0;
+}

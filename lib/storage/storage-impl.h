@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* What a kind of storage provides.  For the files of lib/storage and
+ * for storages that tests make themselves; nobody else looks inside a
+ * struct storage (tests/check-guard-door.sh proves it), since the ops
+ * are another way to the writing functions.
+ *
+ * A kind embeds struct storage as its first member.  storage.c sees to
+ * the conditions that all kinds share, so that an op may rely on them:
+ * LEN is not 0, OFFSET + LEN is at most INT64_MAX, and ops that change
+ * bytes are called only if the storage is writable.
+ */
+
+#ifndef QCOW2_STORAGE_IMPL_H
+#define QCOW2_STORAGE_IMPL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+
+#include "storage.h"
+
+/* Each op does what the function of the same name in storage.h and
+ * storage-write.h promises, from any thread at the same time: a kind
+ * does its own locking.  will_need and is_rotational may be NULL.
+ */
+struct storage_ops {
+  /* Free all but the struct itself and what storage_init made. */
+  void (*close) (struct storage *s);
+
+  int (*size) (struct storage *s, uint64_t *size);
+  int (*allocated) (struct storage *s, uint64_t *bytes);
+  int (*read) (struct storage *s, void *buf, size_t len, uint64_t offset);
+  int (*sync) (struct storage *s);
+  int (*lock) (struct storage *s, enum storage_lock want,
+               enum storage_locking mode, const char **conflict);
+  int (*map) (struct storage *s, uint64_t offset, uint64_t *len, bool *hole);
+  void (*will_need) (struct storage *s, uint64_t offset, uint64_t len);
+  int (*is_rotational) (struct storage *s);
+
+  int (*write) (struct storage *s, const struct iovec *iov, int cnt,
+                uint64_t offset, bool durable);
+  int (*zero) (struct storage *s, uint64_t offset, uint64_t len);
+  int (*punch) (struct storage *s, uint64_t offset, uint64_t len);
+  int (*reserve) (struct storage *s, uint64_t offset, uint64_t len);
+  int (*truncate) (struct storage *s, uint64_t size);
+};
+
+struct storage {
+  const struct storage_ops *ops;
+  char *name;                   /* owned */
+  bool writable;
+  bool can_grow;
+  bool has_identity;            /* dev, ino are set */
+  dev_t dev;
+  ino_t ino;
+};
+
+/* Fill in the common part of a storage that is not writable, cannot
+ * grow and has no identity.  -ENOMEM, or 0.
+ */
+int storage_init (struct storage *s, const struct storage_ops *ops,
+                  const char *name);
+
+/* Move the image locks of FD from *HELD to WANT, see storage_lock.
+ * *HELD is updated on success.  The caller keeps other threads out.
+ */
+int storage_lock_fd (int fd, enum storage_lock *held, enum storage_lock want,
+                     enum storage_locking mode, const char **conflict);
+
+#endif /* QCOW2_STORAGE_IMPL_H */
