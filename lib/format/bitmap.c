@@ -122,7 +122,8 @@ decode_name (const struct decoder *d, uint32_t i, struct bitmap *b,
     return format_fail (d->e, -EINVAL,
                         "bitmap directory entry %" PRIu32
                         ": the name '%.*s' contains a NUL byte",
-                        i, (int) name_len, (const char *) p);
+                        i, (int) MIN (name_len, UINT32_C (100)),
+                        (const char *) p);
   for (q = p + name_len; q < d->buf + end; q++) {
     if (*q != 0)
       return format_fail (d->e, -EINVAL,

@@ -86,7 +86,8 @@ struct header {
   uint64_t crypto_length;       /* bytes */
 
   bool has_bitmaps;             /* bitmaps extension present */
-  uint32_t nb_bitmaps;
+  uint32_t nb_bitmaps;          /* these are 0 without AUTOCLEAR_BITMAPS:
+                                   then the directory is out of date */
   uint64_t bitmap_directory_size; /* bytes */
   uint64_t bitmap_directory_offset; /* host offset */
 };
