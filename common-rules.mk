@@ -44,3 +44,19 @@ AM_LOG_FLAGS = $(UNIT_RUNNER)
 SH_LOG_COMPILER = $(top_builddir)/run
 PY_LOG_COMPILER = $(top_builddir)/run
 AM_PY_LOG_FLAGS = $(PYTHON_NBD)
+
+# The tests again under valgrind: the unit tests themselves, and nbdkit
+# by way of tests/bin/nbdkit.
+VALGRIND_UNIT_RUNNER = \
+	$(VALGRIND) --quiet --error-exitcode=99 --leak-check=full \
+	--show-leak-kinds=definite --errors-for-leak-kinds=definite \
+	--suppressions=$(abs_top_srcdir)/tests/valgrind.supp
+
+check-valgrind:
+	@if test '$(VALGRIND)' = no; then \
+	  echo 'configure did not find valgrind' >&2; exit 1; \
+	fi
+	QCOW2_VALGRIND=1 CK_FORK=no $(MAKE) $(AM_MAKEFLAGS) check \
+	    UNIT_RUNNER='$(VALGRIND_UNIT_RUNNER)'
+
+.PHONY: check-valgrind

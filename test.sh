@@ -1,0 +1,120 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: BSD-3-Clause
+#
+# From nothing to all tests run: install what is missing, build out of
+# tree, run every test, then the quick ones again under the sanitizers
+# and valgrind, then make distcheck.  The last line says how it went.
+#
+#   ./test.sh [FOLDER]          build in FOLDER (default: build)
+
+set -uo pipefail
+cd "$(dirname "$0")" || exit 1
+source=$PWD
+build=${1:-$source/build}
+case "$build" in /*) ;; *) build=$OLDPWD/$build ;; esac
+
+passed=0 failed=0 skipped=0
+
+finish ()
+{
+  echo
+  echo "$passed passed, $failed failed, $skipped skipped"
+  [ "$failed" -eq 0 ]
+  exit
+}
+
+# What is not one of the tests but can fail all the same counts as one.
+step ()
+{
+  local name=$1 start=$SECONDS
+
+  shift
+  if "$@" >"$build/step.log" 2>&1; then
+    passed=$((passed + 1))
+    echo "PASS: $name ($((SECONDS - start)) s)"
+    return 0
+  fi
+  failed=$((failed + 1))
+  echo "FAIL: $name ($((SECONDS - start)) s); its last lines:"
+  tail -n 60 "$build/step.log"
+  return 1
+}
+
+# The results that the harness left behind in a build tree, with the
+# logs of what failed.
+count_results ()
+{
+  local tree=$1 trs log result
+
+  while read -r trs; do
+    result=$(sed -n 's/^:global-test-result: //p' "$trs")
+    log=${trs%.trs}.log
+    case "$result" in
+      PASS) passed=$((passed + 1)) ;;
+      SKIP) skipped=$((skipped + 1)); tail -n 1 "$log" ;;
+      *)
+        failed=$((failed + 1))
+        echo "---- $result: ${log#"$build/"}"
+        tail -n 100 "$log"
+        echo "----"
+        ;;
+    esac
+  done < <(find "$tree" -name '*.trs' | LC_ALL=C sort)
+}
+
+# run_tests NAME DIRECTORY TARGET: make -k TARGET there, and count.
+run_tests ()
+{
+  local name=$1 dir=$2 target=$3 before=$failed start=$SECONDS status
+
+  echo
+  echo "== $name"
+  find "$dir" -name '*.trs' -delete
+  make -C "$dir" -k -j2 "$target" 2>&1 | grep --line-buffered -E '^(PASS|FAIL|SKIP|ERROR)'
+  status=${PIPESTATUS[0]}
+  count_results "$dir"
+  # A test that could not even be built leaves no result.
+  if [ "$status" -ne 0 ] && [ "$failed" -eq "$before" ]; then
+    failed=$((failed + 1))
+    make -C "$dir" "$target" 2>&1 | tail -n 40
+    echo "FAIL: make $target"
+  fi
+  echo "($((SECONDS - start)) s)"
+}
+
+# configure_and_make DIRECTORY OPTION...: in a shell of its own, for cd.
+# shellcheck disable=SC2317
+configure_and_make ()
+(
+  dir=$1
+  shift
+  mkdir -p "$dir" && cd "$dir" && "$source/configure" -q "$@" &&
+    make -j2 && make -j2 check TESTS=
+)
+
+mkdir -p "$build" || exit 1
+
+echo "== Set-up"
+step "install what is missing" ./install-deps -y test || finish
+step "autogen.sh" ./autogen.sh || finish
+step "build" configure_and_make "$build/plain" || finish
+
+run_tests "All tests" "$build/plain" check
+
+if step "build with ASan and UBSan" configure_and_make "$build/asan" \
+        --enable-asan --disable-slow-tests CFLAGS='-g -O1'; then
+  run_tests "Quick tests with ASan and UBSan" "$build/asan" check
+fi
+
+if step "build with TSan" configure_and_make "$build/tsan" \
+        --enable-tsan --disable-slow-tests CFLAGS='-g -O1'; then
+  run_tests "Quick tests with TSan" "$build/tsan" check
+fi
+
+run_tests "Unit tests under valgrind" "$build/plain/tests/unit" check-valgrind
+
+step "build with clang" configure_and_make "$build/clang" CC=clang
+step "make distcheck" make -C "$build/plain" distcheck \
+     DISTCHECK_CONFIGURE_FLAGS=--disable-slow-tests
+
+finish
