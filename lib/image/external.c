@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* Names of other files in images; see external.h.
+ *
+ * Names are names of files and nothing else: QEMU would also take a
+ * protocol ("nbd:...", "ssh:...") or a block device description
+ * ("json:{...}"), which is how images have made servers open what they
+ * should not (CVE-2024-4467, CVE-2024-32498).  As in QEMU a colon
+ * before the first slash makes a protocol; "file:" may stand before a
+ * name, and is the way to write a name with such a colon.
+ *
+ * The rules are applied to real paths, and what is returned is a real
+ * path.  Between this check and the opening somebody who may rename
+ * directories there could still change what the path leads to: the
+ * rules protect from the image's maker, not from the owner of a
+ * directory that they allow.
+ *
+ * No locks are taken and nothing is kept.
+ */
+
+#include <config.h>
+
+#include <errno.h>
+#include <limits.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cleanup.h"
+#include "external.h"
+#include "report.h"
+
+/* A report is one line of limited length.  A long name must not push
+ * the end of it out, where it says what to do.
+ */
+#define NAME_FMT "'%.256s'"
+
+/* The length of the protocol before NAME's first colon, 0 if none. */
+static size_t
+protocol_length (const char *name)
+{
+  size_t n = strcspn (name, ":/");
+
+  return name[n] == ':' ? n : 0;
+}
+
+static bool
+is_nbd (const char *name, size_t len)
+{
+  return strncmp (name, "nbd", 3) == 0 &&
+    (len == 3 || name[3] == '+' || strncmp (name + 3, "s:", 2) == 0 ||
+     strncmp (name + 3, "s+", 2) == 0);
+}
+
+/* Let *NAME be the name of a file, or fail. */
+static int
+check_name (const char *naming_file, const char **name)
+{
+  const char *base;
+  size_t n;
+
+  if (strncmp (*name, "file:", 5) == 0)
+    *name += 5;
+  else if ((n = protocol_length (*name)) > 0 || **name == ':') {
+    if (is_nbd (*name, n))
+      report_error ("%s: the image names " NAME_FMT ": backing files over "
+                    "NBD are not supported yet, whatever external-files= "
+                    "says", naming_file, *name);
+    else
+      report_error ("%s: the image names " NAME_FMT ": a name in an image "
+                    "must be that of a file, and '%.*s:' makes it something "
+                    "else (external-files= can allow files only)",
+                    naming_file, *name, n < 32 ? (int) n : 32, *name);
+    return -ENOTSUP;
+  }
+
+  base = strrchr (*name, '/');
+  base = base ? base + 1 : *name;
+  if (*base == '\0' || strcmp (base, ".") == 0 || strcmp (base, "..") == 0) {
+    report_error ("%s: the image names " NAME_FMT ", which is not the name "
+                  "of a file", naming_file, *name);
+    return -EINVAL;
+  }
+  return 0;
+}
+
+/* The real path of the directory part of PATH. */
+static int
+real_directory (const char *path, char **real)
+{
+  const char *slash = strrchr (path, '/');
+  CLEANUP_FREE char *dir = NULL;
+
+  if (slash == NULL)
+    dir = strdup (".");
+  else if (slash == path)
+    dir = strdup ("/");
+  else
+    dir = strndup (path, (size_t) (slash - path));
+  if (dir == NULL)
+    return -ENOMEM;
+  *real = realpath (dir, NULL);
+  return *real ? 0 : -errno;
+}
+
+/* Is the directory DIR equal to ROOT or below it?  Both are real
+ * paths: only "/" ends in a slash.
+ */
+static bool
+is_below (const char *dir, const char *root)
+{
+  const size_t n = strcmp (root, "/") == 0 ? 0 : strlen (root);
+
+  return strncmp (dir, root, n) == 0 && (dir[n] == '\0' || dir[n] == '/');
+}
+
+/* May files in the directory DIR be opened for an image in HOME? */
+static bool
+is_allowed (const char *dir, const char *home, const char *const *rules)
+{
+  for (; *rules; rules++) {
+    CLEANUP_FREE char *root = NULL;
+
+    if (strcmp (*rules, "any") == 0)
+      return true;
+    if (strcmp (*rules, "same-dir") == 0 && strcmp (dir, home) == 0)
+      return true;
+    if (**rules != '/')
+      continue;
+    root = realpath (*rules, NULL);
+    if (root && is_below (dir, root))
+      return true;
+  }
+  return false;
+}
+
+static int
+refuse (const char *naming_file, const char *name, const char *dir)
+{
+  report_error ("%s: the image names " NAME_FMT ", which is in " NAME_FMT
+                ": external-files= does not allow that; add "
+                "external-files=DIRECTORY if you trust the image",
+                naming_file, name, dir);
+  return -EPERM;
+}
+
+static int
+not_found (const char *naming_file, const char *name, const char *target,
+           int err)
+{
+  errno = -err;
+  report_error ("%s: the image names " NAME_FMT ": cannot find " NAME_FMT
+                ": %m",
+                naming_file, name, target);
+  return err;
+}
+
+/* The directory of PATH must be allowed. */
+static int
+check_directory (const char *naming_file, const char *name, const char *path,
+                 const char *home, const char *const *rules)
+{
+  CLEANUP_FREE char *dir = NULL;
+  int err = real_directory (path, &dir);
+
+  if (err < 0)
+    return not_found (naming_file, name, path, err);
+  if (!is_allowed (dir, home, rules))
+    return refuse (naming_file, name, dir);
+  return 0;
+}
+
+int
+external_resolve (const char *naming_file, const char *name,
+                  const char *const *rules, char **path)
+{
+  CLEANUP_FREE char *home = NULL;
+  CLEANUP_FREE char *target = NULL;
+  CLEANUP_FREE char *real = NULL;
+  const char *file = name;
+  int err;
+
+  err = check_name (naming_file, &file);
+  if (err < 0)
+    return err;
+
+  err = real_directory (naming_file, &home);
+  if (err < 0)
+    return not_found (naming_file, name, naming_file, err);
+
+  if (*file == '/')
+    target = strdup (file);
+  else if (asprintf (&target, "%s/%s", home, file) == -1)
+    target = NULL;
+  if (target == NULL)
+    return not_found (naming_file, name, file, -ENOMEM);
+
+  err = check_directory (naming_file, name, target, home, rules);
+  if (err < 0)
+    return err;
+
+  /* It may be a link to a place that is not allowed. */
+  real = realpath (target, NULL);
+  if (real == NULL)
+    return not_found (naming_file, name, target, -errno);
+  err = check_directory (naming_file, name, real, home, rules);
+  if (err < 0)
+    return err;
+
+  *path = real;
+  real = NULL;
+  return 0;
+}
