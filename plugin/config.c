@@ -1,0 +1,519 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* The parameters of the command line.
+ *
+ * Every parameter is one row of a table: its name, the function that
+ * understands the value, and what that function needs to know.  A bad
+ * value is one line of error that names the parameter, the value and
+ * what is allowed, written with report_error so that a newline in a
+ * value cannot make two lines of it.  nbdkit's own parsing functions
+ * are not used: they would print a line that does not name the
+ * parameter.
+ *
+ * overlap-check is a template plus single switches.  They are collected
+ * apart and joined in config_complete, so that their order does not
+ * matter.
+ *
+ * Strings that nbdkit passes live as long as the plugin; only what is
+ * allocated here is freed in config_free.
+ */
+
+#include <config.h>
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#define NBDKIT_API_VERSION 2
+#include <nbdkit-plugin.h>
+
+#include "checked.h"
+#include "plugin.h"
+
+struct plugin_config config;
+
+const char config_help[] =
+  "[file=]<IMAGE>                  (required) qcow2 file or block device\n"
+  "backing-file=<FILE>             use this, not the name in the image\n"
+  "commit-interval=<SECONDS>       commit unflushed metadata\n"
+  "                                (default 5, 0 is never)\n"
+  "discard=unmap|ignore            what trim does (default unmap)\n"
+  "event-log=<PATH>|fd:<N>         append events there as JSON lines\n"
+  "external-files=none|same-dir|any|<DIR>\n"
+  "                                files an image may name (default same-dir)\n"
+  "l2-cache-size=<SIZE>            (default whole disk, at most 128M)\n"
+  "lazy-refcounts=on|off|image     (default image)\n"
+  "locking=auto|on|off             QEMU's image locks (default auto)\n"
+  "overlap-check=none|constant|cached|all\n"
+  "                                metadata that writes must not touch\n"
+  "                                (default all)\n"
+  "overlap-check.template=...      the same\n"
+  "overlap-check.<TYPE>=on|off     one type: main-header, active-l1,\n"
+  "                                active-l2, refcount-block,\n"
+  "                                refcount-table, snapshot-table,\n"
+  "                                inactive-l1, inactive-l2,\n"
+  "                                bitmap-directory, crypto-header,\n"
+  "                                bitmap-table, bitmap-data\n"
+  "overlap-limit=unprotected|verify|refuse\n"
+  "                                checks beyond the memory limit\n"
+  "                                (default unprotected)\n"
+  "overlap-structures.bitmap-size=<SIZE>\n"
+  "                                cache of the tracker (default 64k)\n"
+  "overlap-structures.total-size-limit=<SIZE>|unlimited\n"
+  "                                memory of the tracker (default unlimited)\n"
+  "refcount-cache-size=<SIZE>      (default 4M)";
+
+/* Values as words. */
+struct choice {
+  const char *word;
+  uint32_t value;
+};
+
+static const struct choice on_off[] = {
+  { "on", true }, { "off", false }, { NULL, 0 }
+};
+static const struct choice templates[] = {
+  { "none", OVERLAP_NONE }, { "constant", OVERLAP_CONSTANT },
+  { "cached", OVERLAP_CACHED }, { "all", OVERLAP_ALL }, { NULL, 0 }
+};
+static const struct choice policies[] = {
+  { "unprotected", OVERLAP_LIMIT_UNPROTECTED },
+  { "verify", OVERLAP_LIMIT_VERIFY },
+  { "refuse", OVERLAP_LIMIT_REFUSE }, { NULL, 0 }
+};
+static const struct choice discards[] = {
+  { "unmap", true }, { "ignore", false }, { NULL, 0 }
+};
+static const struct choice lazies[] = {
+  { "on", LAZY_ON }, { "off", LAZY_OFF }, { "image", LAZY_IMAGE },
+  { NULL, 0 }
+};
+static const struct choice lockings[] = {
+  { "auto", LOCKING_AUTO }, { "on", LOCKING_ON }, { "off", LOCKING_OFF },
+  { NULL, 0 }
+};
+
+/* overlap-check as far as it was given. */
+static overlap_set check_template;
+static overlap_set check_given, check_on; /* single switches */
+
+/* external-files: allocated strings and a NULL at the end; empty if not
+ * given.
+ */
+static char **external_files;
+static size_t nr_external_files;
+
+static char *backing_file;      /* absolute path, allocated */
+
+static int
+bad_value (const char *key, const char *value, const char *allowed)
+{
+  report_error ("%s=%.200s: expected %s", key, value, allowed);
+  return -1;
+}
+
+/* KEY's value must be one of the words of CHOICES. */
+static int
+parse_choice (const char *key, const char *value,
+              const struct choice *choices, uint32_t *r)
+{
+  char allowed[128] = "";
+  const struct choice *c;
+
+  for (c = choices; c->word; c++) {
+    if (strcmp (value, c->word) == 0) {
+      *r = c->value;
+      return 0;
+    }
+    if (c != choices)
+      strncat (allowed, c[1].word ? ", " : " or ",
+               sizeof allowed - strlen (allowed) - 1);
+    strncat (allowed, c->word, sizeof allowed - strlen (allowed) - 1);
+  }
+  return bad_value (key, value, allowed);
+}
+
+/* The digits at *P as a number of at most MAX, and *P moved behind
+ * them.  False if there are none or the number is larger.
+ */
+static bool
+parse_digits (const char **p, uint64_t max, uint64_t *r)
+{
+  uint64_t n = 0;
+
+  if (**p < '0' || **p > '9')
+    return false;
+  for (; **p >= '0' && **p <= '9'; ++*p) {
+    if (MUL_OVERFLOW (n, (uint64_t) 10, &n)
+        || ADD_OVERFLOW (n, (uint64_t) (**p - '0'), &n) || n > max)
+      return false;
+  }
+  *r = n;
+  return true;
+}
+
+/* A size in bytes, with nbdkit's suffixes: b (bytes), s (512-byte
+ * sectors), k, M, G, T, P, E (powers of 1024), in either case.
+ */
+static bool
+parse_size (const char *value, uint64_t *r)
+{
+  static const char units[] = "bkmgtpe";
+  uint64_t n, unit = 1;
+  const char *u;
+
+  if (!parse_digits (&value, INT64_MAX, &n))
+    return false;
+  if (*value) {
+    char c = *value++;
+
+    if (c >= 'A' && c <= 'Z')
+      c = (char) (c - 'A' + 'a');
+    u = strchr (units, c);
+    if (c == 's')
+      unit = 512;
+    else if (u)
+      unit = UINT64_C (1) << (10 * (u - units));
+    else
+      return false;
+  }
+  return !*value && !MUL_OVERFLOW (n, unit, &n) && n <= INT64_MAX
+    && (*r = n, true);
+}
+
+/* Images over NBD are known by their scheme, so that a URI is not taken
+ * for the name of a file.
+ */
+static bool
+is_nbd_uri (const char *value)
+{
+  static const char *const schemes[] = {
+    "nbd://", "nbds://", "nbd+unix://", "nbds+unix://", "nbd+vsock://",
+    "nbds+vsock://", "nbd:"
+  };
+  size_t i;
+
+  for (i = 0; i < ARRAY_SIZE (schemes); i++)
+    if (strncmp (value, schemes[i], strlen (schemes[i])) == 0)
+      return true;
+  return false;
+}
+
+static int
+refuse_uri (const char *key, const char *value)
+{
+  report_error ("%s=%.200s: NBD URIs are not supported yet, "
+                "expected a file or block device", key, value);
+  return -1;
+}
+
+static int
+set_file (const char *key, const char *value)
+{
+  if (config.image.filename) {
+    report_error ("%s=%.200s: the image was given already (%.200s), "
+                  "expected one image", key, value, config.image.filename);
+    return -1;
+  }
+  if (is_nbd_uri (value))
+    return refuse_uri (key, value);
+  if (!*value)
+    return bad_value (key, value, "the name of a file or block device");
+  config.image.filename = value;
+  return 0;
+}
+
+static int
+set_backing_file (const char *key, const char *value)
+{
+  if (is_nbd_uri (value))
+    return refuse_uri (key, value);
+  if (!*value)
+    return bad_value (key, value, "the name of a file or block device");
+
+  /* As on any command line, a relative name is relative to the current
+   * directory, not to the image as a name inside the image would be.
+   */
+  free (backing_file);
+  backing_file = nbdkit_absolute_path (value);
+  config.image.backing_file = backing_file;
+  return backing_file ? 0 : -1;
+}
+
+static int
+set_data_file (const char *key, const char *value)
+{
+  report_error ("%s=%.200s: external data files are not supported yet, "
+                "expected no such parameter", key, value);
+  return -1;
+}
+
+static int
+set_event_log (const char *key, const char *value)
+{
+  if (!*value)
+    return bad_value (key, value, "the name of a file, or fd:N");
+  config.event_log = value;
+  return 0;
+}
+
+static bool
+is_external_word (const char *value)
+{
+  return strcmp (value, "none") == 0 || strcmp (value, "same-dir") == 0
+    || strcmp (value, "any") == 0;
+}
+
+static int
+set_external_files (const char *key, const char *value)
+{
+  struct stat st;
+  char *copy, **list;
+
+  if (is_nbd_uri (value))
+    return refuse_uri (key, value);
+  if (is_external_word (value))
+    copy = strdup (value);
+  else {
+    /* Resolved now: the server may change its directory. */
+    copy = realpath (value, NULL);
+    if (!copy || stat (copy, &st) == -1 || !S_ISDIR (st.st_mode)) {
+      free (copy);
+      return bad_value (key, value,
+                        "none, same-dir, any, or an existing directory");
+    }
+  }
+  list = realloc (external_files,
+                  (nr_external_files + 2) * sizeof *external_files);
+  if (list)
+    external_files = list;
+  if (!list || !copy) {
+    free (copy);
+    report_error ("%s: out of memory", key);
+    return -1;
+  }
+  external_files[nr_external_files++] = copy;
+  external_files[nr_external_files] = NULL;
+  return 0;
+}
+
+static int
+set_commit_interval (const char *key, const char *value)
+{
+  const char *p = value;
+  uint64_t n;
+
+  if (!parse_digits (&p, INT32_MAX, &n) || *p)
+    return bad_value (key, value, "a number of seconds, "
+                      "0 (never) to 2147483647");
+  config.image.commit_interval = (unsigned) n;
+  return 0;
+}
+
+static int
+set_overlap_check (const char *key, const char *value)
+{
+  return parse_choice (key, value, templates, &check_template);
+}
+
+static int
+set_overlap_limit (const char *key, const char *value)
+{
+  uint32_t v;
+
+  if (parse_choice (key, value, policies, &v) == -1)
+    return -1;
+  config.image.overlap_limit = (enum overlap_policy) v;
+  return 0;
+}
+
+static int
+set_discard (const char *key, const char *value)
+{
+  uint32_t v;
+
+  if (parse_choice (key, value, discards, &v) == -1)
+    return -1;
+  config.image.discard = v;
+  return 0;
+}
+
+static int
+set_lazy_refcounts (const char *key, const char *value)
+{
+  uint32_t v;
+
+  if (parse_choice (key, value, lazies, &v) == -1)
+    return -1;
+  config.image.lazy_refcounts = (enum lazy_refcounts) v;
+  return 0;
+}
+
+static int
+set_locking (const char *key, const char *value)
+{
+  uint32_t v;
+
+  if (parse_choice (key, value, lockings, &v) == -1)
+    return -1;
+  config.image.locking = (enum storage_locking) v;
+  return 0;
+}
+
+static int
+set_size (const char *key, const char *value, uint64_t *r)
+{
+  if (!parse_size (value, r))
+    return bad_value (key, value, "a size such as 65536, 64k or 4M");
+  return 0;
+}
+
+static int
+set_bitmap_size (const char *key, const char *value)
+{
+  return set_size (key, value, &config.image.overlap_bitmap_size);
+}
+
+static int
+set_total_size_limit (const char *key, const char *value)
+{
+  if (strcmp (value, "unlimited") == 0) {
+    config.image.overlap_total_limit = UINT64_MAX;
+    return 0;
+  }
+  if (!parse_size (value, &config.image.overlap_total_limit))
+    return bad_value (key, value, "a size such as 65536, 64k or 4M, "
+                      "or unlimited");
+  return 0;
+}
+
+static int
+set_l2_cache_size (const char *key, const char *value)
+{
+  return set_size (key, value, &config.image.l2_cache_size);
+}
+
+static int
+set_refcount_cache_size (const char *key, const char *value)
+{
+  return set_size (key, value, &config.image.refcount_cache_size);
+}
+
+static const struct parameter {
+  const char *key;
+  int (*set) (const char *key, const char *value);
+} parameters[] = {
+  { "file", set_file },
+  { "backing-file", set_backing_file },
+  { "commit-interval", set_commit_interval },
+  { "data-file", set_data_file },
+  { "discard", set_discard },
+  { "event-log", set_event_log },
+  { "external-files", set_external_files },
+  { "l2-cache-size", set_l2_cache_size },
+  { "lazy-refcounts", set_lazy_refcounts },
+  { "locking", set_locking },
+  { "overlap-check", set_overlap_check },
+  { "overlap-check.template", set_overlap_check },
+  { "overlap-limit", set_overlap_limit },
+  { "overlap-structures.bitmap-size", set_bitmap_size },
+  { "overlap-structures.total-size-limit", set_total_size_limit },
+  { "refcount-cache-size", set_refcount_cache_size },
+};
+
+/* overlap-check.TYPE=on|off */
+static int
+set_overlap_type (const char *key, const char *name, const char *value)
+{
+  enum overlap_type type;
+  uint32_t on;
+
+  if (!overlap_type_parse (name, &type)) {
+    char allowed[512] = "";
+    unsigned t;
+
+    for (t = 0; t < OVERLAP_TYPES; t++) {
+      strncat (allowed, t ? ", " : "",
+               sizeof allowed - strlen (allowed) - 1);
+      strncat (allowed, overlap_type_name ((enum overlap_type) t),
+               sizeof allowed - strlen (allowed) - 1);
+    }
+    report_error ("%.200s=%.200s: no such type, expected overlap-check. "
+                  "and one of template, %s", key, value, allowed);
+    return -1;
+  }
+  if (parse_choice (key, value, on_off, &on) == -1)
+    return -1;
+  check_given |= OVERLAP_BIT (type);
+  if (on)
+    check_on |= OVERLAP_BIT (type);
+  else
+    check_on &= ~OVERLAP_BIT (type);
+  return 0;
+}
+
+void
+config_init (void)
+{
+  image_config_init (&config.image);
+  config.event_log = NULL;
+  check_template = config.image.overlap_check;
+  check_given = check_on = OVERLAP_NONE;
+}
+
+int
+config_set (const char *key, const char *value)
+{
+  static const char prefix[] = "overlap-check.";
+  size_t i;
+
+  for (i = 0; i < ARRAY_SIZE (parameters); i++)
+    if (strcmp (key, parameters[i].key) == 0)
+      return parameters[i].set (key, value);
+  if (strncmp (key, prefix, sizeof prefix - 1) == 0)
+    return set_overlap_type (key, key + sizeof prefix - 1, value);
+
+  report_error ("%.200s=%.200s: unknown parameter, expected one of those "
+                "that nbdkit qcow2 --help lists", key, value);
+  return -1;
+}
+
+int
+config_complete (void)
+{
+  size_t i;
+
+  if (!config.image.filename) {
+    report_error ("file: the image is missing, expected "
+                  "nbdkit qcow2 [file=]IMAGE");
+    return -1;
+  }
+  for (i = 0; nr_external_files > 1 && i < nr_external_files; i++) {
+    if (strcmp (external_files[i], "none") == 0)
+      return bad_value ("external-files", "none",
+                        "no other external-files beside none");
+  }
+  if (nr_external_files > 0)
+    config.image.external_files = (const char *const *) external_files;
+  config.image.overlap_check =
+    (check_template & ~check_given) | (check_on & check_given);
+  return 0;
+}
+
+void
+config_free (void)
+{
+  size_t i;
+
+  for (i = 0; i < nr_external_files; i++)
+    free (external_files[i]);
+  free (external_files);
+  free (backing_file);
+  external_files = NULL;
+  nr_external_files = 0;
+  backing_file = NULL;
+}

@@ -1,0 +1,579 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* The event log: what the engine announces, as JSON lines in the form
+ * of QEMU's machine protocol, one object a line, appended to a file or
+ * sent to an inherited file descriptor.
+ *
+ * The engine calls events_sink with its own locks held, in the middle
+ * of guest I/O, so the sink only makes the line and queues it.  One
+ * thread writes: a reader that is slow, or never reads, blocks that
+ * thread and nobody else.  The queue is bounded in bytes.  What does not
+ * fit, or cannot be written, is counted, and QCOW2_EVENTS_LOST tells the
+ * number in the place where the lines are missing, as soon as there is
+ * room.
+ *
+ * Events of before the fork wait in the queue, since the thread can only
+ * be started after it.  At the end the queue is drained for at most
+ * DRAIN_SECONDS; then a thread that still sits in write(2) is cancelled.
+ * The descriptor is never made non-blocking: the flag would be shared
+ * with whoever gave it to us.
+ *
+ * Each event is also one line in nbdkit's log, written by the sink, so
+ * that it is in the log even if the process ends a moment later.
+ *
+ * Invariants: with the lock held, queued_bytes is the sum over the
+ * queue and the line being written; lost counts the events that are in
+ * neither and have not been announced.
+ *
+ * One lock, taken last: nothing is called with it held but nbdkit_error
+ * and the allocator.  It is never held across a write.
+ */
+
+#include <config.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <jansson.h>
+
+#define NBDKIT_API_VERSION 2
+#include <nbdkit-plugin.h>
+
+#include "cleanup.h"
+#include "plugin.h"
+
+/* A thousand events and more, usually. */
+#define MAX_QUEUED_BYTES (UINT64_C (256) << 10)
+
+#define DRAIN_SECONDS 2
+
+struct line {
+  struct line *next;
+  uint64_t events;              /* how many are lost with this line */
+  bool is_lost;                 /* QCOW2_EVENTS_LOST */
+  size_t len;
+  char text[];                  /* with the newline, not terminated */
+};
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t more = PTHREAD_COND_INITIALIZER;
+static pthread_cond_t finished; /* on the monotonic clock */
+
+/* Set before the thread exists. */
+static int log_fd = -1;
+static const char *log_name;    /* as the user gave it */
+static const char *image_name;
+static bool thread_exists;
+static pthread_t thread;
+
+/* Protected by the lock. */
+static struct line *head, *tail;
+static uint64_t queued_bytes;
+static uint64_t lost;           /* events to announce as lost */
+static bool stopping;           /* the thread ends when the queue is empty */
+static bool done;               /* the thread has ended by itself */
+static bool stopped;            /* events_stop was called */
+static bool broken;             /* the last write failed */
+
+/* Only the thread uses these, or nobody when it has ended. */
+static struct line *current;    /* being written */
+static bool torn;               /* a part of a line was written */
+
+/* TEXT as a JSON string.  File names are bytes of any kind: what is not
+ * UTF-8 keeps its ASCII characters.
+ */
+static json_t *
+to_json_string (const char *text)
+{
+  CLEANUP_FREE char *copy = NULL;
+  json_t *s = json_string (text);
+  char *p;
+
+  if (s || !text)
+    return s;
+  copy = strdup (text);
+  if (!copy)
+    return NULL;
+  for (p = copy; *p; p++)
+    if ((unsigned char) *p >= 0x80)
+      *p = '?';
+  return json_string (copy);
+}
+
+/* JSON's numbers are signed here. */
+static json_int_t
+to_json_int (uint64_t v)
+{
+  return v > INT64_MAX ? INT64_MAX : (json_int_t) v;
+}
+
+static json_t *
+event_data (const struct event *e)
+{
+  json_t *data = json_pack ("{s:o}", "image", to_json_string (e->image));
+
+  if (!data)
+    return NULL;
+  if (e->kind == EVENT_IMAGE_CORRUPTED) {
+    /* The node is the export; there is only the one named "". */
+    json_object_set_new (data, "node-name", json_string (""));
+    json_object_set_new (data, "msg", to_json_string (e->msg));
+    if (e->has_range) {
+      json_object_set_new (data, "offset",
+                           json_integer (to_json_int (e->offset)));
+      json_object_set_new (data, "size",
+                           json_integer (to_json_int (e->size)));
+    }
+    json_object_set_new (data, "fatal", json_boolean (e->fatal));
+    return data;
+  }
+  json_object_set_new (data, "start",
+                       json_integer (to_json_int (e->offset)));
+  json_object_set_new (data, "length",
+                       json_integer (to_json_int (e->size)));
+  if (e->kind == EVENT_OVERLAP_MEMORY_LIMIT_REACHED) {
+    json_object_set_new (data, "limit",
+                         json_integer (to_json_int (e->limit)));
+    json_object_set_new (data, "used",
+                         json_integer (to_json_int (e->used)));
+    json_object_set_new (data, "policy", to_json_string (e->policy));
+    json_object_set_new (data, "protected", json_boolean (e->is_protected));
+  }
+  return data;
+}
+
+/* The whole line.  Takes over DATA.  NULL for want of memory. */
+static struct line *
+make_line (const char *name, json_t *data, uint64_t events)
+{
+  struct timeval now;
+  json_t *root;
+  char *text;
+  struct line *line = NULL;
+
+  if (!data)
+    return NULL;
+  gettimeofday (&now, NULL);
+  root = json_pack ("{s:{s:I, s:I}, s:s, s:o}",
+                    "timestamp",
+                    "seconds", (json_int_t) now.tv_sec,
+                    "microseconds", (json_int_t) now.tv_usec,
+                    "event", name, "data", data);
+  text = root ? json_dumps (root, JSON_PRESERVE_ORDER) : NULL;
+  if (text) {
+    size_t len = strlen (text);
+
+    line = malloc (sizeof *line + len + 1);
+    if (line) {
+      line->next = NULL;
+      line->events = events;
+      line->is_lost = false;
+      line->len = len + 1;
+      memcpy (line->text, text, len);
+      line->text[len] = '\n';
+    }
+  }
+  free (text);
+  json_decref (root);
+  return line;
+}
+
+/* For humans: one line that begins with the event's name.  It goes
+ * through report_error, which keeps a strange file name from breaking
+ * the line.
+ */
+static void
+log_event (const struct event *e)
+{
+  const char *name = event_name (e->kind);
+
+  switch (e->kind) {
+  case EVENT_IMAGE_CORRUPTED:
+    if (e->has_range)
+      report_error ("%s: %s: %s (offset %" PRIu64 ", size %" PRIu64 "%s)",
+                    name, e->image, e->msg, e->offset, e->size,
+                    e->fatal ? ", writes stop" : "");
+    else
+      report_error ("%s: %s: %s%s", name, e->image, e->msg,
+                    e->fatal ? " (writes stop)" : "");
+    break;
+  case EVENT_OVERLAP_MEMORY_LIMIT_REACHED:
+    report_error ("%s: %s: start %" PRIu64 ", length %" PRIu64
+                  ", limit %" PRIu64 ", used %" PRIu64
+                  ", overlap-limit=%s, %s", name, e->image, e->offset,
+                  e->size, e->limit, e->used, e->policy,
+                  e->is_protected ? "still protected" : "NOT protected");
+    break;
+  case EVENT_OVERLAP_PROTECTION_RESTORED:
+  default:
+    report_error ("%s: %s: start %" PRIu64 ", length %" PRIu64,
+                  name, e->image, e->offset, e->size);
+  }
+}
+
+/* Append LINE if it fits.  The lock is held. */
+static bool
+push (struct line *line)
+{
+  if (!line || queued_bytes + line->len > MAX_QUEUED_BYTES)
+    return false;
+  if (tail)
+    tail->next = line;
+  else
+    head = line;
+  tail = line;
+  queued_bytes += line->len;
+  pthread_cond_signal (&more);
+  return true;
+}
+
+/* Announce the lost events, if any, behind those that are queued.  False
+ * if that is not possible now.  A queue that was full is let run half
+ * empty first, or every other line would be such an announcement.  The
+ * lock is held.
+ */
+static bool
+push_lost (void)
+{
+  struct line *line;
+
+  if (lost == 0)
+    return true;
+  if (queued_bytes > MAX_QUEUED_BYTES / 2)
+    return false;
+  line = make_line ("QCOW2_EVENTS_LOST",
+                    json_pack ("{s:o, s:I}",
+                               "image", to_json_string (image_name),
+                               "count", to_json_int (lost)), lost);
+  if (!push (line)) {
+    free (line);
+    return false;
+  }
+  line->is_lost = true;
+  lost = 0;
+  return true;
+}
+
+void
+events_sink (void *opaque, const struct event *event)
+{
+  int saved_errno = errno;
+
+  (void) opaque;
+  log_event (event);
+  if (log_fd >= 0) {
+    struct line *line =
+      make_line (event_name (event->kind), event_data (event), 1);
+    ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&lock);
+
+    if (!push_lost () || !push (line)) {
+      lost++;
+      free (line);
+    }
+  }
+  errno = saved_errno;
+}
+
+/* Write LEN bytes, waiting as long as it takes.  The descriptor may have
+ * been non-blocking when it was given to us.  0 or a negative errno.
+ */
+static int
+write_all (const char *buf, size_t len)
+{
+  while (len > 0) {
+    ssize_t n = write (log_fd, buf, len);
+
+    if (n >= 0) {
+      buf += n;
+      len -= (size_t) n;
+      torn = len > 0;
+    }
+    else if (errno == EAGAIN || errno == EWOULDBLOCK) {
+      struct pollfd pfd = { .fd = log_fd, .events = POLLOUT };
+
+      poll (&pfd, 1, -1);
+    }
+    else if (errno != EINTR)
+      return -errno;
+  }
+  return 0;
+}
+
+/* Write one line; no lock is held.  The only place where the thread can
+ * be cancelled.  After half a line the next one starts on a new one, so
+ * that a full disk costs lines but does not garble others.
+ */
+static int
+write_line (const struct line *line)
+{
+  int r = 0, ignored;
+
+  pthread_setcancelstate (PTHREAD_CANCEL_ENABLE, &ignored);
+  if (torn)
+    r = write_all ("\n", 1);
+  if (r == 0)
+    r = write_all (line->text, line->len);
+  pthread_setcancelstate (PTHREAD_CANCEL_DISABLE, &ignored);
+  return r;
+}
+
+/* Account for the line just written, or not.  The lock is held. */
+static void
+settle (int r)
+{
+  if (r < 0) {
+    if (!broken)
+      report_error ("event-log=%s: write: %s; events are lost until it "
+                    "can be written to", log_name, strerror (-r));
+    lost += current->events;
+  }
+  else if (current->is_lost)
+    report_error ("QCOW2_EVENTS_LOST: %s: event-log=%s could not take "
+                  "%" PRIu64 " events", image_name, log_name,
+                  current->events);
+  broken = r < 0;
+  queued_bytes -= current->len;
+  free (current);
+  current = NULL;
+}
+
+/* The thread: write lines until told to stop and the queue is empty.  A
+ * log that is broken is tried again when the next event comes.
+ */
+static void *
+writer (void *arg)
+{
+  int ignored, r;
+
+  pthread_setcancelstate (PTHREAD_CANCEL_DISABLE, &ignored);
+  pthread_mutex_lock (&lock);
+  for (;;) {
+    if (!head && !broken)
+      push_lost ();
+    if (!head) {
+      if (stopping)
+        break;
+      pthread_cond_wait (&more, &lock);
+      continue;
+    }
+    current = head;
+    head = head->next;
+    if (!head)
+      tail = NULL;
+    pthread_mutex_unlock (&lock);
+    r = write_line (current);
+    pthread_mutex_lock (&lock);
+    settle (r);
+  }
+  done = true;
+  pthread_cond_signal (&finished);
+  pthread_mutex_unlock (&lock);
+  return arg;
+}
+
+/* fd:N as our own close-on-exec duplicate, made before the server may
+ * put /dev/null in the place of the standard ones.
+ */
+static int
+open_inherited (const char *where)
+{
+  const char *digits = where + strlen ("fd:");
+  char *end;
+  long n;
+  int fd, mode;
+
+  errno = 0;
+  n = strtol (digits, &end, 10);
+  if (*digits < '0' || *digits > '9' || *end || errno || n > INT32_MAX) {
+    report_error ("event-log=%s: expected fd: and the number of an open "
+                  "file descriptor", where);
+    return -1;
+  }
+  fd = (int) n;
+  mode = fcntl (fd, F_GETFL);
+  if (mode == -1 || (mode & O_ACCMODE) == O_RDONLY) {
+    report_error ("event-log=%s: expected a file descriptor that is open "
+                  "for writing", where);
+    return -1;
+  }
+  if (fd <= STDOUT_FILENO && !nbdkit_stdio_safe ()) {
+    report_error ("event-log=%s: standard input and output belong to the "
+                  "NBD client, expected another file descriptor", where);
+    return -1;
+  }
+  log_fd = fcntl (fd, F_DUPFD_CLOEXEC, 3);
+  if (log_fd == -1) {
+    report_error ("event-log=%s: dup: %s", where, strerror (errno));
+    return -1;
+  }
+  /* Ours alone from now on: the reader shall see the end of the stream
+   * when we close it, and children of the server shall not inherit it.
+   */
+  if (fd > STDERR_FILENO)
+    close (fd);
+  return 0;
+}
+
+/* Non-blocking only for the opening: a FIFO that nobody reads must be an
+ * error, not a server that never starts.
+ */
+static int
+open_path (const char *where)
+{
+  int flags;
+
+  log_fd = open (where, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC
+                 | O_NOCTTY | O_NONBLOCK, 0666);
+  if (log_fd == -1 && errno == ENXIO) {
+    report_error ("event-log=%s: nobody reads from it, expected a file, "
+                  "or a FIFO with a reader", where);
+    return -1;
+  }
+  if (log_fd == -1) {
+    report_error ("event-log=%s: open: %s", where, strerror (errno));
+    return -1;
+  }
+  flags = fcntl (log_fd, F_GETFL);
+  if (flags == -1 || fcntl (log_fd, F_SETFL, flags & ~O_NONBLOCK) == -1) {
+    report_error ("event-log=%s: fcntl: %s", where, strerror (errno));
+    return -1;
+  }
+  return 0;
+}
+
+/* A slip of the hand must not append events to a disk. */
+static int
+check_target (const char *where, const char *image)
+{
+  struct stat st, image_st;
+
+  if (fstat (log_fd, &st) == -1) {
+    report_error ("event-log=%s: fstat: %s", where, strerror (errno));
+    return -1;
+  }
+  if (S_ISBLK (st.st_mode)) {
+    report_error ("event-log=%s: expected a file, not a block device",
+                  where);
+    return -1;
+  }
+  if (image && stat (image, &image_st) == 0
+      && st.st_dev == image_st.st_dev && st.st_ino == image_st.st_ino) {
+    report_error ("event-log=%s: this is the image, expected another file",
+                  where);
+    return -1;
+  }
+  return 0;
+}
+
+int
+events_open (const char *where, const char *image)
+{
+  pthread_condattr_t attr;
+  int r;
+
+  if (!where)
+    return 0;
+  log_name = where;
+  image_name = image;
+
+  pthread_condattr_init (&attr);
+  pthread_condattr_setclock (&attr, CLOCK_MONOTONIC);
+  pthread_cond_init (&finished, &attr);
+  pthread_condattr_destroy (&attr);
+
+  if (strncmp (where, "fd:", 3) == 0)
+    r = open_inherited (where);
+  else
+    r = open_path (where);
+  if (r == 0)
+    r = check_target (where, image);
+  if (r == -1)
+    events_close ();
+  return r;
+}
+
+int
+events_start (void)
+{
+  int err;
+
+  if (log_fd == -1 || thread_exists)
+    return 0;
+  stopping = done = stopped = false;
+  err = pthread_create (&thread, NULL, writer, NULL);
+  if (err) {
+    report_error ("event-log=%s: pthread_create: %s", log_name,
+                  strerror (err));
+    return -1;
+  }
+  thread_exists = true;
+  return 0;
+}
+
+void
+events_stop (void)
+{
+  struct timespec deadline;
+  int err = 0;
+
+  /* A server that fails to start never came to events_start, but what it
+   * found in the image is worth a line.
+   */
+  if (stopped || (!thread_exists && (!head || events_start () == -1)))
+    return;
+  stopped = true;
+
+  clock_gettime (CLOCK_MONOTONIC, &deadline);
+  deadline.tv_sec += DRAIN_SECONDS;
+  pthread_mutex_lock (&lock);
+  stopping = true;
+  pthread_cond_signal (&more);
+  while (!done && err == 0)
+    err = pthread_cond_timedwait (&finished, &lock, &deadline);
+  pthread_mutex_unlock (&lock);
+
+  if (err)
+    pthread_cancel (thread);
+  pthread_join (thread, NULL);
+  thread_exists = false;
+}
+
+void
+events_close (void)
+{
+  struct line *line;
+  uint64_t undelivered = lost;
+
+  if (current) {
+    undelivered += current->events;
+    free (current);
+    current = NULL;
+  }
+  while ((line = head) != NULL) {
+    undelivered += line->events;
+    head = line->next;
+    free (line);
+  }
+  tail = NULL;
+  queued_bytes = lost = 0;
+  if (undelivered)
+    report_error ("event-log=%s: %" PRIu64 " events were not delivered",
+                  log_name, undelivered);
+  if (log_fd != -1) {
+    close (log_fd);
+    log_fd = -1;
+    pthread_cond_destroy (&finished);
+  }
+}

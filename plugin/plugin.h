@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* What the files of the plugin offer each other.  All of it is called
+ * from nbdkit's callbacks: configuration, opening and closing by one
+ * thread, events_sink and log_report by any.
+ */
+
+#ifndef QCOW2_PLUGIN_H
+#define QCOW2_PLUGIN_H
+
+#include "event.h"
+#include "image.h"
+#include "report.h"
+
+/* config.c: the parameters. */
+
+struct plugin_config {
+  struct image_config image;    /* .filename NULL: not given */
+  const char *event_log;        /* path or fd:N; NULL: none */
+};
+extern struct plugin_config config;
+
+/* The text of nbdkit qcow2 --help. */
+extern const char config_help[];
+
+/* Defaults; before any other function of this file. */
+void config_init (void);
+
+/* nbdkit's .config and .config_complete: 0, or -1 after an error that
+ * names the parameter, the value and what is allowed.
+ */
+int config_set (const char *key, const char *value);
+int config_complete (void);
+
+/* Free what the parameters took.  The image is closed by then. */
+void config_free (void);
+
+/* events.c: the event log.  Each function may be called without the
+ * ones before it, and all but events_open twice.
+ */
+
+/* Open WHERE (path or fd:N; NULL: no event log) before the fork, so
+ * that relative paths work and mistakes are seen.  IMAGE is the file
+ * that is served.  -1 after an error.
+ */
+int events_open (const char *where, const char *image);
+
+/* Start the writing thread, after the fork.  -1 after an error. */
+int events_start (void);
+
+/* Write what is queued, for a bounded time, and stop the thread. */
+void events_stop (void);
+
+/* Free everything, after events_stop. */
+void events_close (void);
+
+/* The engine's event_sink; OPAQUE is unused. */
+void events_sink (void *opaque, const struct event *event);
+
+/* log.c: the engine's report_sink. */
+
+void log_report (enum report_level level, const char *text);
+
+#endif /* QCOW2_PLUGIN_H */

@@ -1,0 +1,498 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* The plugin: nbdkit's callbacks on top of the engine of lib/image.
+ *
+ * One image serves all connections, which is why multi-conn is true.
+ * Its life follows nbdkit's:
+ *
+ *   .get_ready   open and check it: errors are still seen by the user,
+ *                and relative names still work
+ *   .after_fork  start threads: those started earlier would be lost
+ *   .cleanup     commit, stop threads
+ *   .unload      close
+ *
+ * Each step tolerates that the one before it never came.  In particular
+ * nbdkit does not call .close for connections that are open when it is
+ * told to quit, and never flushes by itself, so nothing depends on
+ * .close: the last commit is the one in .cleanup.  nbdkit ends a process
+ * whose .get_ready fails without .cleanup or .unload.
+ *
+ * A connection's handle only says whether it may write.  The engine
+ * returns negative errnos and has reported them; they are handed to
+ * nbdkit with nbdkit_set_error.
+ *
+ * Locks: writers_lock guards the count of writable connections and is
+ * never held during a call into the engine.
+ */
+
+#include <config.h>
+
+#include <errno.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define NBDKIT_API_VERSION 2
+#include <nbdkit-plugin.h>
+
+#include "checked.h"
+#include "cleanup.h"
+#include "plugin.h"
+
+#define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
+
+/* To enable: -D qcow2.overlap=1, compare the tracker with a walk of all
+ * tables at every commit.
+ */
+NBDKIT_DLL_PUBLIC int qcow2_debug_overlap = 0;
+
+/* To enable: -v -D qcow2.stats=1, print the engine's counters at the
+ * end.
+ */
+NBDKIT_DLL_PUBLIC int qcow2_debug_stats = 0;
+
+/* Limits that nbdkit sets for the preferred block size. */
+#define MIN_PREFERRED UINT64_C (512)
+#define MAX_PREFERRED (UINT64_C (32) << 20)
+
+static struct image *image;
+
+static pthread_mutex_t writers_lock = PTHREAD_MUTEX_INITIALIZER;
+static unsigned writers;        /* writable connections */
+
+struct handle {
+  bool readonly;
+};
+
+static void
+qcow2_load (void)
+{
+  report_set_sink (log_report);
+  config_init ();
+}
+
+static void
+qcow2_dump_plugin (void)
+{
+  unsigned t;
+
+  printf ("qcow2_versions=2,3\n");
+  printf ("qcow2_deflate=yes\n");
+  printf ("qcow2_zstd=yes\n");
+  printf ("qcow2_extended_l2=no\n");
+  printf ("qcow2_encryption=no\n");
+  printf ("qcow2_external_data=no\n");
+  printf ("qcow2_image_over_nbd=no\n");
+  printf ("qcow2_snapshot_exports=no\n");
+  printf ("qcow2_overlap_types=");
+  for (t = 0; t < OVERLAP_TYPES; t++)
+    printf ("%s%s", t ? "," : "",
+            overlap_type_name ((enum overlap_type) t));
+  printf ("\n");
+  printf ("qcow2_events=%s,%s,%s,QCOW2_EVENTS_LOST\n",
+          event_name (EVENT_OVERLAP_MEMORY_LIMIT_REACHED),
+          event_name (EVENT_OVERLAP_PROTECTION_RESTORED),
+          event_name (EVENT_IMAGE_CORRUPTED));
+}
+
+static int
+qcow2_get_ready (void)
+{
+  config.image.overlap_debug = qcow2_debug_overlap != 0;
+  config.image.event = events_sink;
+
+  if (events_open (config.event_log, config.image.filename) == -1)
+    return -1;
+  if (image_open (&config.image, &image) < 0) {
+    image = NULL;
+    events_stop ();
+    events_close ();
+    return -1;
+  }
+  return 0;
+}
+
+static int
+qcow2_after_fork (void)
+{
+  if (events_start () == -1)
+    return -1;
+  return image_start (image) < 0 ? -1 : 0;
+}
+
+static void
+print_stats (void)
+{
+  struct image_stats s;
+
+  image_get_stats (image, &s);
+  nbdkit_debug ("stats: commits=%" PRIu64 " syncs=%" PRIu64
+                " guard_checks=%" PRIu64 " guard_refusals=%" PRIu64
+                " clusters_allocated=%" PRIu64 " clusters_released=%" PRIu64
+                " l2_hits=%" PRIu64 " l2_misses=%" PRIu64,
+                s.commits, s.syncs, s.guard_checks, s.guard_refusals,
+                s.clusters_allocated, s.clusters_released,
+                s.l2_hits, s.l2_misses);
+  nbdkit_debug ("stats: overlap: used=%" PRIu64 " bytemap_bytes=%" PRIu64
+                " windows=%" PRIu64 " runs=%" PRIu64
+                " outside_windows=%" PRIu64,
+                s.overlap.used, s.overlap.bytemap_bytes, s.overlap.windows,
+                s.overlap.runs, s.overlap.outside_windows);
+}
+
+/* Everything that was acknowledged becomes durable here at the latest.
+ * The engine has reported what failed; there is nobody left to tell.
+ */
+static void
+qcow2_cleanup (void)
+{
+  if (image) {
+    image_stop (image);
+    if (qcow2_debug_stats)
+      print_stats ();
+  }
+  events_stop ();
+}
+
+static void
+qcow2_unload (void)
+{
+  if (image)
+    image_stop (image);
+  events_stop ();
+  image_close (image);
+  image = NULL;
+  events_close ();
+  config_free ();
+  report_set_sink (NULL);
+}
+
+static int
+qcow2_list_exports (int readonly, int is_tls, struct nbdkit_exports *exports)
+{
+  (void) readonly;
+  (void) is_tls;
+  return nbdkit_add_export (exports, "", image_description (image));
+}
+
+static const char *
+qcow2_default_export (int readonly, int is_tls)
+{
+  (void) readonly;
+  (void) is_tls;
+  return "";
+}
+
+static const char *
+qcow2_export_description (void *handle)
+{
+  (void) handle;
+  return image_description (image);
+}
+
+/* May this connection write?  Raises the image's lock if so.  An image
+ * that cannot be written to (its file is read-only, it is corrupt) is
+ * served read-only; one that another process uses is an error, since
+ * the client would take the reason for its own mistake later.
+ */
+static int
+begin_writing (struct handle *h)
+{
+  int r;
+
+  if (h->readonly)
+    return 0;
+  r = image_is_writable (image) ? image_begin_writing (image) : -EROFS;
+  if (r == -EROFS) {
+    h->readonly = true;
+    return 0;
+  }
+  if (r < 0)
+    return r;
+
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&writers_lock);
+  writers++;
+  return 0;
+}
+
+static void *
+qcow2_open (int readonly)
+{
+  const char *name = nbdkit_export_name ();
+  struct handle *h;
+
+  if (!name)
+    return NULL;
+  if (*name) {
+    report_error ("export '%.200s': there is no such export, this server "
+                  "has one: '' (the active disk)", name);
+    return NULL;
+  }
+  h = malloc (sizeof *h);
+  if (!h) {
+    nbdkit_error ("malloc: %m");
+    return NULL;
+  }
+  h->readonly = readonly;
+  if (begin_writing (h) < 0) {
+    free (h);
+    return NULL;
+  }
+  return h;
+}
+
+/* Clients that were killed have not flushed: when the last writer
+ * leaves, what it wrote becomes durable.  Failures were reported, and
+ * the next flush or the end will meet them again.
+ */
+static void
+qcow2_close (void *handle)
+{
+  struct handle *h = handle;
+  bool last = false;
+
+  if (!h->readonly) {
+    ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&writers_lock);
+    last = --writers == 0;
+  }
+  if (last)
+    image_flush (image);
+  free (h);
+}
+
+static int64_t
+qcow2_get_size (void *handle)
+{
+  (void) handle;
+  return (int64_t) image_size (image);
+}
+
+static int
+qcow2_can_write (void *handle)
+{
+  const struct handle *h = handle;
+
+  return !h->readonly;
+}
+
+static int
+qcow2_yes (void *handle)
+{
+  (void) handle;
+  return 1;
+}
+
+static int
+qcow2_can_fua (void *handle)
+{
+  (void) handle;
+  return NBDKIT_FUA_NATIVE;
+}
+
+static int
+qcow2_can_cache (void *handle)
+{
+  (void) handle;
+  return NBDKIT_CACHE_NATIVE;
+}
+
+static int
+qcow2_is_rotational (void *handle)
+{
+  (void) handle;
+  return image_is_rotational (image) > 0;
+}
+
+static int
+qcow2_block_size (void *handle, uint32_t *minimum, uint32_t *preferred,
+                  uint32_t *maximum)
+{
+  uint64_t size = image_cluster_size (image);
+
+  (void) handle;
+  *minimum = 1;
+  *preferred = (uint32_t) MIN (MAX (size, MIN_PREFERRED), MAX_PREFERRED);
+  *maximum = UINT32_MAX;
+  return 0;
+}
+
+/* The engine's answer as nbdkit wants it.  ENOTSUP must not get through
+ * except for a fast zero: it would send nbdkit to its own way of writing
+ * zeroes, which goes wrong above 64 MiB before nbdkit 1.45.1.
+ */
+static int
+answer (int r, bool notsup_allowed)
+{
+  if (r >= 0)
+    return 0;
+  if (!notsup_allowed && (r == -ENOTSUP || r == -EOPNOTSUPP))
+    r = -EIO;
+  nbdkit_set_error (-r);
+  return -1;
+}
+
+/* Requests of no length are left to servers by the protocol; they
+ * succeed without reaching the engine.
+ */
+static int
+qcow2_pread (void *handle, void *buf, uint32_t count, uint64_t offset,
+             uint32_t flags)
+{
+  (void) handle;
+  (void) flags;
+  if (count == 0)
+    return 0;
+  return answer (image_read (image, buf, count, offset), false);
+}
+
+static int
+qcow2_pwrite (void *handle, const void *buf, uint32_t count, uint64_t offset,
+              uint32_t flags)
+{
+  (void) handle;
+  if (count == 0)
+    return 0;
+  return answer (image_write (image, buf, count, offset,
+                              (flags & NBDKIT_FLAG_FUA) != 0), false);
+}
+
+static int
+qcow2_flush (void *handle, uint32_t flags)
+{
+  (void) handle;
+  (void) flags;
+  return answer (image_flush (image), false);
+}
+
+static int
+qcow2_trim (void *handle, uint32_t count, uint64_t offset, uint32_t flags)
+{
+  (void) handle;
+  if (count == 0)
+    return 0;
+  return answer (image_trim (image, offset, count,
+                             (flags & NBDKIT_FLAG_FUA) != 0), false);
+}
+
+static int
+qcow2_zero (void *handle, uint32_t count, uint64_t offset, uint32_t flags)
+{
+  const bool fast = (flags & NBDKIT_FLAG_FAST_ZERO) != 0;
+  unsigned f = 0;
+
+  (void) handle;
+  if (count == 0)
+    return 0;
+  if (flags & NBDKIT_FLAG_MAY_TRIM)
+    f |= IMAGE_ZERO_MAY_TRIM;
+  if (fast)
+    f |= IMAGE_ZERO_FAST;
+  return answer (image_zero (image, offset, count, f,
+                             (flags & NBDKIT_FLAG_FUA) != 0), fast);
+}
+
+/* Where the extents of one request go. */
+struct extents_request {
+  struct nbdkit_extents *extents;
+  uint64_t start, end;
+};
+
+/* Nothing beyond the request is reported, whatever the engine says:
+ * nbdkit 1.32 dies of an extent of 4 GiB.
+ */
+static int
+add_extent (void *opaque, uint64_t offset, uint64_t len, unsigned status)
+{
+  const struct extents_request *rq = opaque;
+  uint64_t end = len > UINT64_MAX - offset ? UINT64_MAX : offset + len;
+  uint32_t type = 0;
+
+  offset = MAX (offset, rq->start);
+  end = MIN (end, rq->end);
+  if (offset >= end)
+    return 0;
+  if (status & IMAGE_EXTENT_HOLE)
+    type |= NBDKIT_EXTENT_HOLE;
+  if (status & IMAGE_EXTENT_ZERO)
+    type |= NBDKIT_EXTENT_ZERO;
+  if (nbdkit_add_extent (rq->extents, offset, end - offset, type) == -1)
+    return errno > 0 ? -errno : -ENOMEM;
+  return 0;
+}
+
+static int
+qcow2_extents (void *handle, uint32_t count, uint64_t offset, uint32_t flags,
+               struct nbdkit_extents *extents)
+{
+  struct extents_request rq = {
+    .extents = extents, .start = offset, .end = offset + count
+  };
+
+  (void) handle;
+  if (count == 0)
+    return 0;
+  return answer (image_extents (image, offset, count,
+                                (flags & NBDKIT_FLAG_REQ_ONE) != 0,
+                                add_extent, &rq), false);
+}
+
+static int
+qcow2_cache (void *handle, uint32_t count, uint64_t offset, uint32_t flags)
+{
+  (void) handle;
+  (void) flags;
+  if (count == 0)
+    return 0;
+  return answer (image_cache (image, offset, count), false);
+}
+
+static struct nbdkit_plugin plugin = {
+  .name               = "qcow2",
+  .longname           = "nbdkit qcow2 plugin",
+  .version            = PACKAGE_VERSION,
+  .description        = "Serve qcow2 images read-write, "
+                        "with every write checked against their metadata",
+  .load               = qcow2_load,
+  .unload             = qcow2_unload,
+  .dump_plugin        = qcow2_dump_plugin,
+  .config             = config_set,
+  .config_complete    = config_complete,
+  .config_help        = config_help,
+  .magic_config_key   = "file",
+  .get_ready          = qcow2_get_ready,
+  .after_fork         = qcow2_after_fork,
+  .cleanup            = qcow2_cleanup,
+  .list_exports       = qcow2_list_exports,
+  .default_export     = qcow2_default_export,
+  .export_description = qcow2_export_description,
+  .open               = qcow2_open,
+  .close              = qcow2_close,
+  .get_size           = qcow2_get_size,
+  .can_write          = qcow2_can_write,
+  .can_flush          = qcow2_yes,
+  .can_fua            = qcow2_can_fua,
+  .can_trim           = qcow2_yes,
+  .can_zero           = qcow2_yes,
+  .can_fast_zero      = qcow2_yes,
+  .can_extents        = qcow2_yes,
+  .can_multi_conn     = qcow2_yes,
+  .can_cache          = qcow2_can_cache,
+  .is_rotational      = qcow2_is_rotational,
+  .block_size         = qcow2_block_size,
+  .pread              = qcow2_pread,
+  .pwrite             = qcow2_pwrite,
+  .flush              = qcow2_flush,
+  .trim               = qcow2_trim,
+  .zero               = qcow2_zero,
+  .extents            = qcow2_extents,
+  .cache              = qcow2_cache,
+  .errno_is_preserved = 1,
+};
+
+/* The macro defines this function without declaring it. */
+struct nbdkit_plugin *plugin_init (void);
+
+NBDKIT_REGISTER_PLUGIN (plugin)
