@@ -41,6 +41,7 @@ const char config_help[] =
   "backing-file=<FILE>             use this, not the name in the image\n"
   "commit-interval=<SECONDS>       commit unflushed metadata\n"
   "                                (default 5, 0 is never)\n"
+  "data-file=<FILE>                (not supported yet)\n"
   "discard=unmap|ignore            what trim does (default unmap)\n"
   "event-log=<PATH>|fd:<N>         append events there as JSON lines\n"
   "external-files=none|same-dir|any|<DIR>\n"
