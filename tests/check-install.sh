@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: BSD-3-Clause
+#
+# make install puts the plugin where nbdkit looks for it and its man page
+# beside the others, below DESTDIR, and nothing else; make uninstall
+# takes all of it away.
+
+# shellcheck source=functions.sh
+source "$top_srcdir/tests/functions.sh"
+
+destdir=$workdir/dest
+plugindir=$(sed -n 's/^plugindir = //p' "$top_builddir/plugin/Makefile")
+prefix=$(sed -n 's/^prefix = //p' "$top_builddir/plugin/Makefile")
+[ "$prefix" ] || fail "plugin/Makefile names no prefix"
+
+# MAKEFLAGS: what the make that runs the tests was told is not for this.
+unset MAKEFLAGS MFLAGS MAKELEVEL
+make -C "$top_builddir" install DESTDIR="$destdir" >install.log 2>&1 ||
+  fail "make install"
+(cd "$destdir" && find . -type f) | sort >installed
+cat installed
+
+plugins=$(grep -c '/nbdkit-qcow2-plugin\.so$' installed)
+[ "$plugins" = 1 ] || fail "$plugins plugins installed"
+if grep -vE '/(nbdkit-qcow2-plugin\.so|man/man1/.*\.1|bin/qcow2-.*)$' \
+        installed; then
+  fail "this should not have been installed"
+fi
+case "$plugindir" in
+  /*) [ -e "$destdir$plugindir/nbdkit-qcow2-plugin.so" ] ||
+        fail "the plugin is not in $plugindir" ;;
+esac
+
+make -C "$top_builddir" uninstall DESTDIR="$destdir" >uninstall.log 2>&1 ||
+  fail "make uninstall"
+if find "$destdir" -type f | grep .; then
+  fail "make uninstall left this behind"
+fi
