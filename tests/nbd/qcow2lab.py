@@ -1,0 +1,539 @@
+# SPDX-License-Identifier: BSD-3-Clause
+
+"""What every test of the served disk needs: a folder that goes away, images
+made by qemu-img, a server, and qemu-img's judgement of what is left.
+
+The server is nbdkit with the plugin, or qemu-nbd with --server=qemu-nbd (or
+QCOW2_TEST_SERVER=qemu-nbd).  A test that passes with qemu-nbd is right about
+the format and about NBD; where QEMU is known to behave otherwise, the test
+asks lab.ours.
+"""
+
+import argparse
+import atexit
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+
+sys.dont_write_bytecode = True
+
+try:
+    import nbd
+except ImportError:
+    print("skipped: this python3 has no module nbd (python3-libnbd)")
+    sys.exit(77)
+
+from qcow2parse import Qcow2
+
+K = 1024
+M = 1024 * K
+G = 1024 * M
+T = 1024 * G
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+# A watchdog for every wait: generous, because valgrind and the sanitizers
+# make everything slower.
+PATIENCE = float(os.environ.get("QCOW2_TEST_PATIENCE", "120"))
+
+
+class Failure(Exception):
+    """The thing under test did wrong."""
+
+
+def check(condition, text, *args):
+    if not condition:
+        raise Failure(text % args if args else text)
+
+
+def skip(reason):
+    print("skipped: " + reason)
+    sys.exit(77)
+
+
+def need(*programs):
+    for program in programs:
+        if shutil.which(program) is None:
+            skip("%s is not installed" % program)
+
+
+def run(*argv, ok=(0,), **kwargs):
+    """Run a program to its end; its output is in .stdout and .stderr."""
+    argv = [str(a) for a in argv]
+    done = subprocess.run(argv, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
+                          timeout=4 * PATIENCE, check=False, **kwargs)
+    done.stdout = done.stdout.decode(errors="replace")
+    done.stderr = done.stderr.decode(errors="replace")
+    if ok is not None and done.returncode not in ok:
+        raise Failure("%s: exit %d\n%s%s" % (" ".join(argv), done.returncode,
+                                             done.stdout, done.stderr))
+    return done
+
+
+def qemu_img(*argv, **kwargs):
+    return run("qemu-img", *argv, **kwargs)
+
+
+def qemu_io(image, *commands, fmt="qcow2", readonly=False):
+    argv = ["qemu-io", "-f", fmt]
+    if readonly:
+        argv.append("-r")
+    for command in commands:
+        argv += ["-c", command]
+    done = run(*argv, image)
+    check("rror" not in done.stdout and "ailed" not in done.stdout,
+          "qemu-io %s: %s", commands, done.stdout)
+    return done.stdout
+
+
+# Images.
+
+def create(path, size, backing=None, backing_format=None, quiet_backing=False,
+           **options):
+    """qemu-img create; the names of options have _ for -."""
+    argv = ["create", "-q", "-f", "qcow2"]
+    opts = ["%s=%s" % (k, v) for k, v in options.items() if v is not None]
+    if opts:
+        argv += ["-o", ",".join(opts)]
+    if backing:
+        argv += ["-b", backing]
+        if backing_format:
+            argv += ["-F", backing_format]
+    if quiet_backing:
+        argv += ["-u"]
+    argv.append(path)
+    if size is not None:
+        argv.append(size)
+    qemu_img(*argv)
+    return path
+
+
+def image_check(path):
+    """qemu-img check as a dict; corruptions, leaks and check-errors are
+    always there."""
+    done = qemu_img("check", "-f", "qcow2", "--output=json", path,
+                    ok=(0, 2, 3, 1, 63))
+    try:
+        result = json.loads(done.stdout)
+    except ValueError:
+        raise Failure("qemu-img check %s: exit %d\n%s%s" % (
+            path, done.returncode, done.stdout, done.stderr)) from None
+    for key in ("corruptions", "leaks", "check-errors"):
+        result.setdefault(key, 0)
+    result["text"] = done.stderr
+    if done.returncode != 0 and result["corruptions"] + result["leaks"] + \
+            result["check-errors"] == 0:
+        raise Failure("qemu-img check %s: exit %d but nothing found\n%s" % (
+            path, done.returncode, done.stderr))
+    return result
+
+
+def expect_clean(path, leaks_allowed=False):
+    result = image_check(path)
+    bad = result["corruptions"] + result["check-errors"]
+    if not leaks_allowed:
+        bad += result["leaks"]
+    if bad:
+        detail = qemu_img("check", path, ok=None)
+        raise Failure("qemu-img check %s: %d corruptions, %d leaks, "
+                      "%d errors\n%s%s" % (
+                          path, result["corruptions"], result["leaks"],
+                          result["check-errors"], detail.stdout[-2000:],
+                          detail.stderr[-3000:]))
+    return result
+
+
+def compare(path, raw, fmt="qcow2", strict=False):
+    """Same contents, by qemu-img compare."""
+    argv = ["compare", "-f", fmt, "-F", "raw"]
+    if strict:
+        argv.append("-s")
+    done = qemu_img(*argv, path, raw, ok=(0, 1))
+    check(done.returncode == 0, "%s differs from %s: %s", path, raw,
+          done.stdout)
+
+
+def snapshot_raw(path, name, raw):
+    qemu_img("convert", "-O", "raw", "-l", "snapshot.name=" + name, path, raw)
+    return raw
+
+
+def image_info(path):
+    done = qemu_img("info", "-U", "--output=json", path)
+    return json.loads(done.stdout)
+
+
+# Servers.
+
+class Server:
+    """A running server of one image.  As context manager it is stopped
+    cleanly at the end, and everything it said is checked."""
+
+    def __init__(self, lab, image, readonly=False, filters=(), args=(),
+                 start=True, wrapper=(), **params):
+        self.lab = lab
+        self.image = image
+        self.readonly = readonly
+        self.filters = filters
+        self.args = list(args)
+        self.wrapper = list(wrapper)
+        self.params = {k.replace("_", "-"): v for k, v in params.items()}
+        number = lab.number()
+        self.socket = os.path.join(lab.folder, "s%d" % number)
+        self.pidfile = os.path.join(lab.folder, "p%d" % number)
+        self.logfile = os.path.join(lab.folder, "log%d" % number)
+        self.eventfile = os.path.join(lab.folder, "events%d" % number)
+        self.process = None
+        self.handles = []
+        if start:
+            self.start()
+
+    def command(self):
+        if self.lab.ours:
+            argv = ["nbdkit", "-f", "-U", self.socket, "-P", self.pidfile]
+            if self.readonly:
+                argv.append("-r")
+            argv += ["--filter=" + f for f in self.filters]
+            argv += self.args
+            argv += [self.lab.plugin, "file=" + self.image,
+                     "event-log=" + self.eventfile]
+            for key, value in self.params.items():
+                values = value if isinstance(value, (list, tuple)) \
+                    else [value]
+                argv += ["%s=%s" % (key, v) for v in values]
+            return argv
+        # QEMU's options of the same name; what it does not have is left out.
+        opts = ["driver=qcow2", "discard=unmap",
+                "file.driver=file", "file.filename=" + self.image]
+        opts += ["%s=%s" % (k, v) for k, v in self.params.items()
+                 if k.startswith("overlap-check") or
+                 k in ("l2-cache-size", "refcount-cache-size")]
+        argv = ["qemu-nbd", "-t", "-e", "64", "-k", self.socket,
+                "--discard=unmap", "--pid-file=" + self.pidfile]
+        if self.readonly:
+            argv.append("-r")
+        return argv + ["--image-opts", ",".join(opts)]
+
+    def start(self):
+        with open(self.logfile, "wb") as log:
+            self.process = subprocess.Popen(
+                self.wrapper + self.command(), stdin=subprocess.DEVNULL,
+                stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        self.lab.servers.append(self)
+        give_up = time.monotonic() + PATIENCE
+        # The pid file is written when the socket listens.
+        while not (os.path.exists(self.pidfile) and
+                   os.path.exists(self.socket) and
+                   os.path.getsize(self.pidfile) > 0):
+            if self.process.poll() is not None:
+                self.lab.servers.remove(self)
+                raise StartFailure(self.process.returncode, self.log())
+            check(time.monotonic() < give_up, "server does not start: %s",
+                  self.log())
+            time.sleep(0.005)
+
+    def log(self):
+        with open(self.logfile, "rb") as log:
+            return log.read().decode(errors="replace")
+
+    def events(self, name=None):
+        """The lines of event-log, parsed; each must be whole and valid."""
+        if not os.path.exists(self.eventfile):
+            return []
+        with open(self.eventfile, "rb") as events:
+            text = events.read()
+        check(not text or text.endswith(b"\n"), "torn event: %r", text[-200:])
+        found = [json.loads(line) for line in text.splitlines()]
+        for event in found:
+            check(set(event) == {"timestamp", "event", "data"} and
+                  set(event["timestamp"]) == {"seconds", "microseconds"},
+                  "event is not of QMP's form: %r", event)
+        return [e for e in found if name is None or e["event"] == name]
+
+    def wait_events(self, name, count=1):
+        """The events called NAME, after waiting for COUNT of them: they
+        pass through a queue, so they may lag behind the reply."""
+        give_up = time.monotonic() + 10
+        while True:
+            found = self.events(name)
+            if len(found) >= count or time.monotonic() > give_up:
+                return found
+            time.sleep(0.01)
+
+    def uri(self, export=""):
+        return "nbd+unix:///%s?socket=%s" % (export, self.socket)
+
+    @staticmethod
+    def new_handle(export):
+        handle = nbd.NBD()
+        handle.add_meta_context("base:allocation")
+        handle.set_export_name(export)
+        return handle
+
+    def connect(self, export=""):
+        handle = self.new_handle(export)
+        give_up = time.monotonic() + 5
+        while True:
+            # qemu-nbd writes its pid file a moment before it listens.
+            try:
+                handle.connect_unix(self.socket)
+                break
+            except nbd.Error as e:
+                if e.errno != "ECONNREFUSED" or not self.alive() or \
+                   time.monotonic() > give_up:
+                    raise
+            time.sleep(0.01)
+            handle = self.new_handle(export)
+        self.handles.append(handle)
+        return handle
+
+    def disconnect(self):
+        for handle in self.handles:
+            try:
+                handle.shutdown()
+            except nbd.Error:
+                pass
+        self.handles = []
+
+    def alive(self):
+        return self.process.poll() is None
+
+    def stop(self, ok=True):
+        """Ask for a clean stop and wait for it."""
+        self.disconnect()
+        self.process.send_signal(signal.SIGTERM)
+        self.wait()
+        if ok:
+            check(self.process.returncode == 0,
+                  "server ended with %d:\n%s", self.process.returncode,
+                  self.log()[-4000:])
+        self.check_log()
+
+    def wait(self):
+        try:
+            self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.end_group()
+            raise Failure("server does not stop:\n%s" %
+                          self.log()[-4000:]) from None
+        finally:
+            if self in self.lab.servers:
+                self.lab.servers.remove(self)
+
+    def kill(self):
+        """Power off, as far as a process can feel it."""
+        self.end_group()
+        self.process.wait(PATIENCE)
+        if self in self.lab.servers:
+            self.lab.servers.remove(self)
+        self.handles = []
+        self.check_log()
+
+    def end_group(self):
+        # The server leads a session of its own, so that a wrapper such as
+        # valgrind or a shell goes with it.
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+    def check_log(self):
+        log = self.log()
+        for sign in ("AddressSanitizer", "ThreadSanitizer", "LeakSanitizer",
+                     "runtime error:", "Assertion", "assertion",
+                     "ERROR SUMMARY: 1", "terminated by signal"):
+            check(sign not in log, "%s in the server's log:\n%s", sign,
+                  log[-6000:])
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, value, trace):
+        if kind is None:
+            if self.process.poll() is None:
+                self.stop()
+            else:
+                self.check_log()
+        else:
+            self.end_group()
+        return False
+
+
+class StartFailure(Exception):
+    """The server refused to start; text is what it said."""
+
+    def __init__(self, code, text):
+        super().__init__("exit %d: %s" % (code, text))
+        self.code = code
+        self.text = text
+
+
+# What a client sees.
+
+def errno_of(call, *args, **kwargs):
+    """Make the request; 0, or the errno that the server answered."""
+    try:
+        call(*args, **kwargs)
+    except nbd.Error as e:
+        return e.errno if isinstance(e.errno, int) \
+            else getattr(errno, e.errno)
+    return 0
+
+
+def block_status(handle, offset, length, one=False):
+    """The extents of one request: list of (length, flags)."""
+    found = []
+
+    def extent(context, _offset, entries, _error):
+        if context == "base:allocation":
+            found.extend(zip(entries[0::2], entries[1::2]))
+        return 0
+
+    handle.block_status(length, offset, extent,
+                        nbd.CMD_FLAG_REQ_ONE if one else 0)
+    check(found, "no extents at %d+%d", offset, length)
+    return found
+
+
+def whole_map(handle, step=1 << 30):
+    """The map of the whole disk, neighbours joined: list of [offset, end,
+    flags]."""
+    size = handle.get_size()
+    found = []
+    at = 0
+    while at < size:
+        for length, flags in block_status(handle, at, min(step, size - at)):
+            end = min(at + length, size)
+            check(end > at, "empty extent at %d", at)
+            if found and found[-1][2] == flags:
+                found[-1][1] = end
+            else:
+                found.append([at, end, flags])
+            at = end
+            if at == size:
+                break
+    return found
+
+
+def qemu_map(lab, path):
+    """The map that qemu-nbd gives of the image."""
+    other = Lab.__new__(Lab)
+    other.__dict__ = dict(lab.__dict__)
+    other.ours = False
+    with Server(other, path, readonly=True) as server:
+        return whole_map(server.connect())
+
+
+# The lab.
+
+class Lab:
+    """One test's folder, servers and options."""
+
+    def __init__(self, parser=None):
+        parser = parser or argparse.ArgumentParser()
+        parser.add_argument(
+            "--server", choices=("nbdkit", "qemu-nbd"),
+            default=os.environ.get("QCOW2_TEST_SERVER", "nbdkit"))
+        parser.add_argument("--keep", action="store_true",
+                            help="leave the folder with the images")
+        parser.add_argument("--only", default="",
+                            help="run cases whose name contains this")
+        self.options = parser.parse_args()
+        self.ours = self.options.server == "nbdkit"
+        need("qemu-img", "qemu-io", "qemu-nbd")
+        self.plugin = self.find_plugin()
+        # In /tmp, because the path of a socket is short.
+        self.folder = tempfile.mkdtemp(prefix="q2", dir=os.environ.get(
+            "QCOW2_TEST_TMPDIR", "/tmp"))
+        self.servers = []
+        self.counter = 0
+        self.failures = 0
+        atexit.register(self.clean_up)
+
+    @staticmethod
+    def find_plugin():
+        plugin = os.environ.get("QCOW2_PLUGIN")
+        if plugin:
+            return plugin
+        return os.path.join(HERE, "..", "..", "plugin", ".libs",
+                            "nbdkit-qcow2-plugin.so")
+
+    def clean_up(self):
+        for server in list(self.servers):
+            server.end_group()
+        if self.options.keep:
+            print("kept: " + self.folder)
+        else:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def number(self):
+        self.counter += 1
+        return self.counter
+
+    def path(self, name=None):
+        return os.path.join(self.folder, name or "f%d" % self.number())
+
+    def server(self, image, **kwargs):
+        return Server(self, image, **kwargs)
+
+    def refuses(self, image, *texts, **kwargs):
+        """The server must not start (or not let a client in), and must say
+        each of TEXTS."""
+        try:
+            server = Server(self, image, **kwargs)
+        except StartFailure as e:
+            said = e.text
+        else:
+            try:
+                server.connect()
+            except nbd.Error as e:
+                said = server.log() + str(e)
+                server.stop(ok=False)
+            else:
+                server.end_group()
+                raise Failure("%s was served:\n%s" % (image, server.log()))
+        for sign in ("AddressSanitizer", "runtime error:", "Assertion",
+                     "dumped", "Segmentation"):
+            check(sign not in said, "%s", said)
+        if self.ours:
+            for text in texts:
+                check(text in said, "'%s' is not in: %s", text, said)
+        return said
+
+    def case(self, name, function, *args, **kwargs):
+        """Run one case; a failure is told and counted, not thrown."""
+        if self.options.only not in name:
+            return
+        start = time.monotonic()
+        try:
+            function(*args, **kwargs)
+        except Exception:              # any surprise is a failed case
+            self.failures += 1
+            print("FAIL %s" % name)
+            print("".join("  | " + line for line in
+                          traceback.format_exc().splitlines(True)))
+            for server in list(self.servers):
+                server.end_group()
+                server.process.wait()
+                print("  server's log:\n" + server.log()[-3000:])
+            self.servers = []
+        else:
+            print("ok   %-50s %5.1f s" % (name, time.monotonic() - start))
+        sys.stdout.flush()
+
+    def finish(self):
+        if self.failures:
+            print("%d case(s) failed" % self.failures)
+            sys.exit(1)
+        sys.exit(0)
+
+
+__all__ = [name for name in dir() if not name.startswith("_")]

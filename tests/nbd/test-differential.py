@@ -1,0 +1,459 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-3-Clause
+
+"""Random requests to images of every kind, against a flat model.
+
+The kinds are combined so that every two values of different parameters meet
+in some image.  An image goes through three rounds: one with a clean stop,
+after which QEMU's tools must find the model's contents, the snapshots
+untouched, neither corruption nor leaks, and the same block status as ours;
+one that ends with the server killed in the middle of requests, after which
+everything flushed must be there; and a last one on what the crash left.
+
+QCOW2_TEST_SEED and QCOW2_TEST_COUNT (requests a round) choose another run,
+QCOW2_TEST_CASES how many images (0: all that the pairs need; more are random
+ones).
+"""
+
+import argparse
+import os
+import random
+import sys
+import time
+
+sys.dont_write_bytecode = True
+from qcow2lab import *                                  # noqa: E402,F403
+from nbdmodel import Driver, Model                      # noqa: E402
+from qcow2parse import OFFSET_MASK                      # noqa: E402
+
+PARAMETERS = {
+    "cluster": [512, 1 * K, 4 * K, 16 * K, 64 * K, 256 * K, 2 * M],
+    "version": [3, 2],
+    "refcount_bits": [16, 1, 2, 4, 8, 32, 64],
+    "original": ["plain", "empty", "deflate", "zstd"],
+    "backing": ["none", "raw-short", "raw-long", "raw-odd", "qcow2-short",
+                "qcow2-long", "chain"],
+    "snapshots": [0, 1, 2, 3],
+    "preallocation": ["off", "metadata", "falloc"],
+    "size": ["even", "odd"],
+    "caches": ["default", "tiny"],
+    "lazy": ["off", "on"],
+    "clients": ["one", "deep", "many"],
+}
+
+
+def possible(case):
+    """Whether the parameters, as far as they are chosen, go together."""
+    get = case.get
+    if get("version") == 2 and (get("refcount_bits", 16) != 16 or
+                                get("original") == "zstd" or
+                                get("lazy") == "on"):
+        return False
+    if get("preallocation", "off") != "off" and (
+            get("backing", "none") != "none" or
+            get("original") in ("deflate", "zstd")):
+        return False
+    snapshots = get("snapshots", 0)
+    # A snapshot adds one to every count, compressed clusters share.
+    if get("refcount_bits") == 1 and snapshots > 0:
+        return False
+    if get("refcount_bits") == 2 and snapshots > 2:
+        return False
+    if get("refcount_bits") in (1, 2, 4) and snapshots > 0 and \
+            get("original") in ("deflate", "zstd"):
+        return False
+    return True
+
+
+def pairwise(rng, parameters):
+    """Cases so that each possible pair of values is in one of them."""
+    names = list(parameters)
+    missing = set()
+    for i, a in enumerate(names):
+        for b in names[i + 1:]:
+            for x in parameters[a]:
+                for y in parameters[b]:
+                    if possible({a: x, b: y}):
+                        missing.add((a, x, b, y))
+
+    def gain(case, name, value):
+        return sum((a, x, b, y) in missing
+                   for other, worth in case.items()
+                   for a, x, b, y in ((other, worth, name, value),
+                                      (name, value, other, worth)))
+
+    cases = []
+    while missing:
+        a, x, b, y = rng.choice(sorted(missing, key=str))
+        best, best_gain = None, -1
+        for _ in range(8):
+            case = {a: x, b: y}
+            rest = [n for n in names if n not in case]
+            rng.shuffle(rest)
+            for name in rest:
+                values = [v for v in parameters[name]
+                          if possible({**case, name: v})]
+                if not values:
+                    break
+                rng.shuffle(values)
+                case[name] = max(values,
+                                 key=lambda v: gain(case, name, v))
+            if len(case) < len(names):
+                continue
+            new = sum(case[p] == v and case[q] == w
+                      for p, v, q, w in missing)
+            if new > best_gain:
+                best, best_gain = case, new
+        if best is None:        # the pair fits nothing else
+            missing.discard((a, x, b, y))
+            continue
+        cases.append(best)
+        missing = {(p, v, q, w) for p, v, q, w in missing
+                   if best[p] != v or best[q] != w}
+    return cases
+
+
+def random_case(rng):
+    while True:
+        case = {n: rng.choice(v) for n, v in PARAMETERS.items()}
+        if possible(case):
+            return case
+
+
+def disk_size(case):
+    """Large enough for several L2 tables, if that costs no data."""
+    cluster = case["cluster"]
+    covered = cluster * cluster // 8
+    if cluster <= 4 * K:
+        size = max(4 * covered, 1 * M)
+    elif cluster <= 64 * K:
+        size = 2 * covered + 20 * cluster
+    else:
+        size = covered + 10 * cluster
+    if case["preallocation"] == "falloc":
+        size = min(size, 32 * M)        # it takes the space, really
+    if case["size"] == "odd":
+        size += 512 * (1 + size // 512 % 5)
+    return size
+
+
+def hot_areas(size, cluster):
+    """Where most requests go: the ends and where L2 tables meet."""
+    covered = cluster * cluster // 8
+    reach = min(max(8 * cluster, 64 * K), 8 * M)
+    areas = [(0, min(2 * reach, size)), (max(0, size - reach), size)]
+    for at in range(covered, size, covered):
+        areas.append((max(0, at - reach), min(size, at + reach)))
+    return areas[:8]
+
+
+def fill(rng, path, size, areas, pieces):
+    """Put random data at random places of a raw file."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    os.ftruncate(fd, size)
+    for _ in range(pieces):
+        low, high = rng.choice(areas)
+        if low >= size:
+            continue
+        start = rng.randrange(low, min(high, size)) // 512 * 512
+        length = min(rng.randint(1, 200000) // 512 * 512 + 512, size - start)
+        if rng.random() < 0.5:
+            data = rng.randbytes(length)
+        else:                   # compresses well
+            data = (rng.randbytes(64) * (length // 64 + 1))[:length]
+        os.pwrite(fd, data, start)
+    os.close(fd)
+
+
+class Subject:
+    """The image of a case and all that is known about it."""
+
+    def __init__(self, lab, rng, case):
+        self.lab, self.rng, self.case = lab, rng, case
+        self.size = disk_size(case)
+        self.areas = hot_areas(self.size, case["cluster"])
+        self.path = lab.path()
+        self.files = [self.path]
+        self.saved = {}         # snapshots: name -> raw file
+        self.backing, self.backing_format = self.make_backing()
+        self.make_image()
+        self.make_snapshots()
+        expect_clean(self.path)
+        raw = self.raw_name()
+        qemu_img("convert", "-f", "qcow2", "-O", "raw", self.path, raw)
+        self.model = Model(raw)
+        check(self.model.size == self.size, "the model's size is wrong")
+
+    def raw_name(self):
+        name = self.lab.path()
+        self.files.append(name)
+        return name
+
+    def make_backing(self):
+        """(path, format) of a new backing chain, or (None, None)."""
+        kind = self.case["backing"]
+        if kind == "none":
+            return None, None
+        rng = self.rng
+        size = self.size
+        if kind.endswith("short"):
+            size = size // 3 // 512 * 512 + 512
+        elif kind == "raw-odd":
+            size = size // 2 + rng.randint(1, 511)
+        elif kind.endswith("long"):
+            size += 3 * self.case["cluster"] + 512
+        base = self.raw_name()
+        fill(rng, base, size, self.areas, 6)
+        if kind.startswith("raw"):
+            return base, "raw"
+        top = self.raw_name()
+        if kind != "chain":
+            options = {"cluster_size": rng.choice((512, 4 * K, 64 * K))
+                       if size < 64 * M else 64 * K}
+            opts = ",".join("%s=%s" % kv for kv in options.items())
+            compress = ["-c"] if rng.random() < 0.5 else []
+            qemu_img("convert", *compress, "-f", "raw", "-O", "qcow2",
+                     "-o", opts, base, top)
+            return top, "qcow2"
+        # raw <- qcow2 (longer) <- qcow2 (shorter) <- the image
+        middle = self.raw_name()
+        create(middle, size + 65536, backing=base, backing_format="raw",
+               cluster_size=64 * K)
+        self.dirty(middle, 4)
+        create(top, size * 2 // 3 // 512 * 512, backing=middle,
+               backing_format="qcow2",
+               cluster_size=4 * K if size < 64 * M else 64 * K)
+        self.dirty(top, 4)
+        return top, "qcow2"
+
+    def dirty(self, path, pieces):
+        """Some writes by QEMU."""
+        size = image_info(path)["virtual-size"]
+        commands = []
+        for _ in range(pieces):
+            low, high = self.rng.choice(self.areas)
+            if low >= size:
+                continue
+            start = self.rng.randrange(low, min(high, size)) // 512 * 512
+            length = min(self.rng.randint(1, 3 * self.case["cluster"]) //
+                         512 * 512 + 512, size - start, 4 * M)
+            verb = self.rng.choice(("write -P %d" % self.rng.randint(1, 255),
+                                    "write -P %d" % self.rng.randint(1, 255),
+                                    "write -z", "write -z -u", "discard"))
+            if self.case["version"] == 2 and self.backing_of(path) and \
+               "discard" in verb:
+                verb = "write -P 7"
+            commands.append("%s %d %d" % (verb, start, length))
+        qemu_io(path, *commands)
+
+    @staticmethod
+    def backing_of(path):
+        return "backing-filename" in image_info(path)
+
+    def make_image(self):
+        case = self.case
+        options = {"compat": "0.10" if case["version"] == 2 else "1.1",
+                   "cluster_size": case["cluster"]}
+        if case["version"] == 3:
+            options["refcount_bits"] = case["refcount_bits"]
+            options["lazy_refcounts"] = case["lazy"]
+        if case["preallocation"] != "off":
+            options["preallocation"] = case["preallocation"]
+        if case["original"] == "zstd":
+            options["compression_type"] = "zstd"
+        if case["original"] == "empty":
+            create(self.path, self.size, self.backing, self.backing_format,
+                   **options)
+            return
+        source = self.lab.path()
+        if self.backing:
+            qemu_img("convert", "-f", self.backing_format, "-O", "raw",
+                     self.backing, source)
+        fill(self.rng, source, self.size, self.areas, 8)
+        argv = ["convert", "-f", "raw", "-O", "qcow2"]
+        if case["original"] in ("deflate", "zstd"):
+            argv.append("-c")
+        if self.backing:
+            argv += ["-B", self.backing, "-F", self.backing_format]
+        argv += ["-o", ",".join("%s=%s" % kv for kv in options.items())]
+        qemu_img(*argv, source, self.path)
+        os.unlink(source)
+
+    def make_snapshots(self):
+        for i in range(self.case["snapshots"]):
+            name = "snap%d" % i
+            qemu_img("snapshot", "-c", name, self.path)
+            self.saved[name] = snapshot_raw(self.path, name, self.raw_name())
+            # After the last one too, but not always: then all is shared.
+            if i + 1 < self.case["snapshots"] or self.rng.random() < 0.6:
+                self.dirty(self.path, 3)
+
+    def close(self):
+        self.model.close()
+        for name in self.files:
+            if os.path.exists(name):
+                os.unlink(name)
+
+    # The rounds.
+
+    def server(self):
+        params = {}
+        if self.case["caches"] == "tiny":
+            params["l2_cache_size"] = max(2 * self.case["cluster"], 8 * K)
+            params["refcount_cache_size"] = 4 * self.case["cluster"]
+        return self.lab.server(self.path, **params)
+
+    def driver(self, server):
+        clients = self.case["clients"]
+        handles = [server.connect()
+                   for _ in range(4 if clients == "many" else 1)]
+        check(handles[0].get_size() == self.size, "size is %d, not %d",
+              handles[0].get_size(), self.size)
+        snapshots = []
+        if self.lab.ours:
+            for name, raw in self.saved.items():
+                snapshots.append((server.connect("snapshot:" + name),
+                                  os.open(raw, os.O_RDONLY | os.O_CLOEXEC)))
+        # Version 2 has no zero flag: over a backing file a trim would
+        # bring the old contents back, so it may do nothing there.
+        trims = "any" if self.case["version"] == 2 and self.backing \
+            else "zero"
+        driver = Driver(self.rng, handles, self.model, self.case["cluster"],
+                        self.areas, depth=1 if clients == "one" else 16,
+                        trims=trims, readonly_disks=snapshots,
+                        strict=self.lab.ours,
+                        # QEMU 7.2 loses a zero request that meets an
+                        # allocating write in one cluster.
+                        apart=512 if self.lab.ours or
+                        os.environ.get("QCOW2_TEST_APART") == "512"
+                        else self.case["cluster"])
+        driver.may_write_zeroes = self.case["version"] == 2
+        return driver
+
+    def close_driver(self, driver):
+        for _, fd in driver.readonly_disks:
+            os.close(fd)
+
+    def judge(self, leaks_allowed=False):
+        expect_clean(self.path, leaks_allowed)
+        compare(self.path, self.model.path)
+        for name, raw in self.saved.items():
+            now = snapshot_raw(self.path, name, self.lab.path())
+            compare(now, raw, fmt="raw")
+            os.unlink(now)
+
+    def clean_round(self, count):
+        with self.server() as server:
+            driver = self.driver(server)
+            driver.go(count)
+            ours = whole_map(driver.handles[0])
+            self.close_driver(driver)
+        self.judge()
+        theirs = qemu_map(self.lab, self.path)
+        self.same_map(ours, theirs)
+
+    def same_map(self, ours, theirs):
+        """Equal, but for two things.  QEMU calls an allocated zero cluster
+        a hole, which a later write could not fill for want of space.  And
+        it looks for holes of the host file (zero, but no hole) in images
+        that it takes for preallocated."""
+        i = j = 0
+        at = 0
+        with Qcow2(self.path) as parsed:
+            while at < self.size:
+                end = min(ours[i][1], theirs[j][1])
+                a, b = ours[i][2], theirs[j][2]
+                if a != b and not {a, b} == {0, 2}:
+                    check((a, b) == (2, 3),
+                          "block status at %d+%d is %d, qemu-nbd says %d",
+                          at, end - at, a, b)
+                    for guest in range(at, end, parsed.cluster_size):
+                        entry = parsed.l2_entry(guest)
+                        check(entry & 1 and entry & OFFSET_MASK,
+                              "block status at %d: zero but no hole, with "
+                              "the L2 entry %#x", guest, entry)
+                i += ours[i][1] == end
+                j += theirs[j][1] == end
+                at = end
+
+    def crash_round(self, count):
+        # QEMU hands out freed clusters before the table that freed them is
+        # on disk: with it, this round fails now and then.
+        if not self.lab.ours and not os.environ.get("QCOW2_TEST_QEMU_CRASH"):
+            return
+        server = self.server()
+        driver = self.driver(server)
+        self.model.remember()
+        driver.go_until_crash(self.rng.randint(1, count))
+        server.kill()
+        self.close_driver(driver)
+        if not self.lab.ours and self.case["lazy"] == "on":
+            # What the dirty bit is for.
+            qemu_img("check", "-r", "all", self.path, ok=(0, 2, 3))
+        expect_clean(self.path, leaks_allowed=True)
+        after = self.lab.path()
+        qemu_img("convert", "-f", "qcow2", "-O", "raw", self.path, after)
+        self.model.survived(after)
+        self.judge(leaks_allowed=True)
+
+
+
+
+def one_case(lab, seed, case, count):
+    rng = random.Random("%s %s" % (seed, sorted(case.items())))
+    subject = Subject(lab, rng, case)
+    try:
+        subject.clean_round(count)
+        subject.crash_round(count)
+        if rng.random() < 0.5:
+            # Without the leaks of the crash, none may appear.
+            qemu_img("check", "-r", "leaks", subject.path, ok=(0, 3))
+            subject.clean_round(count // 2)
+        else:
+            with subject.server() as server:
+                driver = subject.driver(server)
+                driver.go(count // 2)
+                subject.close_driver(driver)
+            subject.judge(leaks_allowed=True)
+        if subject.saved and case["refcount_bits"] > 2:
+            # QEMU must be able to go back in time on the result.
+            name = rng.choice(sorted(subject.saved))
+            qemu_img("snapshot", "-a", name, subject.path)
+            compare(subject.path, subject.saved[name])
+            expect_clean(subject.path, leaks_allowed=True)
+    finally:
+        subject.close()
+
+
+def case_name(case):
+    return " ".join("%s=%s" % (k, v) for k, v in case.items())
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    lab = Lab(parser)
+    seed = os.environ.get("QCOW2_TEST_SEED", "2015")
+    slow = 1
+    if os.environ.get("QCOW2_VALGRIND"):
+        slow = 5
+    count = int(os.environ.get("QCOW2_TEST_COUNT", 200 // slow))
+    wanted = int(os.environ.get("QCOW2_TEST_CASES", 0))
+    print("QCOW2_TEST_SEED=%s QCOW2_TEST_COUNT=%d QCOW2_TEST_CASES=%d" %
+          (seed, count, wanted))
+    rng = random.Random(seed)
+    cases = pairwise(rng, PARAMETERS)
+    while len(cases) < wanted:
+        cases.append(random_case(rng))
+    if wanted:
+        cases = cases[:wanted]
+    if slow > 1:
+        cases = cases[::slow]
+    begin = time.monotonic()
+    for case in cases:
+        lab.case(case_name(case), one_case, lab, seed, case, count)
+    print("%d images, %.0f s" % (len(cases), time.monotonic() - begin))
+    lab.finish()
+
+
+if __name__ == "__main__":
+    main()
