@@ -29,7 +29,8 @@ refcount_get (const void *block, uint32_t order, uint64_t index)
 
   switch (order) {
   case 0: case 1: case 2: case 3:
-    return p[index * bits / 8] >> index * bits % 8 & ((1u << bits) - 1);
+    return (unsigned) p[index * bits / 8] >> (index * bits % 8)
+      & ((1u << bits) - 1);
   case 4: return load_be16 (p + index * 2);
   case 5: return load_be32 (p + index * 4);
   default: return load_be64 (p + index * 8);

@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* L1 and L2 entries: what each combination of bits is, and compressed
+ * descriptors against an oracle that takes them apart bit by bit.
+ */
+
+#include <config.h>
+
+#include "format-test.h"
+#include "l2.h"
+
+#define C 65536
+
+static const struct {
+  const char *what;
+  uint64_t entry;
+  uint32_t version;
+  enum l2_kind kind;
+} kinds[] = {
+  { "nothing", 0, 3, L2_UNALLOCATED },
+  { "data", 0x50000 | ENTRY_COPIED, 3, L2_NORMAL },
+  { "shared data", 0x50000, 3, L2_NORMAL },
+  { "data at the highest offset", (UINT64_C (1) << 56) - C, 3, L2_NORMAL },
+  { "data, v2", 0x50000, 2, L2_NORMAL },
+  { "zero", 1, 3, L2_ZERO_PLAIN },
+  { "zero, v2", 1, 2, L2_INVALID },
+  { "zero, allocated", 0x50001 | ENTRY_COPIED, 3, L2_ZERO_ALLOC },
+  { "zero, allocated, shared", 0x50001, 3, L2_ZERO_ALLOC },
+  { "zero, allocated, v2", 0x50001, 2, L2_INVALID },
+  { "unaligned by a sector", 0x50200, 3, L2_INVALID },
+  { "unaligned by half a cluster", 0x58000 | ENTRY_COPIED, 3, L2_INVALID },
+  { "zero, unaligned", 0x50201, 3, L2_INVALID },
+  { "COPIED without an offset", ENTRY_COPIED, 3, L2_INVALID },
+  { "compressed", 0x12345 | ENTRY_COMPRESSED, 3, L2_COMPRESSED },
+  { "compressed, v2", 0x12345 | ENTRY_COMPRESSED, 2, L2_COMPRESSED },
+  { "reserved bits 1 to 8", 0x501fe, 3, L2_NORMAL },
+  { "reserved bits 56 to 61", 0x50000 | UINT64_C (0x3f) << 56, 3,
+    L2_NORMAL },
+  { "reserved bits alone", L2_RESERVED, 3, L2_UNALLOCATED },
+};
+
+START_TEST (kind)
+{
+  ck_assert_msg (l2_kind_of (kinds[_i].entry, kinds[_i].version, C)
+                 == kinds[_i].kind, "%s", kinds[_i].what);
+}
+END_TEST
+
+/* What alignment is depends on the cluster size. */
+START_TEST (alignment)
+{
+  uint64_t size, other;
+
+  for (size = 512; size <= 2 << 20; size *= 2) {
+    for (other = 512; other <= 2 << 20; other *= 2)
+      ck_assert (l2_kind_of (other, 3, size)
+                 == (other >= size ? L2_NORMAL : L2_INVALID));
+  }
+}
+END_TEST
+
+/* The constants cover a word without overlapping. */
+START_TEST (masks)
+{
+  ck_assert_uint_eq (L1_RESERVED ^ ENTRY_OFFSET ^ ENTRY_COPIED, UINT64_MAX);
+  ck_assert_uint_eq (L2_RESERVED ^ ENTRY_OFFSET ^ ENTRY_COPIED
+                     ^ ENTRY_COMPRESSED ^ ENTRY_ZERO, UINT64_MAX);
+}
+END_TEST
+
+/* Bits FROM to TO of an entry as a number. */
+static uint64_t
+field (uint64_t entry, unsigned from, unsigned to)
+{
+  uint64_t value = 0;
+  unsigned bit;
+
+  for (bit = from; bit <= to; bit++) {
+    if (entry >> bit & 1)
+      value |= UINT64_C (1) << (bit - from);
+  }
+  return value;
+}
+
+static void
+check_compressed (uint64_t entry, uint32_t cluster_bits)
+{
+  const unsigned x = 62 - (cluster_bits - 8);
+  const uint64_t offset = field (entry, 0, x - 1);
+  const uint64_t sectors = field (entry, x, 61) + 1;
+  struct compressed_place place = { 0, 0 };
+  bool good = l2_compressed_place (entry, cluster_bits, &place);
+
+  /* The last byte is the last one of its sector.  (Check's assertions
+   * are too slow to make one for each of a million entries.)
+   */
+  if (good != (offset <= MAX_HOST_OFFSET)
+      || (good && (place.offset != offset
+                   || place.offset + place.length
+                      != (offset / 512 + sectors) * 512)))
+    ck_abort_msg ("cluster_bits %u, entry 0x%llx: %s, 0x%llx, %llu bytes",
+                  cluster_bits, (unsigned long long) entry,
+                  good ? "good" : "bad", (unsigned long long) place.offset,
+                  (unsigned long long) place.length);
+}
+
+START_TEST (compressed)
+{
+  const uint32_t cluster_bits = (uint32_t) _i;
+  uint64_t state = 3;
+  unsigned n;
+
+  check_compressed (ENTRY_COMPRESSED, cluster_bits);
+  check_compressed (UINT64_MAX & ~ENTRY_COPIED, cluster_bits);
+  check_compressed (ENTRY_COMPRESSED | MAX_HOST_OFFSET, cluster_bits);
+  check_compressed (ENTRY_COMPRESSED | UINT64_C (1) << 56, cluster_bits);
+  for (n = 0; n < 100000; n++) {
+    state = state * UINT64_C (6364136223846793005) + 1;
+    /* Few large ones, so that small clusters see good offsets too. */
+    check_compressed (((state ^ state << 29) >> n % 32) | ENTRY_COMPRESSED,
+                      cluster_bits);
+  }
+}
+END_TEST
+
+/* Entries written out: 64 KiB clusters have x = 54. */
+START_TEST (compressed_literal)
+{
+  struct compressed_place p;
+
+  ck_assert (l2_compressed_place (UINT64_C (0x4000000000050000), 16, &p));
+  ck_assert_uint_eq (p.offset, 0x50000);
+  ck_assert_uint_eq (p.length, 512);
+  ck_assert (l2_compressed_place (UINT64_C (0x40c00000000501f0), 16, &p));
+  ck_assert_uint_eq (p.offset, 0x501f0);
+  ck_assert_uint_eq (p.length, 4 * 512 - 0x1f0);
+  /* 512-byte clusters: one bit of sectors, offset bits up to 60. */
+  ck_assert (l2_compressed_place (UINT64_C (0x6000000000000201), 9, &p));
+  ck_assert_uint_eq (p.offset, 0x201);
+  ck_assert_uint_eq (p.length, 1023);
+  ck_assert (!l2_compressed_place (UINT64_C (0x4100000000000200), 9, &p));
+  /* 2 MiB clusters: 49 bits of offset. */
+  ck_assert (l2_compressed_place (UINT64_C (0x7fffffffffffffff), 21, &p));
+  ck_assert_uint_eq (p.offset, (UINT64_C (1) << 49) - 1);
+  ck_assert_uint_eq (p.length, 8192 * 512 - 511);
+}
+END_TEST
+
+int
+main (void)
+{
+  Suite *suite = suite_create ("format-l2");
+  TCase *tc = tcase_create ("l2");
+
+  tcase_add_loop_test (tc, kind, 0, ARRAY_SIZE (kinds));
+  tcase_add_test (tc, alignment);
+  tcase_add_test (tc, masks);
+  tcase_add_loop_test (tc, compressed, 9, 22);
+  tcase_add_test (tc, compressed_literal);
+  suite_add_tcase (suite, tc);
+  return run_format_suite (suite);
+}
