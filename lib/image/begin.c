@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* Beginning to write.
+ *
+ * Two steps that happen once.  At the first writable connection the
+ * image's lock is raised from a reader's to a writer's.  Before the first
+ * change a guest makes, the header's autoclear bits that we do not keep
+ * up to date are cleared and synced (qcow2 specification,
+ * "autoclear_features"): those we do not know, and that of the bitmaps,
+ * since they are not maintained.  And the space of the L1 table and the
+ * refcount table is reserved, so that no commit fails for want of it.
+ *
+ * Locks: begin_lock, across the sync of the first step; nobody who waits
+ * for it holds another lock.
+ */
+
+#include <config.h>
+
+#include <errno.h>
+#include <string.h>
+
+#include "byteorder.h"
+#include "cleanup.h"
+#include "image-internal.h"
+#include "report.h"
+
+int
+image_begin_writing (struct image *img)
+{
+  const char *conflict;
+  int r;
+
+  if (atomic_load (&img->writing))
+    return 0;
+  if (img->read_only) {
+    report_error ("%s: the image cannot be written to",
+                  img->config.filename);
+    return -EROFS;
+  }
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&img->begin_lock);
+  if (atomic_load (&img->writing))
+    return 0;
+  r = storage_lock (img->storage, STORAGE_LOCK_WRITER, img->config.locking,
+                    &conflict);
+  if (r == -EAGAIN)
+    report_error ("%s: cannot be opened for writing: %s; find out who uses "
+                  "it (lslocks), or give locking=off if that is safe",
+                  img->config.filename, conflict);
+  else if (r < 0)
+    report_error ("%s: raising the lock: %s", img->config.filename,
+                  strerror (-r));
+  else
+    atomic_store (&img->writing, true);
+  return r;
+}
+
+/* Clear the autoclear bits that a writer must not leave set. */
+static int
+clear_autoclear (struct image *img)
+{
+  struct header *h = &img->header;
+  uint8_t buf[8] = { 0 };
+  int r;
+
+  if (h->version < 3 || h->autoclear == 0)
+    return 0;
+  r = guard_write_buf (img, OVERLAP_MAIN_HEADER, buf, sizeof buf,
+                       HEADER_OFFSET_AUTOCLEAR);
+  if (r == 0)
+    r = guard_sync (img);
+  if (r < 0) {
+    report_error ("%s: clearing autoclear_features in the header: %s",
+                  img->config.filename, strerror (-r));
+    return r;
+  }
+  if (h->autoclear & AUTOCLEAR_BITMAPS)
+    report_warning ("%s: its persistent dirty bitmaps are not kept up to "
+                    "date and are now inconsistent",
+                    img->config.filename);
+  h->autoclear = 0;
+  return 0;
+}
+
+static int
+reserve_tables (struct image *img)
+{
+  struct refcounts *rc = &img->refcounts;
+  int r = 0;
+
+  if (img->header.l1_size > 0)
+    r = guard_reserve (img, OVERLAP_ACTIVE_L1, img->header.l1_table_offset,
+                       img->header.l1_size * sizeof (uint64_t), false);
+  if (r == 0) {
+    ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&rc->lock);
+    r = guard_reserve (img, OVERLAP_REFCOUNT_TABLE, rc->table_offset,
+                       rc->table_clusters << img->cluster_bits, false);
+  }
+  if (r < 0)
+    report_error ("%s: reserving space for the L1 and refcount tables: %s",
+                  img->config.filename, strerror (-r));
+  return r;
+}
+
+int
+image_prepare_write (struct image *img)
+{
+  int r;
+
+  if (atomic_load_explicit (&img->header_ready, memory_order_acquire))
+    return 0;
+  r = image_begin_writing (img);
+  if (r < 0)
+    return r;
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&img->begin_lock);
+  if (atomic_load (&img->header_ready))
+    return 0;
+  r = clear_autoclear (img);
+  if (r == 0)
+    r = reserve_tables (img);
+  if (r == 0)
+    atomic_store_explicit (&img->header_ready, true, memory_order_release);
+  return r;
+}

@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* The commit: makes durable what was acknowledged.  See commit.c. */
+
+#ifndef QCOW2_COMMIT_H
+#define QCOW2_COMMIT_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct image;
+
+struct commit {
+  /* Changes of the map are made under this lock, shared; a commit takes
+   * it alone for its cut.  Never held across I/O.
+   */
+  pthread_rwlock_t epoch_lock;
+  uint64_t epoch;               /* the open one; the first is 1 */
+  atomic_bool barrier;          /* the open epoch links new clusters */
+
+  pthread_mutex_t lock;         /* guards what follows */
+  pthread_cond_t changed;
+  bool running;
+  uint64_t started, ended;      /* number of commits */
+  uint64_t good;                /* the last that succeeded */
+
+  pthread_t thread;
+  bool has_thread, stop, kicked;
+};
+
+int commit_init (struct image *img);
+void commit_destroy (struct image *img);
+
+/* Start and stop the thread that commits every commit-interval, and when
+ * kicked.
+ */
+int commit_start (struct image *img);
+void commit_stop (struct image *img);
+
+/* Make everything that was acknowledged before the call durable.  Shares
+ * a commit with others that ask at the same time.  0 or a negative
+ * errno (reported).  Hold no lock but range locks and a table_lock.
+ */
+int commit_now (struct image *img);
+
+/* Before a change of the map, without any lock: if too much is waiting
+ * for a commit, have one.  0, or its failure.
+ */
+int commit_throttle (struct image *img);
+
+/* The open epoch makes a pointer to something that must be durable
+ * first.  With epoch_lock held for reading.
+ */
+void commit_needs_barrier (struct image *img);
+
+/* Is nothing waiting to be written? */
+bool commit_is_idle (struct image *img);
+
+#endif /* QCOW2_COMMIT_H */

@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* What happens when corruption is met.  See corrupt.c. */
+
+#ifndef QCOW2_CORRUPT_H
+#define QCOW2_CORRUPT_H
+
+#include <stdint.h>
+
+struct image;
+
+/* Corruption was met at LEN host bytes from OFFSET on (LEN 0: no range to
+ * tell).  The first call stops guest writes, sets the corrupt bit in
+ * the header and syncs it, sends BLOCK_IMAGE_CORRUPTED with the message
+ * and reports it; later calls only report it.  When it returns, the bit
+ * is on disk, or it was said why not.  Always returns -EIO.
+ */
+int image_corrupt (struct image *img, uint64_t offset, uint64_t len,
+                   const char *fs, ...)
+  __attribute__ ((format (printf, 4, 5)));
+
+#endif /* QCOW2_CORRUPT_H */

@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* Block status: what is data, what is a hole, what reads as zeroes.
+ *
+ * The answer is that of qemu-nbd (base:allocation), so that tools see no
+ * difference: a cluster that the image or a layer below maps to data is
+ * data; zero clusters and what no layer has are holes that read as
+ * zeroes.  Only where an image was preallocated (metadata
+ * for clusters that the file does not have yet) is the file itself asked
+ * whether there is a hole below: otherwise that costs a system call for
+ * an answer that is nearly always no.
+ *
+ * Locks: the range lock of what is looked at, shared, per slice.
+ */
+
+#include <config.h>
+
+#include <errno.h>
+#include <string.h>
+
+#include "checked.h"
+#include "extents.h"
+#include "image-internal.h"
+
+/* Has the image many more clusters in use than the file has on disk?
+ * Then it was preallocated.  Found out once; the margin is a tenth.
+ */
+static bool
+is_preallocated (struct image *img)
+{
+  const uint64_t clusters = div_up (atomic_load (&img->guard.end),
+                                    img->cluster_size);
+  uint64_t on_disk, limit, used = 0, i, value;
+  int known = atomic_load (&img->preallocated);
+
+  if (known >= 0)
+    return known;
+  known = 0;
+  if (storage_allocated (img->storage, &on_disk) == 0) {
+    on_disk >>= img->cluster_bits;
+    limit = MAX (on_disk * 10 / 9, on_disk + 2);
+    for (i = 0; i < clusters && !known; ++i) {
+      if (refcounts_get (img, i, &value) < 0)
+        break;
+      used += value != 0;
+      known = used > limit;
+    }
+  }
+  atomic_store (&img->preallocated, known);
+  return known;
+}
+
+static int
+data_status (struct image *img, uint64_t host, uint64_t *len,
+             unsigned *status)
+{
+  bool hole;
+  int r;
+
+  *status = 0;
+  if (!is_preallocated (img))
+    return 0;
+  r = storage_map (img->storage, host, len, &hole);
+  if (r == 0 && hole)
+    *status = IMAGE_EXTENT_ZERO;
+  return r;
+}
+
+int
+extent_status (struct image *img, uint64_t offset, uint64_t *len,
+               unsigned *status)
+{
+  struct map_extent e;
+  int r = map_lookup (img, offset, *len, &e);
+
+  if (r < 0)
+    return r;
+  *len = e.len;
+  switch (e.kind) {
+  case L2_UNALLOCATED:
+    return layer_status (img->backing, offset, len, status);
+  case L2_ZERO_PLAIN:
+  case L2_ZERO_ALLOC:
+    *status = IMAGE_EXTENT_HOLE | IMAGE_EXTENT_ZERO;
+    return 0;
+  case L2_NORMAL:
+    return data_status (img, e.host, len, status);
+  default:
+    *status = 0;
+    return 0;
+  }
+}
+
+/* Neighbours that are being joined. */
+struct joined {
+  uint64_t offset, len;
+  unsigned status;
+};
+
+/* Add a range to the joined ones; what cannot be joined any more goes to
+ * ADD.
+ */
+static int
+join (struct joined *j, uint64_t offset, uint64_t len, unsigned status,
+      image_extent_fn *add, void *opaque)
+{
+  int r = 0;
+
+  if (j->len > 0 && j->status == status) {
+    j->len += len;
+    return 0;
+  }
+  if (j->len > 0)
+    r = add (opaque, j->offset, j->len, j->status);
+  *j = (struct joined) { .offset = offset, .len = len, .status = status };
+  return r;
+}
+
+/* The status of the next piece, under its range lock. */
+static int
+next_piece (struct image *img, uint64_t offset, uint64_t *len,
+            unsigned *status)
+{
+  uint64_t cluster = offset >> img->cluster_bits;
+  struct range_hold hold;
+  int r;
+
+  if (map_has_table (img, cluster))
+    *len = MIN (*len, (map_left_in_slice (img, cluster)
+                       << img->cluster_bits)
+                - offset_in_cluster (img, offset));
+  rangelock_lock (&img->ranges, &hold, cluster,
+                  ((offset + *len - 1) >> img->cluster_bits) + 1, false);
+  r = extent_status (img, offset, len, status);
+  rangelock_unlock (&img->ranges, &hold);
+  return r;
+}
+
+int
+image_extents (struct image *img, uint64_t offset, uint64_t len,
+               bool one, image_extent_fn *add, void *opaque)
+{
+  struct joined j = { 0 };
+  unsigned status = 0;
+  uint64_t n;
+  int r;
+
+  while (len > 0) {
+    n = len;
+    r = next_piece (img, offset, &n, &status);
+    if (r < 0)
+      return r;
+    if (one && j.len > 0 && j.status != status)
+      break;
+    r = join (&j, offset, n, status, add, opaque);
+    if (r < 0)
+      return r;
+    offset += n;
+    len -= n;
+  }
+  return j.len > 0 ? add (opaque, j.offset, j.len, j.status) : 0;
+}

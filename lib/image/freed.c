@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* The quarantine of freed clusters.
+ *
+ * When a guest cluster is unlinked from a host cluster the durable L2
+ * table still points to it.  So the count is not lowered then: the
+ * dropped reference is only noted here, which keeps the cluster from
+ * being handed out, punched or reused.  The commit takes the notes at
+ * its cut, and lowers the counts once the pointers are durably gone:
+ *
+ *     map_set ----> freed.list ----> the commit's list ----> released
+ *         freed_join       freed_take  |      freed_release
+ *                   ^                  |
+ *                   +------------------+ freed_put_back: it failed
+ *
+ * Every dropped reference passes through here, also one that leaves
+ * others (2 to 1), also clusters that were allocated and never linked.
+ *
+ * Invariants
+ *
+ * F1. A note is made in the same step under the epoch lock as the
+ *     unlinking, so a cut has both or neither.
+ * F2. A cluster whose count falls to zero is unmarked, then punched, and
+ *     only then lowered: until the punch has returned it cannot be
+ *     allocated.
+ * F3. No request uses a cluster that is noted: it was unlinked under the
+ *     exclusive lock of the guest clusters that led to it (rangelock.c).
+ *     Readers of L2 tables hold no such lock; they look at the L1 entry
+ *     again after the reading (l2cache.c).
+ *
+ * Locks: freed.lock, held without I/O.
+ */
+
+#include <config.h>
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "checked.h"
+#include "cleanup.h"
+#include "image-internal.h"
+#include "report.h"
+
+void
+freed_init (struct freed *f)
+{
+  pthread_mutex_init (&f->lock, NULL);
+}
+
+void
+freed_list_free (struct freed_list *list)
+{
+  struct freed_chunk *c, *next;
+
+  for (c = list->first; c; c = next) {
+    next = c->next;
+    free (c);
+  }
+  memset (list, 0, sizeof *list);
+}
+
+void
+freed_destroy (struct freed *f)
+{
+  freed_list_free (&f->list);
+  pthread_mutex_destroy (&f->lock);
+}
+
+int
+freed_list_add (struct freed_list *list, int owner, uint64_t first,
+                uint64_t count)
+{
+  struct freed_chunk *c = list->last;
+  struct freed_run *run;
+
+  if (c && c->used > 0) {
+    run = &c->runs[c->used - 1];
+    if (run->owner == owner && run->first + run->count == first) {
+      run->count += count;
+      return 0;
+    }
+  }
+  if (!c || c->used == FREED_CHUNK_RUNS) {
+    c = malloc (sizeof *c);
+    if (!c)
+      return -ENOMEM;
+    c->next = NULL;
+    c->used = 0;
+    if (list->last)
+      list->last->next = c;
+    else
+      list->first = c;
+    list->last = c;
+    list->chunks++;
+  }
+  c->runs[c->used++] = (struct freed_run) {
+    .first = first, .count = count, .owner = owner
+  };
+  return 0;
+}
+
+/* A short list is copied into the last chunk of the other, so that many
+ * small ones do not cost a chunk each.
+ */
+static bool
+absorb (struct freed_list *to, struct freed_list *from)
+{
+  struct freed_chunk *last = to->last, *c = from->first;
+
+  if (!last || from->chunks != 1 || last->used + c->used > FREED_CHUNK_RUNS)
+    return false;
+  memcpy (&last->runs[last->used], c->runs, c->used * sizeof c->runs[0]);
+  last->used += c->used;
+  freed_list_free (from);
+  return true;
+}
+
+void
+freed_join (struct freed *f, struct freed_list *list)
+{
+  if (!list->first)
+    return;
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&f->lock);
+  if (absorb (&f->list, list))
+    return;
+  if (f->list.last)
+    f->list.last->next = list->first;
+  else
+    f->list.first = list->first;
+  f->list.last = list->last;
+  f->list.chunks += list->chunks;
+  atomic_store (&f->chunks, f->list.chunks);
+  memset (list, 0, sizeof *list);
+}
+
+void
+freed_take (struct freed *f, struct freed_list *to)
+{
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&f->lock);
+  *to = f->list;
+  memset (&f->list, 0, sizeof f->list);
+  atomic_store (&f->chunks, 0);
+}
+
+void
+freed_put_back (struct freed *f, struct freed_list *from)
+{
+  if (!from->first)
+    return;
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&f->lock);
+  from->last->next = f->list.first;
+  if (!f->list.last)
+    f->list.last = from->last;
+  f->list.first = from->first;
+  f->list.chunks += from->chunks;
+  atomic_store (&f->chunks, f->list.chunks);
+  memset (from, 0, sizeof *from);
+}
+
+/* Give clusters that nobody points to any more back to the file system.
+ * A failure costs space, nothing else.
+ */
+static void
+punch (struct image *img, uint64_t first, uint64_t count)
+{
+  /* Punching less than the file system's block writes zeroes. */
+  const uint64_t grain = 4096;
+  uint64_t begin = round_up (first << img->cluster_bits, grain);
+  uint64_t end = round_down ((first + count) << img->cluster_bits, grain);
+
+  if (!img->config.discard || begin >= end)
+    return;
+  guard_punch (img, GUARD_DATA, begin, end - begin);
+}
+
+/* The part of a run from CLUSTER on whose counts all fall to zero, or
+ * all do not.
+ */
+static int
+release_part (struct image *img, const struct freed_run *run,
+              uint64_t cluster, uint64_t *count)
+{
+  bool last_reference;
+  int r;
+
+  r = refcounts_probe_last (img, cluster, count, &last_reference);
+  if (r < 0)
+    return r;
+  if (run->owner != GUARD_DATA)
+    guard_unclaim (img, (enum overlap_type) run->owner,
+                   cluster << img->cluster_bits,
+                   *count << img->cluster_bits);
+  if (last_reference)
+    punch (img, cluster, *count);
+  return refcounts_lower (img, cluster, *count);
+}
+
+static void
+release_run (struct image *img, const struct freed_run *run)
+{
+  uint64_t cluster = run->first, left = run->count;
+
+  while (left > 0) {
+    uint64_t count = left;
+
+    if (release_part (img, run, cluster, &count) < 0)
+      report_warning ("%s: %llu clusters at host offset %llu are leaked, "
+                      "because their reference counts could not be lowered",
+                      img->config.filename, (unsigned long long) count,
+                      (unsigned long long) (cluster << img->cluster_bits));
+    cluster += count;
+    left -= count;
+  }
+}
+
+void
+freed_release (struct image *img, struct freed_list *list)
+{
+  const struct freed_chunk *c;
+  unsigned i;
+
+  for (c = list->first; c; c = c->next)
+    for (i = 0; i < c->used; ++i)
+      release_run (img, &c->runs[i]);
+  freed_list_free (list);
+}

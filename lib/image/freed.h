@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* The quarantine: references that were dropped and whose counts are
+ * not lowered yet.  See freed.c.
+ */
+
+#ifndef QCOW2_FREED_H
+#define QCOW2_FREED_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct image;
+
+/* COUNT clusters from FIRST on lost one reference each.  OWNER: what
+ * they were, GUARD_DATA or an overlap type to unmark.
+ */
+struct freed_run {
+  uint64_t first, count;        /* host clusters */
+  int owner;
+};
+
+#define FREED_CHUNK_RUNS 169    /* makes a chunk about a page */
+
+struct freed_chunk {
+  struct freed_chunk *next;
+  unsigned used;
+  struct freed_run runs[FREED_CHUNK_RUNS];
+};
+
+/* A list that can be joined to another without needing memory. */
+struct freed_list {
+  struct freed_chunk *first, *last;
+  size_t chunks;
+};
+
+struct freed {
+  pthread_mutex_t lock;
+  struct freed_list list;       /* of the epoch that is open */
+  atomic_size_t chunks;         /* of LIST, to be read without the lock */
+};
+
+void freed_init (struct freed *f);
+void freed_destroy (struct freed *f);
+
+/* A list of the caller's own: note runs in it while failing is still
+ * possible (0 or -ENOMEM), then join it.
+ */
+int freed_list_add (struct freed_list *list, int owner, uint64_t first,
+                    uint64_t count);
+void freed_list_free (struct freed_list *list);
+
+/* Append LIST, which is empty afterwards.  Cannot fail. */
+void freed_join (struct freed *f, struct freed_list *list);
+
+/* Move everything to *TO (which is empty): the cut of a commit. */
+void freed_take (struct freed *f, struct freed_list *to);
+
+/* Put a list back in front: the commit failed. */
+void freed_put_back (struct freed *f, struct freed_list *from);
+
+/* Lower the counts of everything in LIST, unmark metadata, give what
+ * fell to zero back to the file system, and empty the list.  Called by
+ * the commit alone, after the last pointers are durably gone.
+ */
+void freed_release (struct image *img, struct freed_list *list);
+
+#endif /* QCOW2_FREED_H */

@@ -1,0 +1,362 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* The guard.
+ *
+ * Everything that changes the image file goes through this one file:
+ * writes, zeroes, holes and reservations, of guest data, of tables and
+ * of single header fields.  storage-write.h is included nowhere else (a
+ * test of the build proves it).
+ *
+ * Two questions are asked of every range, in host clusters:
+ *
+ *   1. Is any cluster of it metadata that this writer may not touch?
+ *      Guest data may touch none, a metadata writer only its own type.
+ *      The switches overlap-check.TYPE govern this question.
+ *   2. For a metadata writer: is every cluster of it tracked as the
+ *      type it claims to write?  Always asked where the tracker knows
+ *      the range.
+ *
+ * A wrong answer is a hit: nothing is written, the caller gets -EIO and
+ * image_corrupt does the rest.
+ *
+ * Invariants
+ *
+ * G1. A table is claimed before its first write and unclaimed when it
+ *     is released, so the marks cover what is on disk as well as what is
+ *     in memory.
+ * G2. A claim succeeds only for clusters without any mark.
+ * G3. After a sync has failed nothing is written any more: the kernel
+ *     may have dropped the pages, and the next sync would lie
+ *     (fsync(2), "Errors": a later fsync may succeed).
+ * G4. After corruption was met no guest data is written.  Metadata is,
+ *     so that what was acknowledged before becomes durable if it can.
+ *
+ * Locks: none are taken but the tracker's own and sync_lock, which
+ * makes a second sync wait for the first one instead of overtaking it.
+ */
+
+#include <config.h>
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "checked.h"
+#include "cleanup.h"
+#include "corrupt.h"
+#include "guard.h"
+#include "image-internal.h"
+#include "report.h"
+#include "storage-write.h"
+#include "verify.h"
+
+int
+guard_init (struct image *img)
+{
+  struct guard *g = &img->guard;
+  uint64_t end;
+  int r;
+
+  pthread_mutex_init (&g->sync_lock, NULL);
+  r = storage_size (img->storage, &end);
+  if (r < 0)
+    return r;
+  atomic_store (&g->end, end);
+  g->checks = img->config.overlap_check;
+  g->policy = img->config.overlap_limit;
+  return 0;
+}
+
+void
+guard_destroy (struct image *img)
+{
+  pthread_mutex_destroy (&img->guard.sync_lock);
+  overlap_free (img->guard.overlap);
+}
+
+int
+guard_may_write (struct image *img)
+{
+  struct guard *g = &img->guard;
+
+  if (atomic_load_explicit (&g->failed, memory_order_relaxed)) {
+    report_error ("%s: not written, because making earlier writes durable "
+                  "failed; restart the server and check the image",
+                  img->config.filename);
+    return -EIO;
+  }
+  if (atomic_load_explicit (&g->corrupt, memory_order_relaxed)) {
+    report_error ("%s: not written, because the image is corrupt; repair it "
+                  "with 'qemu-img check -r all' and restart the server",
+                  img->config.filename);
+    return -EIO;
+  }
+  return 0;
+}
+
+/* The lowest type of a set that is not empty, for the message. */
+static enum overlap_type
+lowest_type (overlap_set set)
+{
+  return (enum overlap_type) __builtin_ctz (set);
+}
+
+/* A range that left the tracker: what overlap-limit says. */
+static int
+check_outside (struct image *img, int owner, uint64_t first,
+               uint64_t count, overlap_set forbidden)
+{
+  struct guard *g = &img->guard;
+  overlap_set found;
+  uint64_t where;
+  int r;
+
+  switch (g->policy) {
+  case OVERLAP_LIMIT_UNPROTECTED:
+    return 0;
+
+  case OVERLAP_LIMIT_REFUSE:
+    report_error ("%s: refused to write %" PRIu64 " bytes at host offset "
+                  "%" PRIu64 ": overlap-structures.total-size-limit left "
+                  "this range unchecked and overlap-limit is 'refuse'; "
+                  "raise the limit", img->config.filename,
+                  count << img->cluster_bits, first << img->cluster_bits);
+    return -EIO;
+
+  case OVERLAP_LIMIT_VERIFY:
+    r = verify_range (img, first, count, &found, &where);
+    if (r < 0)
+      return r;
+    if (!(found & forbidden))
+      return 0;
+    atomic_fetch_add (&g->refused, 1);
+    return image_corrupt (img, where << img->cluster_bits,
+                          img->cluster_size,
+                          "Preventing invalid write on %s "
+                          "(overlaps with %s)",
+                          owner == GUARD_DATA ? "data" : "metadata",
+                          overlap_type_text
+                          (lowest_type (found & forbidden)));
+  default:
+    return -EIO;
+  }
+}
+
+static int
+hit (struct image *img, const struct overlap_answer *answer,
+     overlap_set forbidden, uint64_t offset, uint64_t len)
+{
+  atomic_fetch_add (&img->guard.refused, 1);
+  return image_corrupt (img, offset, len,
+                        "Preventing invalid write on metadata "
+                        "(overlaps with %s)",
+                        overlap_type_text
+                        (lowest_type (answer->any & forbidden)));
+}
+
+/* The slow half of the check: a metadata writer, a hit, or a range
+ * outside the tracker.
+ */
+static int
+check_closely (struct image *img, int owner, uint64_t first,
+               uint64_t count, overlap_set forbidden,
+               uint64_t offset, uint64_t len)
+{
+  struct guard *g = &img->guard;
+  struct overlap_answer answer;
+
+  overlap_query (g->overlap, first, count, forbidden, &answer);
+  if (answer.any & forbidden)
+    return hit (img, &answer, forbidden, offset, len);
+  if (answer.outside)
+    return check_outside (img, owner, first, count, forbidden);
+  if (owner != GUARD_DATA
+      && !(answer.all & OVERLAP_BIT ((unsigned) owner))) {
+    atomic_fetch_add (&g->refused, 1);
+    return image_corrupt (img, offset, len,
+                          "Preventing invalid write of metadata "
+                          "(not tracked as %s)",
+                          overlap_type_text ((enum overlap_type) owner));
+  }
+  return 0;
+}
+
+int
+guard_check (struct image *img, int owner, uint64_t offset, uint64_t len)
+{
+  struct guard *g = &img->guard;
+  uint64_t first, count, last;
+  overlap_set forbidden = g->checks;
+
+  if (len == 0)
+    return 0;
+  if (ADD_OVERFLOW (offset, len - 1, &last))
+    return image_corrupt (img, offset, 0,
+                          "Preventing invalid write that wraps around");
+  first = offset >> img->cluster_bits;
+  count = (last >> img->cluster_bits) - first + 1;
+  atomic_fetch_add_explicit (&g->asked, 1, memory_order_relaxed);
+
+  if (owner == GUARD_DATA) {
+    if (!overlap_hit (g->overlap, first, count, forbidden))
+      return 0;
+  }
+  else
+    forbidden &= ~OVERLAP_BIT ((unsigned) owner);
+  return check_closely (img, owner, first, count, forbidden, offset, len);
+}
+
+/* Both questions, and whether this writer may still write. */
+static int
+enter (struct image *img, int owner, uint64_t offset, uint64_t len)
+{
+  struct guard *g = &img->guard;
+
+  if (atomic_load_explicit (&g->failed, memory_order_relaxed))
+    return -EIO;
+  if (owner == GUARD_DATA
+      && atomic_load_explicit (&g->corrupt, memory_order_relaxed))
+    return -EIO;
+  return guard_check (img, owner, offset, len);
+}
+
+/* The file is now at least END bytes long. */
+static void
+grown_to (struct guard *g, uint64_t end)
+{
+  uint64_t old = atomic_load_explicit (&g->end, memory_order_relaxed);
+
+  while (end > old && !atomic_compare_exchange_weak (&g->end, &old, end))
+    ;
+}
+
+/* Set after the write, not before: a sync that began earlier does not
+ * cover it.
+ */
+static void
+written (struct guard *g)
+{
+  atomic_store (&g->unsynced, true);
+}
+
+int
+guard_write (struct image *img, int owner, const struct iovec *iov,
+             int cnt, uint64_t offset, bool durable)
+{
+  uint64_t len = 0;
+  int i, r;
+
+  for (i = 0; i < cnt; ++i)
+    len += iov[i].iov_len;
+  r = enter (img, owner, offset, len);
+  if (r < 0)
+    return r;
+  r = storage_write (img->storage, iov, cnt, offset, durable);
+  if (r < 0 || !durable)
+    written (&img->guard);
+  if (r == 0)
+    grown_to (&img->guard, offset + len);
+  return r;
+}
+
+int
+guard_write_buf (struct image *img, int owner, const void *buf,
+                 size_t len, uint64_t offset)
+{
+  struct iovec iov = { .iov_base = (void *) (uintptr_t) buf,
+                       .iov_len = len };
+
+  return guard_write (img, owner, &iov, 1, offset, false);
+}
+
+int
+guard_zero (struct image *img, int owner, uint64_t offset, uint64_t len)
+{
+  int r = enter (img, owner, offset, len);
+
+  if (r < 0)
+    return r;
+  r = storage_zero (img->storage, offset, len);
+  written (&img->guard);
+  if (r == 0)
+    grown_to (&img->guard, offset + len);
+  return r;
+}
+
+int
+guard_punch (struct image *img, int owner, uint64_t offset, uint64_t len)
+{
+  int r = enter (img, owner, offset, len);
+
+  if (r < 0)
+    return r;
+  r = storage_punch (img->storage, offset, len);
+  if (r != -ENOTSUP)
+    written (&img->guard);
+  return r;
+}
+
+int
+guard_reserve (struct image *img, int owner, uint64_t offset,
+               uint64_t len, bool new)
+{
+  int r = enter (img, owner, offset, len);
+
+  if (r < 0)
+    return r;
+  r = storage_reserve (img->storage, offset, len);
+  if (r == -ENOTSUP)
+    r = new ? storage_zero (img->storage, offset, len) : 0;
+  written (&img->guard);
+  if (r == 0 && new)
+    grown_to (&img->guard, offset + len);
+  return r;
+}
+
+int
+guard_sync (struct image *img)
+{
+  struct guard *g = &img->guard;
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&g->sync_lock);
+  int r;
+
+  if (atomic_load (&g->failed))
+    return -EIO;
+  if (!atomic_exchange (&g->unsynced, false))
+    return 0;
+  atomic_fetch_add_explicit (&g->syncs, 1, memory_order_relaxed);
+  r = storage_sync (img->storage);
+  if (r < 0) {
+    atomic_store (&g->failed, true);
+    report_error ("%s: sync failed: %s; no more writes until the server "
+                  "is restarted", img->config.filename, strerror (-r));
+  }
+  return r;
+}
+
+int
+guard_claim (struct image *img, enum overlap_type type,
+             uint64_t offset, uint64_t len)
+{
+  struct guard *g = &img->guard;
+  uint64_t first = offset >> img->cluster_bits;
+  uint64_t count = len >> img->cluster_bits, where;
+  overlap_set there;
+
+  there = overlap_claim (g->overlap, type, first, count, &where);
+  if (there == OVERLAP_NONE)
+    return 0;
+  atomic_fetch_add (&g->refused, 1);
+  return image_corrupt (img, where << img->cluster_bits, img->cluster_size,
+                        "Preventing invalid allocation of %s "
+                        "(overlaps with %s)", overlap_type_text (type),
+                        overlap_type_text (lowest_type (there)));
+}
+
+void
+guard_unclaim (struct image *img, enum overlap_type type,
+               uint64_t offset, uint64_t len)
+{
+  overlap_leave (img->guard.overlap, type, offset >> img->cluster_bits,
+                 len >> img->cluster_bits);
+}

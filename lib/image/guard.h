@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* The guard: the only door through which the image file changes.  See
+ * guard.c.  Offsets and lengths are host bytes, any alignment unless
+ * said otherwise.
+ */
+
+#ifndef QCOW2_GUARD_H
+#define QCOW2_GUARD_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "overlap.h"
+#include "storage.h"
+
+struct image;
+
+/* Who writes: guest data, or metadata of a type (enum overlap_type). */
+#define GUARD_DATA (-1)
+
+struct guard {
+  struct overlap *overlap;
+  overlap_set checks;           /* types that the first question covers */
+  enum overlap_policy policy;   /* for ranges outside the tracker */
+
+  atomic_bool corrupt;          /* corruption was met: guest writes stop */
+  atomic_bool failed;           /* a sync failed: all writes stop */
+  atomic_bool unsynced;         /* something was written since the sync */
+  _Atomic uint64_t end;         /* length of the file */
+  pthread_mutex_t sync_lock;    /* one sync at a time */
+
+  _Atomic uint64_t asked, refused, syncs;
+};
+
+int guard_init (struct image *img);
+void guard_destroy (struct image *img);
+
+/* May OWNER change the range?  0, or -EIO: a hit (corruption has been
+ * signalled) or a range that left the tracker under overlap-limit=refuse.
+ */
+int guard_check (struct image *img, int owner, uint64_t offset,
+                 uint64_t len);
+
+/* As storage-write.h, after the check.  -EIO also once writes have
+ * stopped.  They report nothing but hits.
+ */
+int guard_write (struct image *img, int owner, const struct iovec *iov,
+                 int cnt, uint64_t offset, bool durable);
+int guard_write_buf (struct image *img, int owner, const void *buf,
+                     size_t len, uint64_t offset);
+int guard_zero (struct image *img, int owner, uint64_t offset,
+                uint64_t len);
+int guard_punch (struct image *img, int owner, uint64_t offset,
+                 uint64_t len);
+
+/* Reserve space, so that a later write there does not fail for want of
+ * it; where the storage cannot, and the range is NEW (its contents do
+ * not matter), by writing zeroes.
+ */
+int guard_reserve (struct image *img, int owner, uint64_t offset,
+                   uint64_t len, bool new);
+
+/* Make all completed writes durable.  Skipped if there were none since
+ * the last time.  The first failure stops all writes for good.
+ */
+int guard_sync (struct image *img);
+
+/* Mark fresh clusters as TYPE before their first write.  Whole
+ * clusters.  -EIO if any of them is metadata already: the allocator
+ * handed out what is in use.
+ */
+int guard_claim (struct image *img, enum overlap_type type,
+                 uint64_t offset, uint64_t len);
+
+/* Take the mark away, when the clusters are released. */
+void guard_unclaim (struct image *img, enum overlap_type type,
+                    uint64_t offset, uint64_t len);
+
+/* Is writing allowed at all?  0 or -EIO (reported). */
+int guard_may_write (struct image *img);
+
+#endif /* QCOW2_GUARD_H */

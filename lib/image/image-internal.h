@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* The image as the files of lib/image see it.
+ *
+ * Lock order, outermost first.  A thread that holds one may only take
+ * those below it.
+ *
+ *   range lock         guest clusters            rangelock.c
+ *   table_lock         creating an L2 table      map.c
+ *   epoch_lock         the cut of a commit       commit.c
+ *   shard lock         L2 slices                 l2cache.c
+ *   refcounts.lock     counts, allocation        refcounts.c
+ *   freed.lock         the list of the freed     freed.c
+ *   corrupt_lock       marking the image         corrupt.c
+ *   guard.sync_lock    one sync at a time        guard.c
+ *   the tracker's own  what is metadata          lib/overlap
+ *
+ * commit.lock (who commits next) is held for bookkeeping only and never
+ * together with another.  Who waits for a commit may hold a range lock
+ * and a table_lock, nothing else; a commit takes neither.  No lock but
+ * table_lock, a shard's loading mark and refcounts.lock is held across
+ * I/O, and none but sync_lock and corrupt_lock across a sync.
+ */
+
+#ifndef QCOW2_IMAGE_INTERNAL_H
+#define QCOW2_IMAGE_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "commit.h"
+#include "freed.h"
+#include "guard.h"
+#include "header.h"
+#include "image.h"
+#include "l2cache.h"
+#include "layer.h"
+#include "map.h"
+#include "rangelock.h"
+#include "refcounts.h"
+#include "snapshot.h"
+
+struct image {
+  struct image_config config;
+  char *description;
+  struct storage *storage;
+  struct header header;         /* as read; incompatible is kept current */
+
+  unsigned cluster_bits;
+  uint64_t cluster_size;        /* bytes */
+  uint64_t size;                /* guest bytes */
+
+  bool is_top;                  /* not a backing file */
+  bool opening;                 /* image_open has not returned yet */
+  bool read_only;               /* opened so, or found corrupt */
+  atomic_bool writing;          /* holds a writer's lock */
+  atomic_bool header_ready;     /* autoclear bits dealt with */
+  pthread_mutex_t begin_lock;   /* one thread begins writing */
+  pthread_mutex_t corrupt_lock;
+
+  struct layer *backing;        /* NULL: none */
+  struct guard guard;
+  struct map map;
+  struct l2cache l2cache;
+  struct refcounts refcounts;
+  struct freed freed;
+  struct rangelock ranges;
+  struct commit commit;
+  struct snapshot_table snapshots;
+
+  atomic_int preallocated;      /* extents.c: -1 not known yet */
+};
+
+static inline uint64_t
+offset_in_cluster (const struct image *img, uint64_t offset)
+{
+  return offset & (img->cluster_size - 1);
+}
+
+/* The file was opened for writing, whether or not a writer's lock is
+ * held yet.
+ */
+static inline bool
+image_is_writable_file (const struct image *img)
+{
+  return storage_is_writable (img->storage);
+}
+
+/* begin.c: before the first guest write, deal with the autoclear bits
+ * and reserve what commits will need.  Cheap when done already.  0 or a
+ * negative errno (reported).
+ */
+int image_prepare_write (struct image *img);
+
+#endif /* QCOW2_IMAGE_INTERNAL_H */

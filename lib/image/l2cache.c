@@ -1,0 +1,587 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* L2 slices in memory.
+ *
+ * A slice is 4 KiB of an L2 table (the whole table if clusters are
+ * smaller), named by the guest clusters it maps, so it keeps its name
+ * when its table moves.  Slices live in shards by a hash of the name;
+ * each shard has its own lock, hash table and clock.
+ *
+ * A slice and the commit:
+ *
+ *             l2cache_change            the cut (epoch + 1)
+ *     CLEAN -----------------> DIRTY ------------------> MARKED
+ *       ^                        ^                          |
+ *       |                        |  l2cache_change:         | take:
+ *       |                        |  FROZEN keeps the cut's  | copied for
+ *       |                        +--------------------------+ writing
+ *       |                        |                          v
+ *       |                        +---- l2cache_change --- TAKEN
+ *       +------------ l2cache_cut_end (durable) ------------+
+ *
+ * DIRTY means dirty_epoch == the open epoch; MARKED, TAKEN mean that it
+ * is an older one.  A failed commit makes MARKED and TAKEN slices DIRTY
+ * again.
+ *
+ * Invariants
+ *
+ * L1. Only clean slices are evicted.
+ * L2. What a commit writes is the slice as it was at the cut.
+ * L3. A slice that was read from a table is used only if the L1 entry
+ *     still leads there afterwards: the table may have been replaced,
+ *     released and reused during the reading.
+ * L4. Reads do not depend on commits: if nothing can be evicted the cache
+ *     grows; dirty slices are kept below dirty_limit by making writers
+ *     commit first (commit_throttle).
+ *
+ * Locks: a shard's lock, never held across I/O: a slice that is being
+ * read is in the hash, marked LOADING, and whoever wants it waits.
+ */
+
+#include <config.h>
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "checked.h"
+#include "cleanup.h"
+#include "corrupt.h"
+#include "image-internal.h"
+#include "report.h"
+
+#define DEFAULT_CACHE (UINT64_C (128) << 20)
+
+/* A commit should not have to write more than this at once. */
+#define MAX_DIRTY_BYTES (UINT64_C (32) << 20)
+
+static size_t
+slice_entries (const struct image *img)
+{
+  return (size_t) 1 << img->map.slice_bits;
+}
+
+static size_t
+slice_bytes (const struct image *img)
+{
+  return slice_entries (img) * sizeof (uint64_t);
+}
+
+static struct shard *
+shard_of (struct image *img, uint64_t index)
+{
+  const struct l2cache *c = &img->l2cache;
+  uint64_t h = index * UINT64_C (0x9e3779b97f4a7c15);
+
+  return &c->shards[c->shard_bits ? h >> (64 - c->shard_bits) : 0];
+}
+
+static struct slice **
+bucket (struct image *img, struct shard *sh, uint64_t index)
+{
+  return &sh->hash[(index * UINT64_C (0x9e3779b97f4a7c15) >> 16)
+                   & (img->l2cache.hash_size - 1)];
+}
+
+/* How many slices the cache may hold: the whole disk, at most the
+ * default, unless told otherwise.
+ */
+static size_t
+wanted_slices (struct image *img)
+{
+  const uint64_t per_slice = slice_entries (img) << img->cluster_bits;
+  uint64_t cache = img->config.l2_cache_size;
+  uint64_t whole = div_up (img->size, per_slice);
+  uint64_t n = (cache ? cache : DEFAULT_CACHE) / slice_bytes (img);
+
+  n = MIN (n, whole);
+  return (size_t) MAX (n, 2);
+}
+
+int
+l2cache_open (struct image *img)
+{
+  struct l2cache *c = &img->l2cache;
+  size_t total = wanted_slices (img), i;
+
+  while (c->shard_bits < 6 && (total >> c->shard_bits) >= 16)
+    c->shard_bits++;
+  c->limit = (total >> c->shard_bits) + 1;
+  c->dirty_limit = MIN (total * 3 / 4 + 1,
+                        (size_t) (MAX_DIRTY_BYTES / slice_bytes (img)));
+  c->hash_size = 4;
+  while (c->hash_size < c->limit && c->hash_size < 4096)
+    c->hash_size *= 2;
+
+  c->shards = aligned_alloc (64, sizeof c->shards[0] << c->shard_bits);
+  if (!c->shards)
+    return -ENOMEM;
+  memset (c->shards, 0, sizeof c->shards[0] << c->shard_bits);
+  for (i = 0; i < (size_t) 1 << c->shard_bits; ++i) {
+    pthread_mutex_init (&c->shards[i].lock, NULL);
+    pthread_cond_init (&c->shards[i].loaded, NULL);
+  }
+  for (i = 0; i < (size_t) 1 << c->shard_bits; ++i) {
+    c->shards[i].hash = calloc (c->hash_size, sizeof (struct slice *));
+    if (!c->shards[i].hash)
+      return -ENOMEM;
+  }
+  return 0;
+}
+
+static void
+close_shard (struct shard *sh)
+{
+  struct slice *s, *next;
+
+  if (sh->hand) {
+    sh->hand->clock_prev->clock_next = NULL;
+    for (s = sh->hand; s; s = next) {
+      next = s->clock_next;
+      free (s->frozen);
+      free (s);
+    }
+  }
+  free (sh->hash);
+  pthread_mutex_destroy (&sh->lock);
+  pthread_cond_destroy (&sh->loaded);
+}
+
+void
+l2cache_close (struct image *img)
+{
+  struct l2cache *c = &img->l2cache;
+  size_t i;
+
+  if (!c->shards)
+    return;
+  for (i = 0; i < (size_t) 1 << c->shard_bits; ++i)
+    close_shard (&c->shards[i]);
+  free (c->shards);
+  c->shards = NULL;
+}
+
+static struct slice *
+find (struct image *img, struct shard *sh, uint64_t index)
+{
+  struct slice *s;
+
+  for (s = *bucket (img, sh, index); s; s = s->hash_next)
+    if (s->index == index)
+      return s;
+  return NULL;
+}
+
+static void
+clock_insert (struct shard *sh, struct slice *s)
+{
+  if (!sh->hand) {
+    s->clock_prev = s->clock_next = s;
+    sh->hand = s;
+  }
+  else {                        /* behind the hand: looked at last */
+    s->clock_next = sh->hand;
+    s->clock_prev = sh->hand->clock_prev;
+    s->clock_prev->clock_next = s;
+    s->clock_next->clock_prev = s;
+  }
+  sh->slices++;
+}
+
+/* Take a slice out of the shard and free it. */
+static void
+drop (struct image *img, struct shard *sh, struct slice *s)
+{
+  struct slice **p;
+
+  for (p = bucket (img, sh, s->index); *p != s; p = &(*p)->hash_next)
+    ;
+  *p = s->hash_next;
+  if (s->clock_next == s)
+    sh->hand = NULL;
+  else {
+    if (sh->hand == s)
+      sh->hand = s->clock_next;
+    s->clock_prev->clock_next = s->clock_next;
+    s->clock_next->clock_prev = s->clock_prev;
+  }
+  sh->slices--;
+  free (s->frozen);
+  free (s);
+}
+
+/* Make room for one slice, if any can go (L1). */
+static void
+evict (struct image *img, struct shard *sh)
+{
+  size_t tries = 2 * sh->slices;
+  struct slice *s;
+
+  while (sh->slices >= img->l2cache.limit && tries-- > 0) {
+    s = sh->hand;
+    sh->hand = s->clock_next;
+    if (s->loading || s->dirty_epoch != 0)
+      continue;
+    if (s->used) {
+      s->used = false;
+      continue;
+    }
+    drop (img, sh, s);
+  }
+}
+
+/* Host offset of a slice, given its L1 entry. */
+static uint64_t
+slice_offset (const struct image *img, uint64_t index, uint64_t l1_entry)
+{
+  const unsigned bits = img->map.l2_bits - img->map.slice_bits;
+  uint64_t in_table = index & ((UINT64_C (1) << bits) - 1);
+
+  return (l1_entry & ENTRY_OFFSET) + in_table * slice_bytes (img);
+}
+
+static uint64_t
+l1_entry_of (struct image *img, uint64_t index)
+{
+  const unsigned bits = img->map.l2_bits - img->map.slice_bits;
+
+  return atomic_load (&img->map.l1[index >> bits]);
+}
+
+/* An L1 entry is sound if it is aligned and its table begins inside the
+ * file.
+ */
+static int
+check_l1_entry (struct image *img, uint64_t entry)
+{
+  uint64_t table = entry & ENTRY_OFFSET;
+
+  if (!is_aligned (table, img->cluster_size))
+    return image_corrupt (img, 0, 0, "L2 table offset 0x%" PRIx64 " in the "
+                          "L1 table is not a multiple of the cluster size "
+                          "%" PRIu64, table, img->cluster_size);
+  if (table >= atomic_load (&img->guard.end))
+    return image_corrupt (img, 0, 0, "L2 table offset 0x%" PRIx64 " in the "
+                          "L1 table is past the end of the file", table);
+  return 0;
+}
+
+/* Read a slice's entries, without any lock (L3). */
+static int
+read_slice (struct image *img, struct slice *s)
+{
+  uint64_t entry, offset;
+  int r;
+
+  do {
+    entry = l1_entry_of (img, s->index);
+    r = check_l1_entry (img, entry);
+    if (r < 0)
+      return r;
+    offset = slice_offset (img, s->index, entry);
+    r = storage_read (img->storage, s->entries, slice_bytes (img), offset);
+    if (r < 0) {
+      report_error ("%s: reading the L2 table at host offset %" PRIu64
+                    ": %s", img->config.filename, offset, strerror (-r));
+      return r;
+    }
+  } while (l1_entry_of (img, s->index) != entry);
+  return 0;
+}
+
+/* Load a slice that is not in the cache; the shard is locked before and,
+ * on success, after.
+ */
+static int
+load (struct image *img, struct shard *sh, uint64_t index,
+      struct slice **ret)
+{
+  struct slice *s, **p;
+  int r;
+
+  evict (img, sh);
+  s = calloc (1, sizeof *s + slice_bytes (img));
+  if (!s) {
+    pthread_mutex_unlock (&sh->lock);
+    return -ENOMEM;
+  }
+  s->index = index;
+  s->loading = true;
+  p = bucket (img, sh, index);
+  s->hash_next = *p;
+  *p = s;
+  clock_insert (sh, s);
+  sh->misses++;
+  pthread_mutex_unlock (&sh->lock);
+
+  r = read_slice (img, s);
+
+  pthread_mutex_lock (&sh->lock);
+  s->loading = false;
+  s->used = true;
+  pthread_cond_broadcast (&sh->loaded);
+  if (r < 0) {
+    drop (img, sh, s);
+    pthread_mutex_unlock (&sh->lock);
+    return r;
+  }
+  *ret = s;
+  return 0;
+}
+
+/* Find a slice that is in the cache and loaded, with its shard locked. */
+static struct slice *
+find_loaded (struct image *img, struct shard *sh, uint64_t index)
+{
+  struct slice *s;
+
+  while ((s = find (img, sh, index)) && s->loading)
+    pthread_cond_wait (&sh->loaded, &sh->lock);
+  if (s)
+    s->used = true;
+  return s;
+}
+
+int
+l2cache_get (struct image *img, uint64_t index, struct slice **ret)
+{
+  struct shard *sh = shard_of (img, index);
+  struct slice *s;
+
+  if ((l1_entry_of (img, index) & ENTRY_OFFSET) == 0)
+    return 1;
+  pthread_mutex_lock (&sh->lock);
+  s = find_loaded (img, sh, index);
+  if (s) {
+    sh->hits++;
+    *ret = s;
+    return 0;
+  }
+  return load (img, sh, index, ret);
+}
+
+struct slice *
+l2cache_peek (struct image *img, uint64_t index)
+{
+  struct shard *sh = shard_of (img, index);
+  struct slice *s;
+
+  pthread_mutex_lock (&sh->lock);
+  s = find (img, sh, index);
+  if (s && !s->loading)
+    return s;
+  pthread_mutex_unlock (&sh->lock);
+  return NULL;
+}
+
+void
+l2cache_put (struct image *img, struct slice *s)
+{
+  pthread_mutex_unlock (&shard_of (img, s->index)->lock);
+}
+
+int
+l2cache_change (struct image *img, struct slice *s)
+{
+  const uint64_t epoch = img->commit.epoch;
+  struct shard *sh = shard_of (img, s->index);
+  const unsigned list = epoch & 1;
+
+  if (s->dirty_epoch == epoch)
+    return 0;
+  if (s->dirty_epoch != 0 && !s->taken) { /* MARKED */
+    s->frozen = malloc (slice_bytes (img));
+    if (!s->frozen)
+      return -ENOMEM;
+    memcpy (s->frozen, s->entries, slice_bytes (img));
+  }
+  if (s->dirty_epoch == 0)
+    atomic_fetch_add (&img->l2cache.dirty_slices, 1);
+  s->dirty_epoch = epoch;
+  s->taken = false;
+  s->dirty_next[list] = sh->dirty[list];
+  sh->dirty[list] = s;
+  return 0;
+}
+
+/*----------------------------------------------------------------------
+ * The commit's part.
+ */
+
+bool
+l2cache_cut_is_empty (struct image *img, uint64_t epoch)
+{
+  const struct l2cache *c = &img->l2cache;
+  size_t i;
+
+  for (i = 0; i < (size_t) 1 << c->shard_bits; ++i) {
+    ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&c->shards[i].lock);
+    if (c->shards[i].dirty[epoch & 1])
+      return false;
+  }
+  return true;
+}
+
+struct place {
+  uint64_t offset;              /* host bytes */
+  struct slice *slice;
+};
+
+static int
+compare_places (const void *a, const void *b)
+{
+  const struct place *pa = a, *pb = b;
+
+  return (pa->offset > pb->offset) - (pa->offset < pb->offset);
+}
+
+/* All slices of the cut, in the order in which they lie in the file.
+ * They cannot go away (L1), and their tables cannot move: a table that
+ * has a dirty slice belongs to the active L1 alone.
+ */
+static int
+collect (struct image *img, uint64_t epoch, struct place **places,
+         size_t *n)
+{
+  const struct l2cache *c = &img->l2cache;
+  const unsigned list = epoch & 1;
+  size_t i, max = 0;
+  struct slice *s;
+
+  *n = 0;
+  *places = NULL;
+  for (i = 0; i < (size_t) 1 << c->shard_bits; ++i) {
+    struct shard *sh = &c->shards[i];
+    ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&sh->lock);
+
+    for (s = sh->dirty[list]; s; s = s->dirty_next[list]) {
+      if (*n == max) {
+        struct place *p;
+
+        max = max ? 2 * max : 64;
+        p = realloc (*places, max * sizeof *p);
+        if (!p)
+          return -ENOMEM;
+        *places = p;
+      }
+      (*places)[*n].slice = s;
+      (*places)[*n].offset
+        = slice_offset (img, s->index, l1_entry_of (img, s->index));
+      ++*n;
+    }
+  }
+  if (*n > 0)
+    qsort (*places, *n, sizeof **places, compare_places);
+  return 0;
+}
+
+/* Copy a slice as it was at the cut (L2). */
+static void
+take (struct image *img, struct slice *s, uint8_t *buf)
+{
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&shard_of (img, s->index)->lock);
+
+  if (s->frozen) {
+    memcpy (buf, s->frozen, slice_bytes (img));
+    free (s->frozen);
+    s->frozen = NULL;
+  }
+  else {
+    memcpy (buf, s->entries, slice_bytes (img));
+    s->taken = true;
+  }
+}
+
+#define MAX_WRITE (256 * 1024)
+
+int
+l2cache_write_cut (struct image *img, uint64_t epoch)
+{
+  CLEANUP_FREE struct place *places = NULL;
+  CLEANUP_FREE uint8_t *buf = NULL;
+  const size_t bytes = slice_bytes (img), most = MAX_WRITE / bytes;
+  size_t n, i, j;
+  int r;
+
+  r = collect (img, epoch, &places, &n);
+  if (r < 0 || n == 0)
+    return r;
+  buf = malloc (MAX_WRITE);
+  if (!buf)
+    return -ENOMEM;
+
+  /* Slices that are neighbours in the file go out in one write. */
+  for (i = 0; i < n; i += j) {
+    for (j = 0; j < most && i + j < n; ++j) {
+      if (places[i + j].offset != places[i].offset + j * bytes)
+        break;
+      take (img, places[i + j].slice, buf + j * bytes);
+    }
+    r = guard_write_buf (img, OVERLAP_ACTIVE_L2, buf, j * bytes,
+                         places[i].offset);
+    if (r < 0) {
+      report_error ("%s: writing the L2 table at host offset %" PRIu64
+                    ": %s", img->config.filename, places[i].offset,
+                    strerror (-r));
+      return r;
+    }
+  }
+  return 0;
+}
+
+/* A slice of a commit that failed belongs to the open epoch. */
+static void
+try_again (struct image *img, struct shard *sh, struct slice *s)
+{
+  const uint64_t now = img->commit.epoch;
+
+  free (s->frozen);             /* the contents of now include it */
+  s->frozen = NULL;
+  if (s->dirty_epoch == now)
+    return;
+  s->dirty_epoch = now;
+  s->taken = false;
+  s->dirty_next[now & 1] = sh->dirty[now & 1];
+  sh->dirty[now & 1] = s;
+}
+
+void
+l2cache_cut_end (struct image *img, uint64_t epoch, bool success)
+{
+  struct l2cache *c = &img->l2cache;
+  const unsigned list = epoch & 1;
+  struct slice *s, *next;
+  size_t i;
+
+  for (i = 0; i < (size_t) 1 << c->shard_bits; ++i) {
+    struct shard *sh = &c->shards[i];
+    ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&sh->lock);
+
+    for (s = sh->dirty[list]; s; s = next) {
+      next = s->dirty_next[list];
+      if (!success)
+        try_again (img, sh, s);
+      else if (s->dirty_epoch == epoch) {
+        s->dirty_epoch = 0;
+        s->taken = false;
+        atomic_fetch_sub (&c->dirty_slices, 1);
+      }
+    }
+    sh->dirty[list] = NULL;
+  }
+}
+
+void
+l2cache_counters (struct image *img, uint64_t *hits, uint64_t *misses)
+{
+  const struct l2cache *c = &img->l2cache;
+  size_t i;
+
+  *hits = *misses = 0;
+  for (i = 0; i < (size_t) 1 << c->shard_bits; ++i) {
+    ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&c->shards[i].lock);
+    *hits += c->shards[i].hits;
+    *misses += c->shards[i].misses;
+  }
+}

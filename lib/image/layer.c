@@ -1,0 +1,242 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* Backing files.
+ *
+ * What an image does not have it takes from the layer below: another
+ * qcow2 image, or a raw file.  Which of the two is said by the image's
+ * backing format extension and never guessed from the contents: a guest
+ * can write a qcow2 header into a raw disk.  Past the end of a shorter
+ * layer everything is zero.
+ *
+ * Layers are opened read-only, locked as readers, and never change, so
+ * reading them takes no range locks.
+ */
+
+#include <config.h>
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "checked.h"
+#include "cleanup.h"
+#include "external.h"
+#include "extents.h"
+#include "image-internal.h"
+#include "read.h"
+#include "report.h"
+
+int
+chain_add (struct chain *chain, struct storage *s)
+{
+  dev_t dev;
+  ino_t ino;
+  unsigned i;
+
+  if (!storage_identity (s, &dev, &ino))
+    return 0;
+  for (i = 0; i < chain->length; ++i) {
+    if (chain->files[i].dev == dev && chain->files[i].ino == ino) {
+      report_error ("%s: the chain of backing files leads back to this "
+                    "file; correct it with 'qemu-img rebase -u'",
+                    storage_name (s));
+      return -ELOOP;
+    }
+  }
+  if (chain->length > MAX_CHAIN) {
+    report_error ("%s: more than %d backing files in a chain",
+                  storage_name (s), MAX_CHAIN);
+    return -E2BIG;
+  }
+  chain->files[chain->length].dev = dev;
+  chain->files[chain->length].ino = ino;
+  chain->length++;
+  return 0;
+}
+
+static int
+open_raw (struct layer *layer)
+{
+  int r = storage_size (layer->raw, &layer->size);
+
+  if (r < 0)
+    report_error ("%s: finding the size: %s", storage_name (layer->raw),
+                  strerror (-r));
+  return r;
+}
+
+/* The config of a layer: what concerns reading. */
+static struct image_config
+layer_config (const struct image *img, const char *path)
+{
+  struct image_config config = img->config;
+
+  config.filename = path;
+  config.readonly = true;
+  config.backing_file = NULL;
+  config.l2_cache_size = MIN (config.l2_cache_size
+                              ? config.l2_cache_size : UINT64_MAX,
+                              UINT64_C (32) << 20);
+  return config;
+}
+
+/* Open and lock the file at PATH. */
+static int
+open_storage (struct image *img, const char *path, struct storage **s)
+{
+  const char *conflict;
+  int r = storage_open_file (path, false, true, s);
+
+  if (r < 0) {
+    report_error ("%s: opening its backing file %s: %s",
+                  img->config.filename, path, strerror (-r));
+    return r;
+  }
+  r = storage_lock (*s, STORAGE_LOCK_READER, img->config.locking,
+                    &conflict);
+  if (r < 0) {
+    if (r == -EAGAIN)
+      report_error ("%s: backing file %s is in use: %s; find out who uses "
+                    "it (lslocks), or give locking=off if that is safe",
+                    img->config.filename, path, conflict);
+    else
+      report_error ("%s: locking its backing file %s: %s; locking=off does "
+                    "without", img->config.filename, path, strerror (-r));
+    storage_close (*s);
+    *s = NULL;
+  }
+  return r;
+}
+
+/* Which format is the backing file of?  1: qcow2, 0: raw. */
+static int
+backing_is_qcow2 (struct image *img, const char *name)
+{
+  const char *format = img->header.backing_format;
+
+  if (strcmp (format, "qcow2") == 0)
+    return 1;
+  if (strcmp (format, "raw") == 0)
+    return 0;
+  if (format[0] == '\0')
+    report_error ("%s: the image does not say which format its backing file "
+                  "%s has, and it is not guessed; say it with 'qemu-img "
+                  "rebase -u -b %s -F FORMAT %s'", img->config.filename,
+                  name, name, img->config.filename);
+  else
+    report_error ("%s: backing format '%s' is not supported (qcow2 and raw "
+                  "are)", img->config.filename, format);
+  return -ENOTSUP;
+}
+
+static int
+fill_layer (struct image *img, struct chain *chain, struct layer *layer,
+            struct storage *s, bool qcow2)
+{
+  struct image_config config;
+  int r;
+
+  layer->raw = s;
+  r = chain_add (chain, s);
+  if (r < 0)
+    return r;
+  if (!qcow2)
+    return open_raw (layer);
+  layer->raw = NULL;
+  config = layer_config (img, storage_name (s));
+  r = image_open_in_chain (&config, s, chain, &layer->image);
+  if (r == 0)
+    layer->size = image_size (layer->image);
+  return r;
+}
+
+int
+layer_open (struct image *img, struct chain *chain, struct layer **ret)
+{
+  static const char *const any[] = { "any", NULL };
+  const bool chosen = img->config.backing_file != NULL;
+  const char *name = chosen ? img->config.backing_file
+    : img->header.backing_file;
+  CLEANUP_FREE char *path = NULL;
+  struct storage *s;
+  struct layer *layer;
+  int r, qcow2;
+
+  *ret = NULL;
+  if (!chosen && img->header.backing_file[0] == '\0')
+    return 0;
+  qcow2 = backing_is_qcow2 (img, name);
+  if (qcow2 < 0)
+    return qcow2;
+  /* What the user names himself needs no permission. */
+  r = external_resolve (img->config.filename, name,
+                        chosen ? any : img->config.external_files, &path);
+  if (r == 0)
+    r = open_storage (img, path, &s);
+  if (r < 0)
+    return r;
+  layer = calloc (1, sizeof *layer);
+  if (!layer) {
+    storage_close (s);
+    return -ENOMEM;
+  }
+  r = fill_layer (img, chain, layer, s, qcow2);
+  if (r < 0) {
+    layer_close (layer);
+    return r;
+  }
+  *ret = layer;
+  return 0;
+}
+
+void
+layer_close (struct layer *layer)
+{
+  if (!layer)
+    return;
+  image_close (layer->image);
+  storage_close (layer->raw);
+  free (layer);
+}
+
+int
+layer_read (struct layer *layer, void *buf, size_t len, uint64_t offset)
+{
+  uint64_t n;
+  int r;
+
+  n = !layer || offset >= layer->size ? 0
+    : MIN ((uint64_t) len, layer->size - offset);
+  memset ((uint8_t *) buf + n, 0, len - n);
+  if (n == 0)
+    return 0;
+  if (layer->image)
+    return read_range (layer->image, buf, n, offset);
+  r = storage_read (layer->raw, buf, n, offset);
+  if (r < 0)
+    report_error ("%s: reading %" PRIu64 " bytes at offset %" PRIu64 ": %s",
+                  storage_name (layer->raw), n, offset, strerror (-r));
+  return r;
+}
+
+int
+layer_status (struct layer *layer, uint64_t offset, uint64_t *len,
+              unsigned *status)
+{
+  bool hole;
+  int r;
+
+  *status = IMAGE_EXTENT_HOLE | IMAGE_EXTENT_ZERO;
+  if (!layer || offset >= layer->size)
+    return 0;
+  *len = MIN (*len, layer->size - offset);
+  if (layer->image)
+    return extent_status (layer->image, offset, len, status);
+  r = storage_map (layer->raw, offset, len, &hole);
+  if (r == 0 && !hole)
+    *status = 0;
+  else if (r == 0)
+    *status = IMAGE_EXTENT_ZERO | IMAGE_EXTENT_HOLE;
+  return r;
+}

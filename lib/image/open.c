@@ -1,0 +1,459 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* Opening an image: the header, the tables, the tracker, the chain of
+ * backing files.
+ *
+ * What makes an image impossible to understand is refused here, with one
+ * line that names the file, the field and its value.  What is wrong
+ * inside it (a table with two owners, a pointer past the end of the
+ * file) makes it read-only: image_corrupt says so, the rest can still be
+ * read.
+ *
+ * Nothing is written, and no thread is started.
+ */
+
+#include <config.h>
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "checked.h"
+#include "cleanup.h"
+#include "corrupt.h"
+#include "image-internal.h"
+#include "report.h"
+#include "walk.h"
+
+/*----------------------------------------------------------------------
+ * The header.
+ */
+
+static int
+header_failed (struct image *img, const struct format_error *e, int r)
+{
+  report_error ("%s: %s", img->config.filename, e->text);
+  return r;
+}
+
+static int
+io_failed (struct image *img, const char *what, int r)
+{
+  report_error ("%s: %s: %s", img->config.filename, what, strerror (-r));
+  return r;
+}
+
+static int
+read_header (struct image *img)
+{
+  CLEANUP_FREE uint8_t *buf = NULL;
+  struct format_error e;
+  uint64_t end = atomic_load (&img->guard.end), len;
+  uint8_t probe[512];
+  int r;
+
+  len = MIN (end, (uint64_t) sizeof probe);
+  r = storage_read (img->storage, probe, len, 0);
+  if (r < 0)
+    return io_failed (img, "reading the header", r);
+  r = header_probe (probe, len, &img->cluster_size, &e);
+  if (r < 0)
+    return header_failed (img, &e, r);
+
+  len = MIN (end, img->cluster_size);
+  buf = malloc (len);
+  if (!buf)
+    return -ENOMEM;
+  r = storage_read (img->storage, buf, len, 0);
+  if (r < 0)
+    return io_failed (img, "reading the header", r);
+  r = header_decode (buf, len, end, &img->header, &e);
+  if (r < 0)
+    return header_failed (img, &e, r);
+  img->cluster_bits = img->header.cluster_bits;
+  img->size = img->header.size;
+  return 0;
+}
+
+static int
+unsupported (struct image *img, const char *what)
+{
+  report_error ("%s: %s", img->config.filename, what);
+  return -ENOTSUP;
+}
+
+/* What the format has and this engine does not serve yet. */
+static int
+check_supported (struct image *img)
+{
+  const struct header *h = &img->header;
+
+  /* Encryption is a field, not a feature bit. */
+  if (h->crypt_method != CRYPT_NONE)
+    return unsupported (img, h->crypt_method == CRYPT_LUKS
+                        ? "encrypted images are not supported yet "
+                        "(crypt_method is 2, LUKS)"
+                        : "encrypted images are not supported yet "
+                        "(crypt_method is 1, AES)");
+  if (h->incompatible & INCOMPAT_DATA_FILE)
+    return unsupported (img, "images with an external data file are not "
+                        "supported yet (incompatible feature bit 2)");
+  if (h->incompatible & INCOMPAT_EXTL2)
+    return unsupported (img, "images with extended L2 entries are not "
+                        "supported yet (incompatible feature bit 4)");
+  if (img->is_top && (h->incompatible & INCOMPAT_DIRTY))
+    return unsupported (img, "the image is dirty (incompatible feature "
+                        "bit 0): it was not closed and its reference "
+                        "counts may be wrong; repair it with "
+                        "'qemu-img check -r all'");
+  if (img->config.lazy_refcounts == LAZY_ON)
+    return unsupported (img, "lazy-refcounts=on is not supported yet");
+  return 0;
+}
+
+/*----------------------------------------------------------------------
+ * Snapshots.
+ */
+
+/* The table's length is known only once it is decoded: read more until
+ * it fits.
+ */
+static int
+read_snapshots (struct image *img)
+{
+  const struct header *h = &img->header;
+  uint64_t end = atomic_load (&img->guard.end);
+  uint64_t most, len = (uint64_t) h->nb_snapshots * 256 + 4096;
+  struct format_error e;
+  int r;
+
+  if (h->nb_snapshots == 0)
+    return 0;
+  most = h->snapshots_offset < end ? end - h->snapshots_offset : 0;
+  most = MIN (most, MAX_SNAPSHOT_TABLE_BYTES);
+  do {
+    CLEANUP_FREE uint8_t *buf = NULL;
+
+    len = MIN (len, most);
+    buf = malloc (len + 1);
+    if (!buf)
+      return -ENOMEM;
+    r = storage_read (img->storage, buf, len, h->snapshots_offset);
+    if (r < 0)
+      return io_failed (img, "reading the snapshot table", r);
+    r = snapshot_table_decode (buf, len, h->nb_snapshots, img->cluster_size,
+                               end, &img->snapshots, &e);
+    if (r != -EMSGSIZE || len == most)
+      break;
+    len *= 4;
+  } while (1);
+  if (r == -ENOMEM)
+    return r;
+  if (r < 0) {
+    image_corrupt (img, h->snapshots_offset, 0, "%s", e.text);
+    img->snapshots.count = 0;
+  }
+  return 0;
+}
+
+/*----------------------------------------------------------------------
+ * The tracker.
+ */
+
+/* Said to the operator when a range leaves the tracker, or returns. */
+static void
+notice (void *opaque, const struct overlap_notice *n)
+{
+  static const char *const policies[] = { "unprotected", "verify",
+                                          "refuse" };
+  static const char *const means[] = {
+    "writes there are no longer checked",
+    "writes there are checked by walking the tables, which is slow",
+    "writes there are refused"
+  };
+  struct image *img = opaque;
+  struct event event = {
+    .kind = n->restored ? EVENT_OVERLAP_PROTECTION_RESTORED
+      : EVENT_OVERLAP_MEMORY_LIMIT_REACHED,
+    .image = img->config.filename,
+    .has_range = true,
+    .offset = n->first << img->cluster_bits,
+    .size = n->count << img->cluster_bits,
+    .limit = n->limit,
+    .used = n->used,
+    .policy = policies[img->guard.policy],
+    .is_protected = img->guard.policy != OVERLAP_LIMIT_UNPROTECTED,
+  };
+
+  if (n->restored)
+    report_warning ("%s: metadata in %" PRIu64 " bytes from host offset "
+                    "%" PRIu64 " is tracked again", img->config.filename,
+                    event.size, event.offset);
+  else
+    report_warning ("%s: metadata in %" PRIu64 " bytes from host offset "
+                    "%" PRIu64 " is not tracked any more, %s; raise "
+                    "overlap-structures.total-size-limit (now %" PRIu64
+                    " bytes, %" PRIu64 " used)", img->config.filename,
+                    event.size, event.offset, means[img->guard.policy],
+                    n->limit, n->used);
+  if (img->config.event)
+    img->config.event (img->config.event_opaque, &event);
+}
+
+/* Enter one piece of metadata, unless it cannot be where it says. */
+static int
+enter (void *opaque, struct image *img, enum overlap_type type,
+       uint64_t offset, uint64_t len)
+{
+  const char *text = overlap_type_text (type);
+  uint64_t end = atomic_load (&img->guard.end), first, count, where;
+  overlap_set there;
+
+  (void) opaque;
+  if (!is_aligned (offset, img->cluster_size)) {
+    image_corrupt (img, offset, 0, "%s at host offset 0x%" PRIx64 ", not "
+                   "a multiple of the cluster size %" PRIu64, text, offset,
+                   img->cluster_size);
+    return 0;
+  }
+  if (offset >= end || len > round_up (end, img->cluster_size) - offset) {
+    image_corrupt (img, offset, len, "%s at host offset 0x%" PRIx64
+                   ", past the end of the file (%" PRIu64 " bytes)", text,
+                   offset, end);
+    return 0;
+  }
+  first = offset >> img->cluster_bits;
+  count = div_up (len, img->cluster_size);
+  there = overlap_enter (img->guard.overlap, type, first, count, &where);
+  if (there != OVERLAP_NONE)
+    image_corrupt (img, where << img->cluster_bits, img->cluster_size,
+                   "%s at host offset 0x%" PRIx64 " is also %s", text,
+                   where << img->cluster_bits,
+                   overlap_type_text ((enum overlap_type)
+                                      __builtin_ctz (there)));
+  return 0;
+}
+
+static int
+fill_tracker (struct image *img)
+{
+  const struct overlap_config config = {
+    .bitmap_size = img->config.overlap_bitmap_size,
+    .total_limit = img->config.overlap_total_limit,
+    .notice = notice,
+    .opaque = img,
+  };
+  int r;
+
+  img->guard.overlap = overlap_new (&config);
+  if (!img->guard.overlap)
+    return -ENOMEM;
+  r = walk_metadata (img, OVERLAP_ALL, enter, NULL);
+  return r < 0 ? r : 0;
+}
+
+/*----------------------------------------------------------------------
+ * All of it.
+ */
+
+static struct image *
+new_image (const struct image_config *config, struct storage *storage,
+           bool is_top)
+{
+  struct image *img = calloc (1, sizeof *img);
+
+  if (!img)
+    return NULL;
+  img->config = *config;
+  img->storage = storage;
+  img->is_top = is_top;
+  img->opening = true;
+  atomic_init (&img->preallocated, is_top ? -1 : 0);
+  pthread_mutex_init (&img->begin_lock, NULL);
+  pthread_mutex_init (&img->corrupt_lock, NULL);
+  rangelock_init (&img->ranges);
+  freed_init (&img->freed);
+  if (commit_init (img) < 0) {
+    free (img);
+    return NULL;
+  }
+  return img;
+}
+
+static void
+describe (struct image *img)
+{
+  const struct header *h = &img->header;
+
+  if (asprintf (&img->description, "qcow2 version %" PRIu32 ", %" PRIu64
+                " bytes, cluster size %" PRIu64 ", refcount bits %u, "
+                "%" PRIu32 " snapshots%s%s", h->version, h->size,
+                h->cluster_size, 1u << h->refcount_order, h->nb_snapshots,
+                h->backing_file[0] ? ", backing file " : "",
+                h->backing_file) < 0)
+    img->description = NULL;
+  report_debug ("%s: %s; incompatible 0x%" PRIx64 ", compatible 0x%" PRIx64
+                ", autoclear 0x%" PRIx64 ", header length %" PRIu32
+                ", L1 table of %" PRIu32 " entries at %" PRIu64
+                ", refcount table of %" PRIu32 " clusters at %" PRIu64,
+                img->config.filename, image_description (img),
+                h->incompatible, h->compatible, h->autoclear,
+                h->header_length, h->l1_size, h->l1_table_offset,
+                h->refcount_table_clusters, h->refcount_table_offset);
+}
+
+/* What only the top image has: counts, the tracker, writers. */
+static int
+open_top (struct image *img)
+{
+  int r;
+
+  r = refcounts_open (img);
+  if (r == 0)
+    r = read_snapshots (img);
+  if (r == 0)
+    r = fill_tracker (img);
+  if (r < 0)
+    return r;
+  if (img->header.incompatible & INCOMPAT_CORRUPT) {
+    atomic_store (&img->guard.corrupt, true);
+    report_warning ("%s: the image is marked corrupt and is served "
+                    "read-only; repair it with 'qemu-img check -r all'",
+                    img->config.filename);
+  }
+  img->read_only = img->config.readonly
+    || !storage_is_writable (img->storage)
+    || atomic_load (&img->guard.corrupt);
+  return 0;
+}
+
+static int
+open_parts (struct image *img, struct chain *chain)
+{
+  int r;
+
+  r = guard_init (img);
+  if (r < 0)
+    return io_failed (img, "finding the size of the file", r);
+  r = read_header (img);
+  if (r == 0)
+    r = check_supported (img);
+  if (r == 0)
+    r = map_open (img);
+  if (r == 0)
+    r = l2cache_open (img);
+  if (r < 0)
+    return r;
+  describe (img);
+  if (img->is_top)
+    r = open_top (img);
+  else
+    img->read_only = true;
+  if (r == 0)
+    r = layer_open (img, chain, &img->backing);
+  return r;
+}
+
+int
+image_open_in_chain (const struct image_config *config,
+                     struct storage *storage, struct chain *chain,
+                     struct image **ret)
+{
+  struct image *img = new_image (config, storage, chain->length <= 1);
+  int r;
+
+  if (!img) {
+    storage_close (storage);
+    return -ENOMEM;
+  }
+  r = open_parts (img, chain);
+  if (r < 0) {
+    if (r == -ENOMEM)
+      report_error ("%s: not enough memory to open it", config->filename);
+    image_close (img);
+    return r;
+  }
+  img->opening = false;
+  *ret = img;
+  return 0;
+}
+
+static int
+open_file (const struct image_config *config, struct storage **s)
+{
+  int r = -EROFS;
+
+  if (!config->readonly)
+    r = storage_open_file (config->filename, true, false, s);
+  if (r == -EROFS || r == -EACCES || r == -EPERM || r == -ETXTBSY)
+    r = storage_open_file (config->filename, false, false, s);
+  if (r < 0)
+    report_error ("%s: %s", config->filename,
+                  r == -EINVAL ? "neither a regular file nor a block device"
+                  : strerror (-r));
+  return r;
+}
+
+static int
+lock_file (const struct image_config *config, struct storage *s)
+{
+  const char *conflict;
+  int r = storage_lock (s, STORAGE_LOCK_READER, config->locking, &conflict);
+
+  if (r == -EAGAIN)
+    report_error ("%s: is in use: %s; find out who uses it (lslocks), or "
+                  "give locking=off if that is safe", config->filename,
+                  conflict);
+  else if (r < 0)
+    report_error ("%s: locking: %s; locking=off does without",
+                  config->filename, strerror (-r));
+  return r;
+}
+
+int
+image_open (const struct image_config *config, struct image **img)
+{
+  CLEANUP_FREE struct chain *chain = calloc (1, sizeof *chain);
+  struct storage *s;
+  int r;
+
+  if (!chain)
+    return -ENOMEM;
+  r = open_file (config, &s);
+  if (r < 0)
+    return r;
+  r = lock_file (config, s);
+  if (r == 0)
+    r = chain_add (chain, s);
+  if (r < 0) {
+    storage_close (s);
+    return r;
+  }
+  return image_open_in_chain (config, s, chain, img);
+}
+
+void
+image_close (struct image *img)
+{
+  if (!img)
+    return;
+  commit_stop (img);
+  layer_close (img->backing);
+  if (img->refcounts.hash || img->refcounts.table)
+    refcounts_close (img);
+  l2cache_close (img);
+  if (img->map.slice_bits)
+    map_close (img);
+  snapshot_table_free (&img->snapshots);
+  freed_destroy (&img->freed);
+  commit_destroy (img);
+  rangelock_destroy (&img->ranges);
+  guard_destroy (img);
+  pthread_mutex_destroy (&img->begin_lock);
+  pthread_mutex_destroy (&img->corrupt_lock);
+  storage_close (img->storage);
+  free (img->description);
+  free (img);
+}

@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* Which parts of the file are metadata: one walk, used to enter all of
+ * it in the tracker when the image is opened, to answer for ranges that
+ * left the tracker (verify.c), and to compare the tracker with the
+ * tables (selfcheck.c).
+ *
+ * Locks: none is held while FN runs; refcounts.lock is taken for each
+ * entry of the refcount table.
+ */
+
+#include <config.h>
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bitmap.h"
+#include "byteorder.h"
+#include "checked.h"
+#include "cleanup.h"
+#include "image-internal.h"
+#include "report.h"
+#include "walk.h"
+
+/* The walk and its visitor. */
+struct walk {
+  struct image *img;
+  overlap_set types;
+  walk_fn *fn;
+  void *opaque;
+};
+
+static int
+visit (const struct walk *w, enum overlap_type type, uint64_t offset,
+       uint64_t len)
+{
+  if (!(w->types & OVERLAP_BIT (type)) || len == 0)
+    return 0;
+  return w->fn (w->opaque, w->img, type, offset, len);
+}
+
+static bool
+wants (const struct walk *w, enum overlap_type type)
+{
+  return w->types & OVERLAP_BIT (type);
+}
+
+static int
+walk_active (const struct walk *w)
+{
+  struct image *img = w->img;
+  uint64_t i, table;
+  int r;
+
+  r = visit (w, OVERLAP_ACTIVE_L1, img->header.l1_table_offset,
+             img->map.l1_size * sizeof (uint64_t));
+  for (i = 0; i < img->map.l1_size && r >= 0
+         && wants (w, OVERLAP_ACTIVE_L2); ++i) {
+    table = atomic_load (&img->map.l1[i]) & ENTRY_OFFSET;
+    if (table != 0)
+      r = visit (w, OVERLAP_ACTIVE_L2, table, img->cluster_size);
+  }
+  return r;
+}
+
+static int
+walk_refcounts (const struct walk *w)
+{
+  struct refcounts *rc = &w->img->refcounts;
+  uint64_t offset, bytes, entries, i;
+  int r;
+
+  {
+    ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&rc->lock);
+    offset = rc->table_offset;
+    bytes = rc->table_clusters << w->img->cluster_bits;
+    entries = rc->table_entries;
+  }
+  r = visit (w, OVERLAP_REFCOUNT_TABLE, offset, bytes);
+  for (i = 0; i < entries && r >= 0
+         && wants (w, OVERLAP_REFCOUNT_BLOCK); ++i) {
+    offset = refcounts_block_offset (w->img, i);
+    if (offset != 0)
+      r = visit (w, OVERLAP_REFCOUNT_BLOCK, offset, w->img->cluster_size);
+  }
+  return r;
+}
+
+/* Read a table of 64-bit numbers piece by piece, and visit the cluster
+ * that each names: with MASK applied, 0 is none.
+ */
+static int
+walk_table (const struct walk *w, enum overlap_type type, uint64_t offset,
+            uint64_t entries, uint64_t mask)
+{
+  enum { PIECE = 8192 };
+  CLEANUP_FREE uint64_t *buf = malloc (PIECE * sizeof *buf);
+  uint64_t i, n;
+  int r = 0;
+
+  if (!buf)
+    return -ENOMEM;
+  for (; entries > 0 && r >= 0;
+       entries -= n, offset += n * sizeof *buf) {
+    n = MIN (entries, (uint64_t) PIECE);
+    r = storage_read (w->img->storage, buf, n * sizeof *buf, offset);
+    if (r < 0) {
+      report_error ("%s: reading the table of %ss at host offset %" PRIu64
+                    ": %s", w->img->config.filename,
+                    overlap_type_text (type), offset, strerror (-r));
+      return r;
+    }
+    for (i = 0; i < n && r >= 0; ++i)
+      if (be64toh (buf[i]) & mask)
+        r = visit (w, type, be64toh (buf[i]) & mask, w->img->cluster_size);
+  }
+  return r;
+}
+
+static int
+walk_snapshots (const struct walk *w)
+{
+  const struct snapshot_table *t = &w->img->snapshots;
+  uint32_t i;
+  int r;
+
+  r = visit (w, OVERLAP_SNAPSHOT_TABLE, w->img->header.snapshots_offset,
+             t->bytes);
+  for (i = 0; i < t->count && r >= 0; ++i) {
+    const struct snapshot *s = &t->v[i];
+
+    r = visit (w, OVERLAP_INACTIVE_L1, s->l1_table_offset,
+               (uint64_t) s->l1_size * sizeof (uint64_t));
+    if (r >= 0 && wants (w, OVERLAP_INACTIVE_L2))
+      r = walk_table (w, OVERLAP_INACTIVE_L2, s->l1_table_offset,
+                      s->l1_size, ENTRY_OFFSET);
+  }
+  return r;
+}
+
+/* The directory is decoded each time: it is small, and asked for rarely. */
+static int
+read_bitmap_directory (struct image *img, struct bitmap_directory *d)
+{
+  const struct header *h = &img->header;
+  CLEANUP_FREE uint8_t *buf = NULL;
+  struct format_error e;
+  uint64_t end = atomic_load (&img->guard.end);
+  int r;
+
+  if (h->bitmap_directory_size > end)
+    return -EINVAL;
+  buf = malloc (h->bitmap_directory_size);
+  if (!buf)
+    return -ENOMEM;
+  r = storage_read (img->storage, buf, h->bitmap_directory_size,
+                    h->bitmap_directory_offset);
+  if (r < 0)
+    return r;
+  r = bitmap_directory_decode (buf, h->bitmap_directory_size,
+                               h->nb_bitmaps, img->cluster_size, end, d, &e);
+  if (r < 0)
+    report_warning ("%s: %s; the bitmaps are left as they are, their tables "
+                    "are not protected", img->config.filename, e.text);
+  return r;
+}
+
+static int
+walk_bitmaps (const struct walk *w)
+{
+  const struct header *h = &w->img->header;
+  struct bitmap_directory d;
+  uint32_t i;
+  int r;
+
+  if (!h->has_bitmaps)
+    return 0;
+  r = visit (w, OVERLAP_BITMAP_DIRECTORY, h->bitmap_directory_offset,
+             h->bitmap_directory_size);
+  if (r < 0 || (!wants (w, OVERLAP_BITMAP_TABLE)
+                && !wants (w, OVERLAP_BITMAP_DATA)))
+    return r;
+  if (read_bitmap_directory (w->img, &d) < 0)
+    return 0;                   /* said; nobody uses such bitmaps */
+  for (i = 0; i < d.count && r >= 0; ++i) {
+    const struct bitmap *b = &d.v[i];
+
+    r = visit (w, OVERLAP_BITMAP_TABLE, b->table_offset,
+               (uint64_t) b->table_size * sizeof (uint64_t));
+    if (r >= 0 && wants (w, OVERLAP_BITMAP_DATA))
+      r = walk_table (w, OVERLAP_BITMAP_DATA, b->table_offset,
+                      b->table_size, ENTRY_OFFSET);
+  }
+  bitmap_directory_free (&d);
+  return r;
+}
+
+int
+walk_metadata (struct image *img, overlap_set types, walk_fn *fn,
+               void *opaque)
+{
+  const struct walk w = {
+    .img = img, .types = types, .fn = fn, .opaque = opaque
+  };
+  int r;
+
+  r = visit (&w, OVERLAP_MAIN_HEADER, 0, img->cluster_size);
+  if (r >= 0)
+    r = walk_refcounts (&w);
+  if (r >= 0)
+    r = walk_active (&w);
+  if (r >= 0)
+    r = walk_snapshots (&w);
+  if (r >= 0)
+    r = walk_bitmaps (&w);
+  return r;
+}

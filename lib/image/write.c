@@ -1,0 +1,331 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* Writing guest data.
+ *
+ * A request goes slice by slice.  In each the clusters that may be
+ * written in place (map_lookup_for_write) are, under the shared range
+ * lock.  Where the first other one is met, the rest of the slice's part
+ * is taken again under the exclusive lock:
+ *
+ *     look up, allocate, write the data and what else of the old
+ *     clusters must survive, all in one write, then link (map_set)
+ *
+ * so a cluster is linked only when its data has been written, and the
+ * commit syncs before it writes the link.  If the write fails, the
+ * clusters go to the quarantine and nothing else has changed.
+ *
+ * For want of space the quarantine is emptied by a commit, and the step
+ * is tried once more.
+ *
+ * Locks: the range lock; commits are asked for with that alone.
+ */
+
+#include <config.h>
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "checked.h"
+#include "cleanup.h"
+#include "image-internal.h"
+#include "read.h"
+#include "report.h"
+#include "write.h"
+
+/* What is left of a request, within one slice. */
+struct piece {
+  const uint8_t *buf;
+  uint64_t len, offset;         /* guest bytes */
+  bool durable;
+  bool *commit;
+};
+
+static void
+advance (struct piece *p, uint64_t n)
+{
+  p->buf += n;
+  p->len -= n;
+  p->offset += n;
+}
+
+static int
+write_failed (struct image *img, uint64_t offset, uint64_t host, int r)
+{
+  report_error ("%s: writing data at guest offset %" PRIu64 ", host offset "
+                "%" PRIu64 ": %s", img->config.filename, offset, host,
+                strerror (-r));
+  return r;
+}
+
+/* The first LEN bytes of the piece, over data that is there already. */
+static int
+write_in_place (struct image *img, const struct piece *p,
+                const struct map_extent *e)
+{
+  struct iovec iov = { .iov_base = (void *) (uintptr_t) p->buf,
+                       .iov_len = e->len };
+  bool durable = p->durable && e->durable;
+  int r;
+
+  r = guard_write (img, GUARD_DATA, &iov, 1, e->host, durable);
+  if (r < 0)
+    return write_failed (img, p->offset, e->host, r);
+  if (!durable)
+    *p->commit = true;
+  return 0;
+}
+
+/* As much of the piece as can be written in place, from its beginning. */
+static int
+write_while_in_place (struct image *img, struct piece *p)
+{
+  struct map_extent e;
+  bool in_place;
+  int r;
+
+  while (p->len > 0) {
+    r = map_lookup_for_write (img, p->offset, p->len, &e, &in_place);
+    if (r < 0)
+      return r;
+    if (!in_place || e.kind != L2_NORMAL)
+      return 0;
+    r = write_in_place (img, p, &e);
+    if (r < 0)
+      return r;
+    advance (p, e.len);
+  }
+  return 0;
+}
+
+/* Does the extent, not yet written, read as zeroes? */
+static bool
+reads_as_zeroes (const struct image *img, uint64_t offset,
+                 const struct map_extent *e)
+{
+  return e->kind == L2_ZERO_PLAIN || e->kind == L2_ZERO_ALLOC
+    || (e->kind == L2_UNALLOCATED
+        && (!img->backing
+            || round_down (offset, img->cluster_size) >= img->backing->size));
+}
+
+/* Old contents that surround new data in its first or last cluster. */
+static int
+old_contents (struct image *img, uint64_t offset, uint64_t len,
+              bool zeroes, uint8_t **buf)
+{
+  *buf = NULL;
+  if (len == 0)
+    return 0;
+  *buf = zeroes ? calloc (1, len) : malloc (len);
+  if (!*buf)
+    return -ENOMEM;
+  return zeroes ? 0 : read_range (img, *buf, len, offset);
+}
+
+/* Write LEN bytes of the piece to the clusters at HOST, completed to
+ * whole clusters unless everything around reads as zeroes both before
+ * (OLD_ZEROES) and after (NEW_ZEROES: the clusters hold zeroes).
+ */
+static int
+write_whole (struct image *img, const struct piece *p, uint64_t len,
+             uint64_t host, bool old_zeroes, bool new_zeroes)
+{
+  CLEANUP_FREE uint8_t *head = NULL, *tail = NULL;
+  uint64_t head_len = offset_in_cluster (img, p->offset);
+  uint64_t end = p->offset + len;
+  uint64_t tail_len = round_up (end, img->cluster_size) - end;
+  struct iovec iov[3];
+  int r;
+
+  if (old_zeroes && new_zeroes) {
+    host += head_len;
+    head_len = tail_len = 0;
+  }
+  r = old_contents (img, p->offset - head_len, head_len, old_zeroes, &head);
+  if (r == 0)
+    r = old_contents (img, end, tail_len, old_zeroes, &tail);
+  if (r < 0)
+    return r;
+  iov[0].iov_base = head;
+  iov[0].iov_len = head_len;
+  iov[1].iov_base = (void *) (uintptr_t) p->buf;
+  iov[1].iov_len = len;
+  iov[2].iov_base = tail;
+  iov[2].iov_len = tail_len;
+  return guard_write (img, GUARD_DATA, iov, 3, host, false);
+}
+
+/* Clusters that were allocated and will not be linked. */
+static void
+give_back (struct image *img, uint64_t first, uint64_t count)
+{
+  struct freed_list list = { 0 };
+
+  if (freed_list_add (&list, GUARD_DATA, first, count) == 0)
+    freed_join (&img->freed, &list);
+  else
+    report_warning ("%s: %" PRIu64 " clusters at host offset %" PRIu64
+                    " are leaked for want of memory", img->config.filename,
+                    count, first << img->cluster_bits);
+}
+
+/* Clusters that the guest range touches. */
+static uint64_t
+clusters_of (const struct image *img, uint64_t offset, uint64_t len)
+{
+  return ((offset + len - 1) >> img->cluster_bits)
+    - (offset >> img->cluster_bits) + 1;
+}
+
+/* New clusters for the beginning of the extent: *LEN bytes done. */
+static int
+write_allocating (struct image *img, const struct piece *p,
+                  const struct map_extent *e, uint64_t *len)
+{
+  uint64_t first, count, host;
+  bool zeroes;
+  int r;
+
+  r = alloc_data (img, clusters_of (img, p->offset, e->len), &first, &count,
+                  &zeroes);
+  if (r < 0)
+    return r;
+  host = first << img->cluster_bits;
+  *len = MIN (e->len, (count << img->cluster_bits)
+              - offset_in_cluster (img, p->offset));
+  r = write_whole (img, p, *len, host, reads_as_zeroes (img, p->offset, e),
+                   zeroes);
+  if (r == 0)
+    r = map_set (img, p->offset >> img->cluster_bits, count, MAP_LINK,
+                 host);
+  if (r < 0)
+    give_back (img, first, count);
+  return r;
+}
+
+/* The extent reads as zeroes and keeps clusters of its own: fill them. */
+static int
+write_filling (struct image *img, const struct piece *p,
+               const struct map_extent *e, uint64_t *len)
+{
+  int r;
+
+  *len = e->len;
+  r = write_whole (img, p, e->len, round_down (e->host, img->cluster_size),
+                   true, false);
+  if (r < 0)
+    return r;
+  return map_set (img, p->offset >> img->cluster_bits,
+                  clusters_of (img, p->offset, e->len), MAP_FILL, 0);
+}
+
+/* One step under the exclusive lock. */
+static int
+write_step (struct image *img, struct piece *p)
+{
+  struct map_extent e;
+  uint64_t done = 0;
+  bool in_place;
+  int r;
+
+  r = map_lookup_for_write (img, p->offset, p->len, &e, &in_place);
+  if (r < 0)
+    return r;
+  if (in_place && e.kind == L2_NORMAL) {
+    done = e.len;
+    r = write_in_place (img, p, &e);
+  }
+  else {
+    r = in_place ? write_filling (img, p, &e, &done)
+      : write_allocating (img, p, &e, &done);
+    *p->commit = true;
+  }
+  if (r == 0)
+    advance (p, done);
+  return r;
+}
+
+static int
+write_exclusively (struct image *img, struct piece *p)
+{
+  int r = 0;
+
+  while (p->len > 0 && r == 0) {
+    r = write_step (img, p);
+    if (r == -ENOSPC && commit_now (img) == 0)
+      r = write_step (img, p);
+    if (r == -ENOSPC)
+      report_error ("%s: no space left for guest offset %" PRIu64,
+                    img->config.filename, p->offset);
+  }
+  return r;
+}
+
+static int
+write_piece (struct image *img, struct piece *p)
+{
+  struct range_hold hold;
+  const uint64_t end = ((p->offset + p->len - 1) >> img->cluster_bits) + 1;
+  int r;
+
+  rangelock_lock (&img->ranges, &hold, p->offset >> img->cluster_bits, end,
+                  false);
+  r = write_while_in_place (img, p);
+  rangelock_unlock (&img->ranges, &hold);
+  if (r < 0 || p->len == 0)
+    return r;
+
+  r = commit_throttle (img);
+  if (r < 0)
+    return r;
+  rangelock_lock (&img->ranges, &hold, p->offset >> img->cluster_bits, end,
+                  true);
+  r = write_exclusively (img, p);
+  rangelock_unlock (&img->ranges, &hold);
+  return r;
+}
+
+int
+write_range (struct image *img, const void *buf, uint64_t len,
+             uint64_t offset, bool durable, bool *commit)
+{
+  const uint8_t *b = buf;
+  uint64_t n;
+  int r = 0;
+
+  while (len > 0 && r == 0) {
+    struct piece p = { .buf = b, .offset = offset, .durable = durable,
+                       .commit = commit };
+
+    n = MIN (len, (map_left_in_slice (img, offset >> img->cluster_bits)
+                   << img->cluster_bits)
+             - offset_in_cluster (img, offset));
+    p.len = n;
+    r = write_piece (img, &p);
+    b += n;
+    offset += n;
+    len -= n;
+  }
+  return r;
+}
+
+int
+image_write (struct image *img, const void *buf, size_t len,
+             uint64_t offset, bool fua)
+{
+  bool commit = false;
+  int r;
+
+  if (len == 0)
+    return 0;
+  r = guard_may_write (img);
+  if (r == 0)
+    r = image_prepare_write (img);
+  if (r == 0)
+    r = write_range (img, buf, len, offset, fua, &commit);
+  if (r == 0 && fua && commit)
+    r = commit_now (img);
+  return r;
+}

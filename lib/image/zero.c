@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* Writing zeroes, and trimming.
+ *
+ * Whole clusters need no data: their entries are changed, a slice at a
+ * time, under the exclusive range lock.  What becomes of them follows
+ * QEMU, so that block status agrees:
+ *
+ *     version 3, may trim     zero flag, host clusters freed
+ *     version 3, else         zero flag, host clusters kept
+ *     version 2, no backing   unallocated
+ *     version 2, backing      data is written: there is no zero flag
+ *
+ * A cluster that no layer has reads as zeroes already and is left alone.
+ * A trim is the same as zeroes that may trim, but it leaves clusters that
+ * it covers in part as they are, and it does nothing where a version 2
+ * image would show its backing file again.
+ *
+ * The parts of clusters at both ends are written as data, unless they
+ * read as zeroes already.
+ *
+ * Locks: the range lock, exclusive, per slice.
+ */
+
+#include <config.h>
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "checked.h"
+#include "cleanup.h"
+#include "image-internal.h"
+#include "write.h"
+
+/* Can whole clusters be made zero by changing entries alone? */
+static bool
+has_zero_clusters (const struct image *img)
+{
+  return img->header.version >= 3 || !img->backing;
+}
+
+/* Clusters from FIRST to END (excluded) that lie in one slice, or in a
+ * stretch without any tables.
+ */
+static int
+zero_in_slice (struct image *img, uint64_t first, uint64_t end,
+               enum map_change change)
+{
+  struct range_hold hold;
+  int r;
+
+  r = commit_throttle (img);
+  if (r < 0)
+    return r;
+  rangelock_lock (&img->ranges, &hold, first, end, true);
+  r = map_set (img, first, end - first, change, 0);
+  if (r == -ENOSPC && commit_now (img) == 0)
+    r = map_set (img, first, end - first, change, 0);
+  rangelock_unlock (&img->ranges, &hold);
+  return r;
+}
+
+static int
+zero_clusters (struct image *img, uint64_t first, uint64_t end,
+               bool may_trim)
+{
+  const uint64_t per_table = UINT64_C (1) << img->map.l2_bits;
+  enum map_change change = img->header.version < 3 ? MAP_UNMAP
+    : may_trim ? MAP_ZERO_DROP : MAP_ZERO_KEEP;
+  uint64_t next;
+  int r;
+
+  for (; first < end; first = next) {
+    if (!img->backing && !map_has_table (img, first)) {
+      next = MIN (end, round_down (first, per_table) + per_table);
+      continue;
+    }
+    next = MIN (end, first + map_left_in_slice (img, first));
+    r = zero_in_slice (img, first, next, change);
+    if (r < 0)
+      return r;
+  }
+  return 0;
+}
+
+/* Part of a cluster: what does it take to make it zero?  1: nothing, it
+ * is zero already; 0: writing.
+ */
+static int
+edge_is_zero (struct image *img, uint64_t offset, uint64_t len)
+{
+  struct range_hold hold;
+  struct map_extent e;
+  uint64_t cluster = offset >> img->cluster_bits;
+  int r;
+
+  if (len == 0)
+    return 1;
+  rangelock_lock (&img->ranges, &hold, cluster, cluster + 1, false);
+  r = map_lookup (img, offset, len, &e);
+  rangelock_unlock (&img->ranges, &hold);
+  if (r < 0)
+    return r;
+  return e.kind == L2_ZERO_PLAIN || e.kind == L2_ZERO_ALLOC
+    || (e.kind == L2_UNALLOCATED
+        && (!img->backing || offset >= img->backing->size));
+}
+
+#define ZERO_BUFFER (UINT64_C (1) << 20)
+
+/* Write zeroes as data. */
+static int
+write_zero_data (struct image *img, uint64_t offset, uint64_t len,
+                 bool *commit)
+{
+  CLEANUP_FREE uint8_t *zeroes = NULL;
+  uint64_t n;
+  int r = 0;
+
+  if (len == 0)
+    return 0;
+  zeroes = calloc (1, MIN (len, ZERO_BUFFER));
+  if (!zeroes)
+    return -ENOMEM;
+  for (; len > 0 && r == 0; offset += n, len -= n) {
+    n = MIN (len, ZERO_BUFFER);
+    r = write_range (img, zeroes, n, offset, false, commit);
+  }
+  return r;
+}
+
+static int
+zero_edge (struct image *img, uint64_t offset, uint64_t len, bool *commit)
+{
+  int r = edge_is_zero (img, offset, len);
+
+  if (r != 0)
+    return r < 0 ? r : 0;
+  return write_zero_data (img, offset, len, commit);
+}
+
+/* A range as a part of a cluster, whole clusters, a part of a cluster. */
+struct parts {
+  uint64_t head, head_len;      /* guest bytes */
+  uint64_t first, end;          /* guest clusters */
+  uint64_t tail, tail_len;
+};
+
+/* The last cluster of the disk counts as whole up to the disk's end. */
+static void
+split (const struct image *img, uint64_t offset, uint64_t len,
+       struct parts *p)
+{
+  const uint64_t size = img->cluster_size;
+  uint64_t end = offset + len;
+  uint64_t body = round_up (offset, size);
+  uint64_t body_end = end == img->size ? round_up (end, size)
+    : round_down (end, size);
+
+  p->head = offset;
+  p->head_len = MIN (body - offset, len);
+  p->first = p->end = 0;
+  p->tail = end;
+  p->tail_len = 0;
+  if (p->head_len == len)       /* within one cluster */
+    return;
+  p->first = body >> img->cluster_bits;
+  p->end = MAX (body_end, body) >> img->cluster_bits;
+  if (body_end < end) {
+    p->tail = MAX (body_end, body);
+    p->tail_len = end - p->tail;
+  }
+}
+
+/* A fast zero must not write data. */
+static int
+check_fast (struct image *img, const struct parts *p)
+{
+  int r = edge_is_zero (img, p->head, p->head_len);
+
+  if (r > 0)
+    r = edge_is_zero (img, p->tail, p->tail_len);
+  if (r < 0)
+    return r;
+  if (r == 0 || (p->first < p->end && !has_zero_clusters (img)))
+    return -ENOTSUP;
+  return 0;
+}
+
+static int
+zero_parts (struct image *img, const struct parts *p, bool may_trim,
+            bool *commit)
+{
+  int r = zero_edge (img, p->head, p->head_len, commit);
+
+  if (r == 0 && p->first < p->end) {
+    *commit = true;
+    r = has_zero_clusters (img)
+      ? zero_clusters (img, p->first, p->end, may_trim)
+      : write_zero_data (img, p->first << img->cluster_bits,
+                         MIN (p->end << img->cluster_bits, img->size)
+                         - (p->first << img->cluster_bits), commit);
+  }
+  if (r == 0)
+    r = zero_edge (img, p->tail, p->tail_len, commit);
+  return r;
+}
+
+int
+image_zero (struct image *img, uint64_t offset, uint64_t len,
+            unsigned flags, bool fua)
+{
+  struct parts p;
+  bool commit = false;
+  int r;
+
+  if (len == 0)
+    return 0;
+  r = guard_may_write (img);
+  split (img, offset, len, &p);
+  if (r == 0 && (flags & IMAGE_ZERO_FAST))
+    r = check_fast (img, &p);
+  if (r == 0)
+    r = image_prepare_write (img);
+  if (r == 0)
+    r = zero_parts (img, &p, (flags & IMAGE_ZERO_MAY_TRIM)
+                    && img->config.discard, &commit);
+  if (r == 0 && fua && commit)
+    r = commit_now (img);
+  return r;
+}
+
+int
+image_trim (struct image *img, uint64_t offset, uint64_t len, bool fua)
+{
+  struct parts p;
+  int r;
+
+  if (len == 0)
+    return 0;
+  r = guard_may_write (img);
+  if (r < 0 || !img->config.discard || !has_zero_clusters (img))
+    return r;
+  split (img, offset, len, &p);
+  r = image_prepare_write (img);
+  if (r == 0 && p.first < p.end)
+    r = zero_clusters (img, p.first, p.end, true);
+  if (r == 0 && fua)
+    r = commit_now (img);
+  return r;
+}
