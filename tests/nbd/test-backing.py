@@ -1,0 +1,377 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-3-Clause
+
+"""Backing files: what is read through them, and which are refused."""
+
+import os
+import shutil
+import sys
+
+sys.dont_write_bytecode = True
+from qcow2lab import *                                  # noqa: E402,F403
+from qcow2parse import EXT_BACKING_FORMAT, Qcow2        # noqa: E402
+
+
+def raw_file(path, *pieces, size=None):
+    """PIECES are (offset, bytes)."""
+    with open(path, "wb") as f:
+        for offset, data in pieces:
+            f.seek(offset)
+            f.write(data)
+    if size is not None:
+        os.truncate(path, size)
+    return path
+
+
+def contents(path):
+    with open(path, "rb") as f:
+        return f.read()
+
+
+def expect(handle, *pieces):
+    """PIECES are (offset, bytes) that must be read there."""
+    for offset, data in pieces:
+        got = handle.pread(len(data), offset)
+        if got != data:
+            at = next(i for i in range(len(data)) if got[i] != data[i])
+            raise Failure("at %d: read %r, expected %r" % (
+                offset + at, got[at:at + 16], data[at:at + 16]))
+
+
+# Contents.
+
+def three_deep(lab):
+    """raw <- qcow2 <- qcow2 <- qcow2 with holes to look through, zero
+    clusters that hide, and a compressed middle."""
+    base = raw_file(lab.path(), (0, b"B" * (2 * M)), size=8 * M)
+    one = create(lab.path(), None, backing=base, backing_format="raw")
+    qemu_io(one, "write -c -P 49 64k 64k", "write -z 128k 64k")
+    two = create(lab.path(), None, backing=one, backing_format="qcow2",
+                 cluster_size=4 * K)
+    qemu_io(two, "write -P 50 68k 4k", "write -P 50 132k 4k")
+    top = create(lab.path(), None, backing=two, backing_format="qcow2",
+                 cluster_size=16 * K)
+    sums = [contents(f) for f in (base, one, two)]
+    expected = [(0, b"B" * 64 * K), (64 * K, b"1" * 4 * K),
+                (68 * K, b"2" * 4 * K), (72 * K, b"1" * 56 * K),
+                (128 * K, bytes(4 * K)), (132 * K, b"2" * 4 * K),
+                (136 * K, bytes(56 * K)), (192 * K, b"B" * 64 * K),
+                (4 * M, bytes(64 * K))]
+    with lab.server(top) as server:
+        handle = server.connect()
+        expect(handle, *expected)
+        # Copy on write out of all layers, in one cluster.
+        handle.pwrite(b"x" * 10, 70 * K)
+        handle.pwrite(b"y" * 10, 130 * K)
+        expect(handle, (64 * K, b"1" * 4 * K), (68 * K, b"2" * 2 * K),
+               (70 * K, b"x" * 10 + b"2" * (2 * K - 10)),
+               (72 * K, b"1" * 8 * K), (128 * K, bytes(2 * K)),
+               (130 * K, b"y" * 10), (132 * K, b"2" * 4 * K))
+        # Zeroes must hide what is below, also where nothing was mapped.
+        handle.zero(64 * K, 192 * K)
+        expect(handle, (192 * K, bytes(64 * K)))
+        handle.trim(16 * K, 0)
+        expect(handle, (0, bytes(16 * K)), (16 * K, b"B" * 48 * K))
+        handle.flush()
+    expect_clean(top)
+    for path, was in zip((base, one, two), sums):
+        check(contents(path) == was, "a backing file was changed")
+
+
+def shorter(lab, tail, fmt):
+    """Behind the end of a shorter backing file there are zeroes, though
+    it may end within a cluster or a sector."""
+    end = 1 * M + 3 * 64 * K + tail
+    base = raw_file(lab.path(), (0, b"B" * end))
+    if fmt == "qcow2":
+        raw, base = base, lab.path()
+        qemu_img("convert", "-f", "raw", "-O", "qcow2", raw, base)
+    top = create(lab.path(), 8 * M, backing=base, backing_format=fmt)
+    with lab.server(top) as server:
+        handle = server.connect()
+        expect(handle, (end - 1000, b"B" * 1000 + bytes(5000)),
+               (end, bytes(64 * K)), (7 * M, bytes(1 * M)))
+        # Copy on write where it ends.
+        handle.pwrite(b"x", end + 10)
+        expect(handle, (end - 1000, b"B" * 1000 + bytes(10) + b"x" +
+                        bytes(5000)))
+        handle.pwrite(b"x", end + 1 * M)
+        expect(handle, (end + 64 * K, bytes(1 * M - 64 * K) + b"x" +
+                        bytes(1000)))
+    raw = lab.path()
+    qemu_img("convert", "-O", "raw", top, raw)
+    disk = contents(raw)
+    check(disk[:end] == b"B" * end and disk[end + 10:end + 11] == b"x" and
+          not disk[end + 11:end + M].strip(b"\0"), "QEMU reads otherwise")
+    expect_clean(top)
+
+
+def shorter_middle(lab):
+    """A middle layer hides, behind its end, what is deeper."""
+    base = raw_file(lab.path(), (0, b"B" * (4 * M)))
+    middle = create(lab.path(), 1 * M + 512, backing=base,
+                    backing_format="raw")
+    top = create(lab.path(), 4 * M, backing=middle, backing_format="qcow2")
+    with lab.server(top) as server:
+        expect(server.connect(), (0, b"B" * (1 * M + 512)),
+               (1 * M + 512, bytes(3 * M - 512)))
+
+
+def longer(lab):
+    base = raw_file(lab.path(), (0, b"B" * (4 * M)))
+    top = create(lab.path(), 1 * M + 512, backing=base, backing_format="raw")
+    with lab.server(top) as server:
+        handle = server.connect()
+        check(handle.get_size() == 1 * M + 512, "size %d", handle.get_size())
+        expect(handle, (0, b"B" * (1 * M + 512)))
+        handle.pwrite(b"x" * 10, 1 * M + 500)
+        expect(handle, (1 * M, b"B" * 500 + b"x" * 10 + b"B" * 2))
+    expect_clean(top)
+
+
+# The format.
+
+def never_probed(lab):
+    """A raw backing file that holds a qcow2 image is shown as it is."""
+    inner = create(lab.path(), 1 * M)
+    secret = raw_file(lab.path(), (0, b"secret" * 1000))
+    evil = create(lab.path(), 1 * M, backing=secret, backing_format="raw")
+    for raw in (inner, evil):
+        top = create(lab.path(), 1 * M, backing=raw, backing_format="raw")
+        with lab.server(top) as server:
+            expect(server.connect(), (0, contents(raw)[:4096]))
+
+
+def no_format(lab):
+    base = raw_file(lab.path(), (0, b"B" * M))
+    top = create(lab.path(), None, backing=base, backing_format="raw")
+    with Qcow2(top) as image:
+        image.replace_extensions(
+            [(k, d) for k, _, d in image.extensions()
+             if k != EXT_BACKING_FORMAT])
+    lab.refuses(top, os.path.basename(top), "qemu-img rebase -u", "-F",
+                os.path.basename(base))
+    # And what it advises helps.
+    qemu_img("rebase", "-u", "-b", base, "-F", "raw", top)
+    with lab.server(top) as server:
+        expect(server.connect(), (0, b"B" * 512))
+
+
+def other_format(lab, name):
+    base = raw_file(lab.path(), (0, b"B" * M))
+    top = create(lab.path(), None, backing=base, backing_format="raw")
+    with Qcow2(top) as image:
+        image.replace_extensions(
+            [(k, name if k == EXT_BACKING_FORMAT else d)
+             for k, _, d in image.extensions()])
+    lab.refuses(top, os.path.basename(top), "raw")
+
+
+def not_qcow2(lab):
+    base = raw_file(lab.path(), (0, b"B" * M))
+    top = create(lab.path(), 1 * M, backing=base, backing_format="qcow2",
+                 quiet_backing=True)
+    lab.refuses(top, os.path.basename(base))
+
+
+# Where backing files may be.
+
+class Places:
+    """disks/top.qcow2 names a file in other places."""
+
+    def __init__(self, lab):
+        self.root = lab.path()
+        self.disks = os.path.join(self.root, "disks")
+        self.deep = os.path.join(self.disks, "deep")
+        self.other = os.path.join(self.root, "other")
+        for folder in (self.deep, self.other):
+            os.makedirs(folder)
+        self.near = raw_file(os.path.join(self.disks, "near.raw"),
+                             (0, b"N" * M))
+        self.below = raw_file(os.path.join(self.deep, "below.raw"),
+                              (0, b"D" * M))
+        self.far = raw_file(os.path.join(self.other, "far.raw"),
+                            (0, b"F" * M))
+        os.symlink(self.far, os.path.join(self.disks, "link.raw"))
+        os.symlink("near.raw", os.path.join(self.disks, "nearlink.raw"))
+        self.top = os.path.join(self.disks, "top.qcow2")
+
+    def name(self, backing, fmt="raw"):
+        create(self.top, 1 * M, backing=backing, backing_format=fmt,
+               quiet_backing=True)
+
+
+def external_files(lab):
+    places = Places(lab)
+
+    def served(letter, **params):
+        with lab.server(places.top, **params) as server:
+            expect(server.connect(), (0, letter * 512))
+
+    def refused(name, **params):
+        lab.refuses(places.top, "top.qcow2", name, "external-files",
+                    **params)
+
+    # The image's own folder is the default.
+    for name in (places.near, "near.raw", "./near.raw",
+                 "../disks/near.raw", "nearlink.raw"):
+        places.name(name)
+        served(b"N")
+        served(b"N", external_files="same-dir")
+        served(b"N", external_files="any")
+        served(b"N", external_files=places.disks)
+        refused("near", external_files="none")
+        refused("near", external_files=places.other)
+    for name in (places.far, "../other/far.raw"):
+        places.name(name)
+        refused("far.raw")
+        refused("far.raw", external_files="none")
+        refused("far.raw", external_files=places.disks)
+        served(b"F", external_files="any")
+        served(b"F", external_files=places.other)
+        served(b"F", external_files=places.root)
+        served(b"F", external_files=["same-dir", places.other])
+    # A link leads where it leads.
+    places.name("link.raw")
+    refused("link.raw")
+    served(b"F", external_files=["same-dir", places.other])
+    # Folders below are not the same folder; a given one includes them.
+    places.name("deep/below.raw")
+    refused("below.raw")
+    served(b"D", external_files=places.disks)
+    # A name that begins like an allowed folder is not in it.
+    sibling = places.other + "wise"
+    os.mkdir(sibling)
+    raw_file(os.path.join(sibling, "x.raw"), (0, b"S" * M))
+    places.name(os.path.join(sibling, "x.raw"))
+    refused("x.raw", external_files=places.other)
+    # The rule holds for what a backing file names in turn.
+    middle = create(os.path.join(places.disks, "mid.qcow2"), 1 * M,
+                    backing=places.far, backing_format="raw")
+    places.name("mid.qcow2", "qcow2")
+    lab.refuses(places.top, "mid.qcow2", "far.raw", "external-files")
+    served(b"F", external_files="any")
+    # The name of that starts in its own folder.
+    os.rename(middle, os.path.join(places.other, "mid.qcow2"))
+    middle = os.path.join(places.other, "mid.qcow2")
+    qemu_img("rebase", "-u", "-b", "far.raw", "-F", "raw", middle)
+    places.name(middle, "qcow2")
+    served(b"F", external_files="any")
+    served(b"F", external_files=places.other)
+    refused("mid.qcow2")
+
+
+def strange_names(lab):
+    """A name is the name of a file, not a language."""
+    places = Places(lab)
+    for name in ('json:{"driver":"raw","file.filename":"/etc/passwd"}',
+                 "file:near.raw", "nbd://localhost/x", "fat:/etc",
+                 "http://localhost/x", "vpc:near.raw"):
+        places.name(places.near)
+        with Qcow2(places.top) as image:
+            # Anew, for QEMU would try to open some of these.
+            raw = name.encode()
+            at = 4096
+            image.pwrite(raw, at)
+            image.put64(8, at)
+            image.put32(16, len(raw))
+        for rule in ("same-dir", "any"):
+            lab.refuses(places.top, "top.qcow2", external_files=rule)
+    places.name("nowhere.raw")
+    lab.refuses(places.top, "nowhere.raw", "No such file")
+    places.name(places.deep)
+    lab.refuses(places.top, "deep", external_files="any")
+
+
+def override(lab):
+    """backing-file= is used instead of the name, and may be anywhere."""
+    places = Places(lab)
+    other = raw_file(os.path.join(places.other, "override.raw"),
+                     (0, b"O" * M))
+    for name in ("near.raw", "nowhere.raw", "../other/far.raw"):
+        places.name(name)
+        with lab.server(places.top, backing_file=other) as server:
+            handle = server.connect()
+            expect(handle, (0, b"O" * 512))
+            handle.pwrite(b"x", 100)
+            expect(handle, (0, b"O" * 100 + b"x" + b"O" * 100))
+        with Qcow2(places.top) as image:
+            check(image.pread(image.backing_size, image.backing_offset) ==
+                  name.encode(), "the name in the image was changed")
+    plain = create(os.path.join(places.disks, "plain.qcow2"), 1 * M)
+    lab.refuses(plain, "backing", backing_file=other)
+    places.name("near.raw")
+    lab.refuses(places.top, "nothere.raw",
+                backing_file=os.path.join(places.other, "nothere.raw"))
+
+
+# Chains.
+
+def loops(lab):
+    places = Places(lab)
+    places.name("top.qcow2", "qcow2")
+    lab.refuses(places.top, "top.qcow2", "chain")
+    second = os.path.join(places.disks, "second.qcow2")
+    create(second, 1 * M, backing="top.qcow2", backing_format="qcow2",
+           quiet_backing=True)
+    places.name("second.qcow2", "qcow2")
+    lab.refuses(places.top, "chain")
+    # By another name it is still the same file.
+    os.symlink("top.qcow2", os.path.join(places.disks, "alias.qcow2"))
+    places.name("alias.qcow2", "qcow2")
+    lab.refuses(places.top, "chain")
+    os.link(places.top, os.path.join(places.disks, "hard.qcow2"))
+    qemu_img("rebase", "-u", "-b", "hard.qcow2", "-F", "qcow2", places.top)
+    lab.refuses(places.top, "chain")
+
+
+def deep_chain(lab):
+    """200 backing files are served, 201 are not."""
+    folder = lab.path()
+    os.mkdir(folder)
+    template = create(os.path.join(folder, "l002"), 1 * M,
+                      backing="l001", backing_format="qcow2",
+                      quiet_backing=True)
+    bottom = create(os.path.join(folder, "l001"), 1 * M)
+    qemu_io(bottom, "write -P 7 0 64k")
+    with Qcow2(template) as image:
+        name_at = image.backing_offset
+    for i in range(3, 203):
+        path = os.path.join(folder, "l%03d" % i)
+        shutil.copyfile(template, path)
+        with open(path, "r+b") as f:
+            f.seek(name_at)
+            f.write(b"l%03d" % (i - 1))
+    with lab.server(os.path.join(folder, "l201")) as server:
+        handle = server.connect()
+        expect(handle, (0, b"\7" * 512))
+        handle.pwrite(b"x", 5)
+        expect(handle, (0, b"\7" * 5 + b"x" + b"\7" * 506))
+    lab.refuses(os.path.join(folder, "l202"), "chain")
+
+
+def main():
+    lab = Lab()
+    lab.case("three deep", three_deep, lab)
+    for fmt in ("raw", "qcow2"):
+        for tail in (0, 512, 7 * 512) + ((1, 511, 777)
+                                         if fmt == "raw" else ()):
+            lab.case("shorter %s %d" % (fmt, tail), shorter, lab, tail, fmt)
+    lab.case("shorter middle", shorter_middle, lab)
+    lab.case("longer", longer, lab)
+    lab.case("never probed", never_probed, lab)
+    lab.case("not qcow2", not_qcow2, lab)
+    if lab.ours:
+        lab.case("no format", no_format, lab)
+        for name in (b"vmdk", b"", b"raw\0", b"QCOW2", b"x" * 5000):
+            lab.case("format %.10r" % name, other_format, lab, name)
+        lab.case("external files", external_files, lab)
+        lab.case("strange names", strange_names, lab)
+        lab.case("override", override, lab)
+        lab.case("loops", loops, lab)
+        lab.case("deep chain", deep_chain, lab)
+    lab.finish()
+
+
+if __name__ == "__main__":
+    main()
