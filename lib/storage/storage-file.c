@@ -207,10 +207,10 @@ file_map (struct storage *s, uint64_t offset, uint64_t *len, bool *hole)
     *hole = true;
     return 0;
   }
-  if (f->is_block || known_missing (&f->no_seek))
-    *len = MIN (*len, size - offset);
-  else
+  if (!f->is_block && !known_missing (&f->no_seek))
     seek_map (f, offset, len, hole);
+  if (!*hole)
+    *len = MIN (*len, size - offset);
   return 0;
 }
 

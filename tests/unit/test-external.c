@@ -1,0 +1,353 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* Which files an image may name: all rules, against a small tree of
+ * directories and links.
+ */
+
+#include <config.h>
+
+#include <check.h>
+#include <errno.h>
+#include <limits.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <sys/stat.h>
+
+#include "external.h"
+#include "report.h"
+
+static char top[PATH_MAX];      /* real path of the tree */
+
+static void
+make_dir (const char *name)
+{
+  if (mkdir (name, 0700) == -1)
+    abort ();
+}
+
+static void
+make_link (const char *to, const char *name)
+{
+  if (symlink (to, name) == -1)
+    abort ();
+}
+
+static void
+make_file (const char *name)
+{
+  FILE *fp = fopen (name, "w");
+
+  if (fp == NULL || fclose (fp) == EOF)
+    abort ();
+}
+
+static void
+make_tree (void)
+{
+  char name[] = "tmp-external.XXXXXX";
+
+  if (mkdtemp (name) == NULL || chdir (name) == -1 ||
+      getcwd (top, sizeof top) == NULL)
+    abort ();
+  make_dir ("img");
+  make_dir ("img/sub");
+  make_dir ("img/sub/deep");
+  make_dir ("imgother");
+  make_file ("img/a");
+  make_file ("img/base");
+  make_file ("img/we:ird");
+  make_file ("img/sub/base");
+  make_file ("img/sub/deep/base");
+  make_file ("imgother/base");
+  make_file ("secret");
+  make_link ("base", "img/link-in");
+  make_link ("../secret", "img/link-out");
+  make_link ("../imgother/base", "img/link-other");
+  make_link ("nowhere", "img/link-dangling");
+  make_link ("loop", "img/loop");
+  make_link ("../img/base", "imgother/link-back");
+  make_link ("img", "img-link");
+  make_link ("..", "img/up");
+  make_link ("img/a", "a-link");
+}
+
+static void
+remove_tree (void)
+{
+  char command[PATH_MAX + 20];
+
+  if (chdir ("..") == -1)
+    abort ();
+  snprintf (command, sizeof command, "rm -rf '%s'", top);
+  if (system (command) != 0)
+    abort ();
+}
+
+static char said[2000];         /* the last report */
+static int reports;
+
+static void
+sink (enum report_level level, const char *text)
+{
+  ck_assert_int_eq (level, REPORT_ERROR);
+  snprintf (said, sizeof said, "%s", text);
+  reports++;
+}
+
+/* NAME in NAMING_FILE under RULES (with %s for TOP, separated by
+ * commas) is allowed and means EXPECT below TOP, or fails with ERR.
+ */
+static void
+try (const char *naming_file, const char *name, const char *rules, int err,
+     const char *expect)
+{
+  const char *list[10];
+  char expanded[3 * PATH_MAX], full[2 * PATH_MAX], *p, *path = NULL;
+  size_t n = 0;
+  int r;
+
+  snprintf (expanded, sizeof expanded, "%s", rules);
+  p = strstr (expanded, "TOP");
+  if (p) {
+    snprintf (full, sizeof full, "%s%s", top, p + 3);
+    snprintf (p, sizeof expanded - (size_t) (p - expanded), "%s", full);
+  }
+  for (p = strtok (expanded, ","); p; p = strtok (NULL, ","))
+    list[n++] = p;
+  list[n] = NULL;
+
+  report_set_sink (sink);
+  reports = 0;
+  r = external_resolve (naming_file, name, list, &path);
+  ck_assert_msg (r == err, "%s in %s under %s: %d, not %d: %s",
+                 name, naming_file, rules, r, err, said);
+  if (r == 0) {
+    snprintf (full, sizeof full, "%s/%s", top, expect);
+    ck_assert_str_eq (path, full);
+    ck_assert_int_eq (reports, 0);
+    free (path);
+    return;
+  }
+  ck_assert_ptr_null (path);
+  ck_assert_int_eq (reports, 1);
+  ck_assert_ptr_nonnull (strstr (said, naming_file));
+  ck_assert_ptr_null (strchr (said, '\n'));
+}
+
+START_TEST (same_dir)
+{
+  static const char *const naming[] = { "img/a", "./img/../img/a",
+                                        "img-link/a" };
+  const char *a = naming[_i];
+
+  try (a, "base", "same-dir", 0, "img/base");
+  try (a, "./base", "same-dir", 0, "img/base");
+  try (a, "sub/../base", "same-dir", 0, "img/base");
+  try (a, "../img/base", "same-dir", 0, "img/base");
+  try (a, "link-in", "same-dir", 0, "img/base");
+  try (a, "a", "same-dir", 0, "img/a");
+  try (a, "sub/base", "same-dir", -EPERM, NULL);
+  try (a, "../secret", "same-dir", -EPERM, NULL);
+  try (a, "../imgother/base", "same-dir", -EPERM, NULL);
+  try (a, "up/secret", "same-dir", -EPERM, NULL);
+  try (a, "up/img/base", "same-dir", 0, "img/base");
+  try (a, "/etc/passwd", "same-dir", -EPERM, NULL);
+  ck_assert_ptr_nonnull (strstr (said, "/etc/passwd"));
+  ck_assert_ptr_nonnull (strstr (said, "external-files="));
+}
+END_TEST
+
+/* What a link leads to counts, and where the link is. */
+START_TEST (links)
+{
+  try ("img/a", "link-out", "same-dir", -EPERM, NULL);
+  try ("img/a", "link-other", "same-dir", -EPERM, NULL);
+  try ("img/a", "link-other", "TOP/imgother", -EPERM, NULL);
+  try ("img/a", "link-other", "same-dir,TOP/imgother", 0, "imgother/base");
+  try ("img/a", "../imgother/link-back", "same-dir", -EPERM, NULL);
+  try ("img/a", "link-out", "any", 0, "secret");
+  try ("img/a", "link-dangling", "any", -ENOENT, NULL);
+  try ("img/a", "loop", "any", -ELOOP, NULL);
+}
+END_TEST
+
+/* A name starts where the naming file was said to be, as in QEMU. */
+START_TEST (naming_file_is_link)
+{
+  try ("a-link", "secret", "same-dir", 0, "secret");
+  try ("a-link", "img/base", "same-dir", -EPERM, NULL);
+  try ("nowhere/a", "base", "any", -ENOENT, NULL);
+}
+END_TEST
+
+/* The naming file without any directory, and in the root directory. */
+START_TEST (bare_names)
+{
+  ck_assert_int_eq (chdir ("img"), 0);
+  try ("a", "base", "same-dir", 0, "img/base");
+  try ("a", "sub/base", "same-dir", -EPERM, NULL);
+  try ("/a", "etc/passwd", "same-dir", -EPERM, NULL);
+  try ("/a", "base-that-is-not-there", "same-dir", -ENOENT, NULL);
+}
+END_TEST
+
+START_TEST (none_and_any)
+{
+  try ("img/a", "base", "none", -EPERM, NULL);
+  ck_assert_ptr_nonnull (strstr (said, "external-files="));
+  try ("img/a", "base", "", -EPERM, NULL);
+  try ("img/a", "base", "none,same-dir", 0, "img/base");
+  try ("img/a", "../secret", "any", 0, "secret");
+  try ("img/a", "../secret", "none,any", 0, "secret");
+  try ("img/a", "sub/deep/base", "any", 0, "img/sub/deep/base");
+}
+END_TEST
+
+START_TEST (directories)
+{
+  try ("img/a", "sub/base", "TOP/img", 0, "img/sub/base");
+  try ("img/a", "base", "TOP/img", 0, "img/base");
+  try ("img/a", "sub/deep/base", "TOP/img", 0, "img/sub/deep/base");
+  try ("img/a", "sub/deep/base", "TOP/img/sub/", 0, "img/sub/deep/base");
+  try ("img/a", "base", "TOP/img/sub", -EPERM, NULL);
+  try ("img/a", "base", "same-dir,TOP/img/sub", 0, "img/base");
+
+  /* By component: img is not the beginning of imgother. */
+  try ("img/a", "../imgother/base", "TOP/img", -EPERM, NULL);
+  try ("img/a", "../imgother/base", "TOP", 0, "imgother/base");
+  try ("img/a", "../imgother/base", "/", 0, "imgother/base");
+
+  /* Rules are resolved too; those that lead nowhere allow nothing. */
+  try ("img/a", "base", "TOP/img-link", 0, "img/base");
+  try ("img/a", "base", "TOP/img/up/img", 0, "img/base");
+  try ("img/a", "base", "TOP/nowhere", -EPERM, NULL);
+  try ("img/a", "base", "TOP/img/base", -EPERM, NULL);
+  try ("img/a", "base", "img", -EPERM, NULL);
+  try ("img/a", "base", "any-dir", -EPERM, NULL);
+}
+END_TEST
+
+START_TEST (missing)
+{
+  try ("img/a", "no-such-file", "same-dir", -ENOENT, NULL);
+  ck_assert_ptr_nonnull (strstr (said, "no-such-file"));
+  ck_assert_ptr_nonnull (strstr (said, "No such file"));
+  try ("img/a", "no-such-dir/x", "any", -ENOENT, NULL);
+  try ("img/a", "base/x", "any", -ENOTDIR, NULL);
+}
+END_TEST
+
+START_TEST (protocols)
+{
+  static const char *const bad[] = {
+    "json:{\"driver\":\"raw\",\"file\":{\"filename\":\"/etc/passwd\"}}",
+    "ssh://host/x", "http://host/x", "fat:rw:/etc", "host_device:/dev/sda",
+    "blkdebug::base", "qcow2:base", "driver:base", ":base", "we:ird",
+    "nbdx:base", "JSON:{}", "fd:3", "a b:base",
+  };
+  size_t i;
+
+  for (i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+    try ("img/a", bad[i], "any", -ENOTSUP, NULL);
+    ck_assert_ptr_nonnull (strstr (said, "external-files="));
+    ck_assert_ptr_nonnull (strstr (said, bad[i]));
+    ck_assert_ptr_null (strstr (said, "NBD"));
+  }
+
+  /* A colon after a slash makes no protocol; neither does "file:". */
+  try ("img/a", "./we:ird", "same-dir", 0, "img/we:ird");
+  try ("img/a", "file:base", "same-dir", 0, "img/base");
+  try ("img/a", "file:we:ird", "same-dir", 0, "img/we:ird");
+  try ("img/a", "file:../secret", "same-dir", -EPERM, NULL);
+  try ("img/a", "file:json:{}", "any", -ENOENT, NULL);
+  try ("img/a", "file:///etc/passwd", "same-dir", -EPERM, NULL);
+  try ("img/a", "file:", "any", -EINVAL, NULL);
+}
+END_TEST
+
+START_TEST (nbd)
+{
+  static const char *const uris[] = {
+    "nbd://localhost/x", "nbds://localhost", "nbd:localhost:10809",
+    "nbd+unix:///x?socket=/run/s", "nbds+unix:///?socket=s",
+  };
+  size_t i;
+
+  for (i = 0; i < sizeof uris / sizeof uris[0]; i++) {
+    try ("img/a", uris[i], "any", -ENOTSUP, NULL);
+    ck_assert_ptr_nonnull (strstr (said, "over NBD are not supported yet"));
+  }
+}
+END_TEST
+
+START_TEST (no_names)
+{
+  static const char *const bad[] = {
+    "", ".", "..", "/", "sub/", "sub/.", "sub/..", "/etc/",
+  };
+  size_t i;
+
+  for (i = 0; i < sizeof bad / sizeof bad[0]; i++)
+    try ("img/a", bad[i], "any", -EINVAL, NULL);
+}
+END_TEST
+
+/* The longest name a header can hold; the report still says it all. */
+START_TEST (long_names)
+{
+  char name[1024];
+
+  memset (name, 'x', sizeof name);
+  name[1023] = '\0';
+  try ("img/a", name, "any", -ENAMETOOLONG, NULL);
+  memcpy (name, "ssh:", 4);
+  try ("img/a", name, "any", -ENOTSUP, NULL);
+  ck_assert_ptr_nonnull (strstr (said, "external-files="));
+  memcpy (name, "..//", 4);
+  memset (name + 4, '/', 1000);
+  try ("img/a", name, "none", -EPERM, NULL);
+  ck_assert_ptr_nonnull (strstr (said, "external-files="));
+}
+END_TEST
+
+/* Through the report's own filter: no line breaks, no escapes. */
+START_TEST (control_characters)
+{
+  try ("img/a", "no\nsuch\033[31mfile", "same-dir", -ENOENT, NULL);
+  ck_assert_ptr_null (strchr (said, '\033'));
+}
+END_TEST
+
+int
+main (void)
+{
+  Suite *suite = suite_create ("external");
+  TCase *tc = tcase_create ("names");
+  SRunner *sr;
+  int failed;
+
+  tcase_set_timeout (tc, 60);
+  tcase_add_unchecked_fixture (tc, make_tree, remove_tree);
+  tcase_add_loop_test (tc, same_dir, 0, 3);
+  tcase_add_test (tc, links);
+  tcase_add_test (tc, naming_file_is_link);
+  tcase_add_test (tc, bare_names);
+  tcase_add_test (tc, none_and_any);
+  tcase_add_test (tc, directories);
+  tcase_add_test (tc, missing);
+  tcase_add_test (tc, protocols);
+  tcase_add_test (tc, nbd);
+  tcase_add_test (tc, no_names);
+  tcase_add_test (tc, long_names);
+  tcase_add_test (tc, control_characters);
+  suite_add_tcase (suite, tc);
+
+  sr = srunner_create (suite);
+  srunner_run_all (sr, CK_ENV);
+  failed = srunner_ntests_failed (sr);
+  srunner_free (sr);
+  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}

@@ -1,0 +1,436 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* What storage-file.c does when the kernel gives less than it was asked
+ * for: short counts, EINTR, file systems that lack a call.
+ *
+ * The system calls of the C library are replaced: the functions below
+ * have the names that storage-file.c calls, and the linker prefers them
+ * to those of the library.
+ */
+
+#include <config.h>
+
+#include <errno.h>
+#include <stdarg.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+
+#include <linux/falloc.h>
+
+#include "storage-test.h"
+
+/* How the next calls go.  Every field is 0 in a fresh test. */
+static struct {
+  int interrupt;                /* fail so many calls with EINTR */
+  size_t at_most;               /* bytes that one call transfers */
+  bool return_zero;             /* writes return 0 */
+  int no_dsync;                 /* RWF_DSYNC fails with it */
+  int no_mode;                  /* fallocate fails with it, for ... */
+  int mode;                     /* ... this mode */
+  int no_seek;                  /* lseek fails with it */
+  int sync_error;               /* fdatasync fails with it */
+  int truncate_error;
+} fault;
+
+static struct {
+  int writes, dsync_writes, reads, fallocates, syncs, seeks, truncates;
+  int max_cnt;                  /* most elements in one write */
+} calls;
+
+static bool
+interrupted (void)
+{
+  if (fault.interrupt == 0)
+    return false;
+  fault.interrupt--;
+  errno = EINTR;
+  return true;
+}
+
+ssize_t
+pread (int fd, void *buf, size_t len, off_t offset)
+{
+  calls.reads++;
+  if (interrupted ())
+    return -1;
+  if (fault.at_most && len > fault.at_most)
+    len = fault.at_most;
+  return syscall (SYS_pread64, fd, buf, len, offset);
+}
+
+ssize_t
+pwritev2 (int fd, const struct iovec *iov, int cnt, off_t offset, int flags)
+{
+  size_t len = 0;
+  char *buf;
+  ssize_t r;
+  int i;
+
+  calls.writes++;
+  calls.max_cnt = cnt > calls.max_cnt ? cnt : calls.max_cnt;
+  if (interrupted ())
+    return -1;
+  if (flags & RWF_DSYNC) {
+    calls.dsync_writes++;
+    if (fault.no_dsync) {
+      errno = fault.no_dsync;
+      return -1;
+    }
+  }
+  if (cnt > 1024) {             /* the kernel's limit */
+    errno = EINVAL;
+    return -1;
+  }
+  if (fault.return_zero)
+    return 0;
+
+  /* One flat write, cut where it is wanted. */
+  for (i = 0; i < cnt; i++)
+    len += iov[i].iov_len;
+  buf = malloc (len);
+  ck_assert_ptr_nonnull (buf);
+  for (i = 0, len = 0; i < cnt; len += iov[i++].iov_len) {
+    if (iov[i].iov_len)
+      memcpy (buf + len, iov[i].iov_base, iov[i].iov_len);
+  }
+  if (fault.at_most && len > fault.at_most)
+    len = fault.at_most;
+  r = syscall (SYS_pwrite64, fd, buf, len, offset);
+  free (buf);
+  return r;
+}
+
+int
+fallocate (int fd, int mode, off_t offset, off_t len)
+{
+  calls.fallocates++;
+  if (interrupted ())
+    return -1;
+  if (fault.no_mode && mode == fault.mode) {
+    errno = fault.no_mode;
+    return -1;
+  }
+  return (int) syscall (SYS_fallocate, fd, mode, offset, len);
+}
+
+int
+fdatasync (int fd)
+{
+  calls.syncs++;
+  if (interrupted ())
+    return -1;
+  if (fault.sync_error) {
+    errno = fault.sync_error;
+    return -1;
+  }
+  return (int) syscall (SYS_fdatasync, fd);
+}
+
+off_t
+lseek (int fd, off_t offset, int whence)
+{
+  if (whence == SEEK_DATA || whence == SEEK_HOLE) {
+    calls.seeks++;
+    if (fault.no_seek) {
+      errno = fault.no_seek;
+      return -1;
+    }
+  }
+  return syscall (SYS_lseek, fd, offset, whence);
+}
+
+int
+ftruncate (int fd, off_t len)
+{
+  calls.truncates++;
+  if (interrupted ())
+    return -1;
+  if (fault.truncate_error) {
+    errno = fault.truncate_error;
+    return -1;
+  }
+  return (int) syscall (SYS_ftruncate, fd, len);
+}
+
+static struct storage *s;
+
+static void
+setup (void)
+{
+  char path[64];
+  int fd;
+
+  disk_file (&fd, path);
+  s = open_rw (path);
+}
+
+static void
+teardown (void)
+{
+  storage_close (s);
+}
+
+#define LEN 5000
+
+/* An array whose elements are cut everywhere by the short counts. */
+static int
+write_pattern (bool durable)
+{
+  static char data[LEN];
+  struct iovec iov[50];
+  size_t i;
+
+  for (i = 0; i < LEN; i++)
+    data[i] = (char) ('a' + i % 23);
+  for (i = 0; i < 50; i++) {
+    iov[i].iov_base = data + i * 100;
+    iov[i].iov_len = i % 2 ? 0 : 200;
+  }
+  return storage_write (s, iov, 50, 123, durable);
+}
+
+static void
+ck_pattern (void)
+{
+  char back[LEN];
+  size_t i;
+
+  ck_ok (storage_read (s, back, LEN, 123));
+  for (i = 0; i < LEN && back[i] == (char) ('a' + i % 23); i++)
+    ;
+  ck_assert_uint_eq (i, LEN);
+}
+
+static const size_t cuts[] = { 1, 7, 199, 200, 201, 400, 4999 };
+
+START_TEST (short_writes)
+{
+  int durable;
+
+  for (durable = 0; durable <= 1; durable++) {
+    fault.at_most = cuts[_i];
+    ck_ok (write_pattern (durable));
+    fault.at_most = 0;
+    ck_pattern ();
+    ck_ok (storage_zero (s, 0, 2 * LEN));
+  }
+  ck_assert_int_gt (calls.writes, 2);
+  ck_assert_int_gt (calls.dsync_writes, 1);
+}
+END_TEST
+
+START_TEST (short_reads)
+{
+  ck_ok (write_pattern (false));
+  fault.at_most = cuts[_i];
+  ck_pattern ();
+  ck_bytes (s, 123 + LEN, 1000, 0);
+}
+END_TEST
+
+START_TEST (interrupts)
+{
+  const char *conflict;
+
+  fault.interrupt = 3;
+  ck_ok (write_pattern (false));
+  fault.interrupt = 3;
+  ck_pattern ();
+  fault.interrupt = 3;
+  ck_ok (storage_sync (s));
+  fault.interrupt = 3;
+  ck_ok (storage_punch (s, 0, 4096));
+  fault.interrupt = 3;
+  ck_ok (storage_truncate (s, 100));
+  ck_assert_uint_eq (size_of (s), 100);
+  fault.interrupt = 3;
+  ck_ok (storage_lock (s, STORAGE_LOCK_READER, LOCKING_AUTO, &conflict));
+}
+END_TEST
+
+START_TEST (write_returns_zero)
+{
+  fault.return_zero = true;
+  ck_assert_int_eq (write_pattern (false), -EIO);
+}
+END_TEST
+
+/* Without RWF_DSYNC a durable write is a write and one sync, and what
+ * the sync says counts.  The missing call is tried once only.
+ */
+START_TEST (no_dsync)
+{
+  ck_ok (write_pattern (true));
+  ck_assert_int_eq (calls.syncs, 0);
+  ck_assert_int_eq (calls.dsync_writes, 1);
+
+  fault.no_dsync = EOPNOTSUPP;
+  ck_ok (write_pattern (true));
+  ck_assert_int_eq (calls.syncs, 1);
+  ck_assert_int_eq (calls.dsync_writes, 2);
+  ck_pattern ();
+  ck_ok (write_pattern (true));
+  ck_assert_int_eq (calls.syncs, 2);
+  ck_assert_int_eq (calls.dsync_writes, 2);
+  ck_ok (write_pattern (false));
+  ck_assert_int_eq (calls.syncs, 2);
+
+  fault.sync_error = EIO;
+  ck_assert_int_eq (write_pattern (true), -EIO);
+  ck_assert_int_eq (storage_sync (s), -EIO);
+}
+END_TEST
+
+/* Any other failure of a durable write is no reason to do without. */
+START_TEST (dsync_fails)
+{
+  fault.no_dsync = EIO;
+  ck_assert_int_eq (write_pattern (true), -EIO);
+  fault.no_dsync = 0;
+  ck_ok (write_pattern (true));
+  ck_assert_int_eq (calls.dsync_writes, 2);
+  ck_assert_int_eq (calls.syncs, 0);
+}
+END_TEST
+
+START_TEST (no_zero_range)
+{
+  int n;
+
+  ck_ok (write_pattern (false));
+  ck_ok (storage_zero (s, 0, 200));
+  ck_assert_int_eq (calls.writes, 1);
+  ck_assert_int_eq (calls.fallocates, 1);
+
+  fault.no_mode = EOPNOTSUPP;
+  fault.mode = FALLOC_FL_ZERO_RANGE;
+  fault.at_most = 1000;
+  ck_ok (storage_zero (s, 300, 100000));
+  ck_assert_int_eq (calls.fallocates, 2);
+  ck_assert_int_ge (calls.writes, 101);
+  n = calls.writes;
+  ck_ok (storage_zero (s, 500, 1000));
+  ck_assert_int_eq (calls.fallocates, 2);
+  ck_assert_int_eq (calls.writes, n + 1);
+  ck_bytes (s, 0, 200, 0);
+  ck_bytes (s, 300, 100000, 0);
+  ck_assert_uint_eq (size_of (s), 100300);
+
+  /* Holes are another matter. */
+  fault.mode = FALLOC_FL_PUNCH_HOLE;
+  ck_ok (storage_punch (s, 0, 4096));
+}
+END_TEST
+
+START_TEST (fallocate_fails)
+{
+  fault.no_mode = ENOSPC;
+  fault.mode = FALLOC_FL_ZERO_RANGE;
+  ck_assert_int_eq (storage_zero (s, 0, 100), -ENOSPC);
+  fault.mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+  ck_assert_int_eq (storage_punch (s, 0, 100), -ENOSPC);
+  fault.mode = 0;
+  ck_assert_int_eq (storage_reserve (s, 0, 100), -ENOSPC);
+  fault.no_mode = 0;
+  ck_ok (storage_zero (s, 0, 100));
+  ck_ok (storage_punch (s, 0, 100));
+  ck_ok (storage_reserve (s, 0, 100));
+  ck_assert_int_eq (calls.writes, 0);
+}
+END_TEST
+
+START_TEST (no_punch)
+{
+  ck_ok (write_pattern (false));
+  fault.no_mode = _i ? ENOSYS : EOPNOTSUPP;
+  fault.mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+  ck_assert_int_eq (storage_punch (s, 123, LEN), -ENOTSUP);
+  ck_assert_int_eq (storage_punch (s, 123, LEN), -ENOTSUP);
+  ck_assert_int_eq (calls.fallocates, 1);
+  ck_pattern ();
+  ck_ok (storage_reserve (s, 0, 100));
+}
+END_TEST
+
+START_TEST (no_reserve)
+{
+  fault.no_mode = EOPNOTSUPP;
+  fault.mode = 0;
+  ck_assert_int_eq (storage_reserve (s, 0, LEN), -ENOTSUP);
+  ck_assert_int_eq (storage_reserve (s, 0, LEN), -ENOTSUP);
+  ck_assert_int_eq (calls.fallocates, 1);
+  ck_assert_uint_eq (size_of (s), 0);
+}
+END_TEST
+
+/* Who cannot tell answers data, and not beyond the end. */
+START_TEST (no_seek)
+{
+  uint64_t len;
+  bool hole;
+  int i;
+
+  ck_ok (storage_truncate (s, 100000));
+  fault.no_seek = EINVAL;
+  for (i = 0; i < 3; i++) {
+    len = 200000;
+    ck_ok (storage_map (s, 1000, &len, &hole));
+    ck_assert (!hole);
+    ck_assert_uint_eq (len, 99000);
+  }
+  ck_assert_int_eq (calls.seeks, 1);
+  len = 200000;
+  ck_ok (storage_map (s, 100000, &len, &hole));
+  ck_assert (hole);
+}
+END_TEST
+
+START_TEST (truncate_fails)
+{
+  fault.truncate_error = ENOSPC;
+  ck_assert_int_eq (storage_truncate (s, 100), -ENOSPC);
+}
+END_TEST
+
+START_TEST (many_elements)
+{
+  struct iovec iov[3000];
+  char c = 'x';
+  int i;
+
+  for (i = 0; i < 3000; i++) {
+    iov[i].iov_base = &c;
+    iov[i].iov_len = 1;
+  }
+  ck_ok (storage_write (s, iov, 3000, 0, false));
+  ck_assert_int_eq (calls.max_cnt, 1024);
+  ck_assert_int_eq (calls.writes, 3);
+  ck_bytes (s, 0, 3000, 'x');
+}
+END_TEST
+
+int
+main (void)
+{
+  const int nr_cuts = sizeof cuts / sizeof cuts[0];
+  Suite *suite = suite_create ("storage-faults");
+  TCase *tc = tcase_create ("faults");
+
+  tcase_set_timeout (tc, 60);
+  tcase_add_checked_fixture (tc, setup, teardown);
+  tcase_add_loop_test (tc, short_writes, 0, nr_cuts);
+  tcase_add_loop_test (tc, short_reads, 0, nr_cuts);
+  tcase_add_test (tc, interrupts);
+  tcase_add_test (tc, write_returns_zero);
+  tcase_add_test (tc, no_dsync);
+  tcase_add_test (tc, dsync_fails);
+  tcase_add_test (tc, no_zero_range);
+  tcase_add_test (tc, fallocate_fails);
+  tcase_add_loop_test (tc, no_punch, 0, 2);
+  tcase_add_test (tc, no_reserve);
+  tcase_add_test (tc, no_seek);
+  tcase_add_test (tc, truncate_fails);
+  tcase_add_test (tc, many_elements);
+  suite_add_tcase (suite, tc);
+  return run_suite (suite);
+}
