@@ -4,68 +4,146 @@
 # The guard is the only door through which an image file changes: no
 # other part of the library, the plugin or the tools can reach what
 # changes the bytes of a storage.  Shown twice, from the includes of the
-# sources and from what the compiled files ask the linker for.
+# sources and from what the compiled files ask the linker for.  Then
+# small offenders are planted, each of which must be found.
 
 # shellcheck source=functions.sh
 source "$top_srcdir/tests/functions.sh"
 
 requires nm --version
+cc=${CC:-cc}
 
-cd "$top_srcdir"
-bad=0
+rooms="lib/base lib/format lib/overlap lib/storage lib/image plugin tools"
 
-# only_in HEADER PATTERN: HEADER is included by files that match PATTERN
-# alone, and by one of them at least.
-only_in ()
+# includers SOURCES HEADER ALLOWED: the files below SOURCES that include
+# HEADER although they do not match ALLOWED.
+includers ()
 {
-  local file found=0
-
-  while read -r file; do
-    if [[ $file =~ ^($2)$ ]]; then
-      found=1
-    else
-      echo "$file includes $1"
-      bad=1
-    fi
-  done < <(grep -rlE "^[[:space:]]*#[[:space:]]*include[[:space:]]*[\"<]$1" \
-                --include='*.[ch]' lib plugin tools)
-  [ "$found" = 1 ] || fail "nobody includes $1: this test looks wrongly"
+  ( cd "$1"
+    grep -rlE "^[[:space:]]*#[[:space:]]*include[[:space:]]*[\"<]([^\">]*/)?$2[\">]" \
+         --include='*.[ch]' lib plugin tools || true ) |
+    sed 's,^\./,,' | grep -vxE "$3" || true
 }
 
-only_in 'storage-write\.h' 'lib/image/guard\.c|lib/storage/.*'
-only_in 'storage-impl\.h' 'lib/storage/.*'
-
-# What the objects of a room need from elsewhere, as "SYMBOL FILE".
+# needs OBJECTS: what every object below OBJECTS needs from elsewhere,
+# as lines "SYMBOL FILE", where FILE is such as "lib/image/guard".  (A
+# program with flags of its own has objects called PROGRAM-FILE.o.)
 needs ()
 {
-  local object
+  local room object file
 
-  for object in "$top_builddir/$1"/.libs/*.o "$top_builddir/$1"/*.o; do
-    [ -e "$object" ] || continue
-    nm -u "$object" | awk -v o="$1/$(basename "$object" .o)" \
-                          'NF == 2 { print $2, o }'
+  for room in $rooms; do
+    for object in "$1/$room"/.libs/*.o "$1/$room"/*.o; do
+      [ -e "$object" ] || continue
+      file=$(basename "$object" .o)
+      nm -u "$object" | awk -v o="$room/${file#*_la-}" \
+                            'NF == 2 { sub (/@.*/, "", $1); print $2, o }'
+    done
   done
 }
 
-rooms="lib/base lib/format lib/overlap lib/image plugin tools"
-for room in $rooms; do needs "$room"; done >"$workdir/needs"
-
+# The functions of storage-write.h: for the guard.
 door='storage_(write|zero|punch|reserve|truncate)'
+
+# What changes a file by its descriptor, or may: for storage-file.c.
+syscalls='p?write(64|v|v2|v64|v64v2)?|writev|fallocate(64)?'
+syscalls+='|posix_fallocate(64)?|f?truncate(64)?|copy_file_range|sendfile(64)?'
+syscalls+='|splice|vmsplice|tee|mmap(64)?|ioctl|open(64|at|at64|at2)?'
+syscalls+='|creat(64)?|f(re)?open(64)?|fdopen|syscall|io_(submit|uring_.*)'
+syscalls+='|aio_.*|lio_listio(64)?|dprintf|vdprintf'
+
+# offenders SOURCES OBJECTS: everything that goes round the guard.
+# The event log writes a file of its own; the tools print.
+offenders ()
+{
+  includers "$1" 'storage-write\.h' 'lib/image/guard\.c|lib/storage/.*'
+  includers "$1" 'storage-impl\.h' 'lib/storage/.*'
+  needs "$2" >"$workdir/needs"
+  grep -E "^$door " "$workdir/needs" | grep -v ' lib/image/guard$' || true
+  grep -E "^_*($syscalls)(_chk|_2)? " "$workdir/needs" |
+    grep -vE ' (lib/storage/storage-file|plugin/events|tools/.*)$' || true
+}
+
+# The real thing.  First of all, does this test see anything?
+found=$(offenders "$top_srcdir" "$top_builddir")
 grep -Eq "^$door lib/image/guard\$" "$workdir/needs" ||
   fail "the guard does not write: this test looks wrongly"
-if grep -E "^$door " "$workdir/needs" | grep -v ' lib/image/guard$'; then
-  bad=1
+grep -Eq "^pwritev(2|64v2) lib/storage/storage-file\$" "$workdir/needs" ||
+  fail "storage-file.c does not write: this test looks wrongly"
+for room in $rooms; do
+  [ "$room" = tools ] || grep -q " $room/" "$workdir/needs" ||
+    fail "no objects of $room: this test looks wrongly"
+done
+if [ "$found" ]; then
+  echo "$found" >&2
+  fail "the image file can be changed past the guard"
 fi
 
-# Nor is there a way round the storage: whoever would change a file in
-# another way needs one of these.  The event log writes to its own file.
-syscalls='p?write(64|v|v2|v64|v64v2)?|writev|fallocate(64)?'
-syscalls+='|posix_fallocate(64)?|f?truncate(64)?|copy_file_range|sendfile'
-syscalls+='|splice|tee|mmap(64)?|ioctl|open(64|at|at64)?|creat(64)?'
-syscalls+='|f(re)?open(64)?|fdopen|syscall|io_(submit|uring_.*)|aio_.*'
-if grep -E "^_*($syscalls)(_chk|_2)? " "$workdir/needs" |
-     grep -vE ' plugin/(libqcow2plugin_la-)?events$| tools/'; then
-  bad=1
-fi
+# Offenders.
+plant=$workdir/plant
+for room in $rooms; do mkdir -p "$plant/$room/.libs"; done
 
-[ "$bad" = 0 ] || fail "the image file can be changed past the guard"
+# planted FILE PATTERN: compile standard input as FILE (lib/image/x.c);
+# what the test finds (lines ended by ";") must match PATTERN.
+planted ()
+{
+  local object got
+
+  object=$(dirname "$1")/.libs/$(basename "$1" .c).o
+  cat >"$plant/$1"
+  $cc -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -O2 -w -I"$top_srcdir/lib/storage" \
+      -c "$plant/$1" -o "$plant/$object" ||
+    fail "cannot compile $1"
+  got=$(offenders "$plant" "$plant" | tr '\n' ';')
+  rm "${plant:?}/$1" "$plant/$object"
+  [[ $got =~ ^($2)$ ]] || fail "planted $1: found '$got', not '$2'"
+}
+
+planted lib/image/guard.c '' <<'END'
+#include "storage-write.h"
+int f (struct storage *s) { return storage_zero (s, 0, 1); }
+END
+planted lib/storage/storage-file.c '' <<'END'
+#include "storage-impl.h"
+#include "storage-write.h"
+#include <unistd.h>
+int f (int fd) { return (int) pwrite (fd, "", 1, 0) + ftruncate (fd, 0); }
+END
+planted lib/image/innocent.c '' <<'END'
+#include "storage.h"
+/* #include "storage-write.h" would be wrong here. */
+int f (struct storage *s) { return storage_sync (s); }
+END
+planted lib/image/evil.c 'lib/image/evil\.c;' <<'END'
+#  include  "../storage/storage-write.h"
+END
+planted plugin/evil.c 'plugin/evil\.c;' <<'END'
+#include <storage-impl.h>
+END
+planted lib/image/evil.c 'storage_punch lib/image/evil;' <<'END'
+struct storage;
+int storage_punch (struct storage *, unsigned long, unsigned long);
+int f (struct storage *s) { return storage_punch (s, 0, 1); }
+END
+planted lib/storage/libqcow2storage_la-evil.c \
+        'storage_truncate lib/storage/evil;' <<'END'
+struct storage;
+int storage_truncate (struct storage *, unsigned long);
+int f (struct storage *s) { return storage_truncate (s, 0); }
+END
+planted lib/storage/storage-lock.c \
+        'pwritev(2|64v2) lib/storage/storage-lock;' <<'END'
+#include <sys/uio.h>
+int f (int fd) { return (int) pwritev2 (fd, 0, 0, 0, 0); }
+END
+for call in 'pwrite (0, "", 1, 0)' 'ftruncate (0, 0)' \
+            'fallocate (0, 0, 0, 1)' 'open ("x", 2)' 'openat (0, "x", 2)' \
+            'syscall (18)' 'write (0, "", 1)' 'fopen ("x", "w")'; do
+  name=${call%% *}
+  planted lib/overlap/evil.c "$name(64)? lib/overlap/evil;" <<END
+#include <fcntl.h>
+#include <stdio.h>
+#include <unistd.h>
+void f (void) { $call; }
+END
+done
