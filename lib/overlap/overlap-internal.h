@@ -1,11 +1,389 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 
+/* What the files of the tracker share.  The essay is in overlap.c. */
+
 #ifndef QCOW2_OVERLAP_INTERNAL_H
 #define QCOW2_OVERLAP_INTERNAL_H
 
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
 #include "overlap.h"
 
-/* overlap-types.c: the types that may own a cluster beside TYPE. */
-overlap_set type_allows (enum overlap_type type);
+/* The clusters of a window and of a page of the bytemap, as powers of
+ * two.  The tests build the tracker a second time with tiny ones.
+ */
+#ifndef OV_WINDOW_BITS
+#define OV_WINDOW_BITS 18
+#endif
+#ifndef OV_PAGE_BITS
+#define OV_PAGE_BITS 12
+#endif
+#define OV_WINDOW (UINT32_C (1) << OV_WINDOW_BITS)
+#define OV_PAGE (UINT32_C (1) << OV_PAGE_BITS)
+#define OV_PAGES (OV_WINDOW / OV_PAGE)
+#define OV_LAST_WINDOW (UINT64_MAX >> OV_WINDOW_BITS)
+
+/* These types never leave the tracker. */
+#define OV_PINNED                                                       \
+  (OVERLAP_BIT (OVERLAP_MAIN_HEADER) | OVERLAP_BIT (OVERLAP_ACTIVE_L1)  \
+   | OVERLAP_BIT (OVERLAP_REFCOUNT_TABLE)                               \
+   | OVERLAP_BIT (OVERLAP_SNAPSHOT_TABLE))
+
+/* Fixed bounds of what remembers the ranges that left, and of the
+ * marks for which there was no memory although they must not leave.
+ */
+#define OV_OUTSIDE_MAX 8
+#define OV_KEPT_MAX 8
+
+/* ---- overlap-kind.c: the dictionary ---- */
+
+/* A kind is who owns a cluster, and how many clusters long a piece of
+ * a run is (a power of two).  Kind 0 is nobody.  The kind of the same
+ * owners and length 1 is their class.
+ */
+struct ov_kind {
+  overlap_set set;
+  uint32_t shared;              /* owners as inactive-l2 */
+  uint8_t owners[OVERLAP_TYPES]; /* owners as another type; 255 stays */
+  uint16_t class;
+  uint8_t log;                  /* the piece is 1 << log clusters long */
+  uint8_t spare;
+};
+
+#define OV_KINDS_MAX 65536u
+#define OV_KINDS_HERE 16u       /* the first ones are in struct overlap */
+#define OV_KIND_BLOCKS 12
+#define OV_KIND_HASH_HERE 32u
+
+void ov_kind_init (struct overlap *o);
+
+/* The class of a cluster of class FROM with one mark of TYPE more, or
+ * less.  0 or -ENOMEM.
+ */
+int ov_kind_plus (struct overlap *o, uint16_t from, enum overlap_type type,
+                  bool force, uint16_t *to);
+int ov_kind_minus (struct overlap *o, uint16_t from, enum overlap_type type,
+                   bool force, uint16_t *to);
+
+/* The kind for a piece of 1 << LOG clusters of a class. */
+int ov_kind_sized (struct overlap *o, uint16_t class, unsigned log,
+                   bool force, uint16_t *kind);
+
+/* ---- overlap-packed.c: a sorted list of pieces in few bits ---- */
+
+struct ov_piece {
+  uint32_t start;               /* cluster in the window */
+  uint16_t kind;
+};
+
+struct ov_runs {
+  uint32_t n;                   /* pieces */
+  uint16_t units;               /* the block is 24 + 16 * units bytes */
+  uint8_t chunk_bits;           /* clusters of a chunk, power of two */
+  uint8_t kind_bits;            /* and OV_WIDE */
+  uint8_t data[];               /* index of the chunks, then the pieces */
+};
+#define OV_WIDE 0x80            /* index entries have 32 bits, not 16 */
+
+/* A piece is never longer than its chunk, so it lies in one. */
+static inline uint32_t
+ov_chunks (const struct ov_runs *r)
+{
+  return OV_WINDOW >> r->chunk_bits;
+}
+
+uint32_t ov_packed_prefix (const struct ov_runs *r, uint32_t chunk);
+struct ov_piece ov_packed_get (const struct ov_runs *r, uint32_t chunk,
+                               uint32_t i);
+uint32_t ov_packed_find (const struct ov_runs *r, uint32_t chunk,
+                         uint32_t cluster);
+
+/* Replace M pieces from the I-th on, all in CHUNK, by K new ones.  Needs
+ * no memory if K <= M and no kind is new to the list.  Frees the block
+ * and makes *R NULL when nothing is left.  0, or -ENOMEM and nothing
+ * changed.
+ */
+int ov_packed_splice (struct overlap *o, struct ov_runs **r, uint32_t chunk,
+                      uint32_t i, uint32_t m, const struct ov_piece *pieces,
+                      uint32_t k, bool force);
+
+/* Choose the size of the chunks anew, and give back spare room.  A
+ * list for which there is no memory now stays as it is.
+ */
+void ov_packed_tune (struct overlap *o, struct ov_runs **r);
+
+/* ---- overlap-runs.c: edits and scans of one list ---- */
+
+/* What an update does to the class of each cluster. */
+struct ov_edit {
+  enum { OV_ENTER, OV_LEAVE, OV_PUT } what;
+  enum overlap_type type;       /* enter, leave */
+  uint16_t put;                 /* put: the new class */
+  bool force;                   /* beyond the limit */
+  uint64_t missing;             /* leave: clusters that had no such mark */
+  uint16_t old, new;            /* the last answer of ov_edit_class */
+};
+
+int ov_edit_class (struct overlap *o, struct ov_edit *e, uint16_t old,
+                   uint16_t *new);
+
+/* Edit [A, *B) or as much of it as was convenient, *B then says where
+ * it ended.  0, or -ENOMEM and nothing changed.
+ */
+int ov_runs_edit (struct overlap *o, struct ov_runs **r, uint32_t a,
+                  uint32_t *b, struct ov_edit *e);
+
+/* Remove every piece without a pinned type.  Needs no memory. */
+void ov_runs_strip (struct overlap *o, struct ov_runs **r);
+
+/* What a check has seen so far. */
+struct ov_scan {
+  overlap_set mask;
+  bool hit_only;                /* stop at the first type of the mask */
+  overlap_set any, all;
+  bool found;
+  uint64_t where;
+  uint64_t marked;              /* clusters seen that have a mark */
+};
+
+static inline void
+ov_scan_add (struct ov_scan *s, uint64_t first, uint64_t count,
+             overlap_set set)
+{
+  s->any |= set;
+  s->all &= set;
+  s->marked += count;
+  if ((set & s->mask) && (!s->found || first < s->where)) {
+    s->found = true;
+    s->where = first;
+  }
+}
+
+/* Scan [A, B) of a list whose cluster 0 is BASE. */
+void ov_runs_scan (const struct overlap *o, const struct ov_runs *r,
+                   uint64_t base, uint32_t a, uint32_t b, struct ov_scan *s);
+
+/* Call F for each piece; stops at and returns the first non-zero. */
+int ov_runs_each (const struct ov_runs *r,
+                  int (*f) (void *opaque, struct ov_piece piece),
+                  void *opaque);
+
+bool ov_runs_verify (const struct overlap *o, const struct ov_runs *r,
+                     const char **why);
+
+/* ---- overlap-bytemap.c: the cache of pages ---- */
+
+struct ov_page {
+  struct ov_page *older, *newer;
+  uint64_t window;
+  uint32_t number;              /* in the window */
+  uint32_t marked;              /* bytes that are not 0 */
+  uint8_t class[OV_PAGE];
+};
+
+/* A window with at least one page. */
+struct ov_paged {
+  struct ov_runs *runs;
+  uint64_t n;
+  struct ov_page *page[OV_PAGES];
+};
+
+struct ov_recent {
+  uint64_t page;
+  unsigned updates;
+};
+#define OV_RECENT 8
+#define OV_PROMOTE 16           /* updates in a row that earn a page */
+
+/* ---- overlap-window.c: windows and their locks ---- */
+
+/* What the directory knows of a window: 0 (no metadata), or the address
+ * of its ov_runs, or of its ov_paged with OV_PAGED set.
+ */
+typedef _Atomic (uintptr_t) ov_slot;
+#define OV_BUSY ((uintptr_t) 1)
+#define OV_PAGED ((uintptr_t) 2)
+#define OV_FLAGS ((uintptr_t) 3)
+
+/* A window that an update has open. */
+struct ov_window {
+  ov_slot *slot;
+  uint64_t number;
+  struct ov_runs *runs;
+  struct ov_paged *paged;
+  struct ov_window *outer;      /* another one, open meanwhile */
+};
+
+/* The readers' side.  ov_read_lock returns what the slot holds; 0 means
+ * that nothing is locked.
+ */
+struct ov_reader;
+uintptr_t ov_read_lock (ov_slot *slot, struct ov_reader **reader);
+void ov_read_unlock (struct ov_reader *reader);
+
+/* The writers' side; they hold overlap.lock. */
+uintptr_t ov_write_lock (ov_slot *slot);
+void ov_write_unlock (ov_slot *slot, uintptr_t value);
+
+void ov_window_open (struct overlap *o, struct ov_window *w, ov_slot *slot,
+                     uint64_t number);
+void ov_window_close (struct overlap *o, struct ov_window *w);
+
+/* The open window of that number, or NULL. */
+struct ov_window *ov_window_opened (struct overlap *o, uint64_t number);
+
+/* Scan [A, B) of what a slot held. */
+void ov_window_scan (const struct overlap *o, uintptr_t value, uint64_t base,
+                     uint32_t a, uint32_t b, struct ov_scan *s);
+
+/* Edit [A, B) of an open window; *DONE is where it stopped.  0, or
+ * -ENOMEM with [A, *DONE) done.
+ */
+int ov_window_edit (struct overlap *o, struct ov_window *w, uint32_t a,
+                    uint32_t b, struct ov_edit *e, uint32_t *done);
+
+/* ---- overlap-bytemap.c ---- */
+
+struct ov_page *ov_page_of (const struct ov_paged *paged, uint32_t cluster);
+int ov_page_edit (struct overlap *o, struct ov_window *w,
+                  struct ov_page *page, uint32_t a, uint32_t b,
+                  struct ov_edit *e);
+void ov_page_scan (const struct overlap *o, const struct ov_page *page,
+                   uint64_t base, uint32_t a, uint32_t b, struct ov_scan *s);
+
+/* An update went to [A, B) of the runs: is it time for a page? */
+void ov_page_promote (struct overlap *o, struct ov_window *w, uint32_t a,
+                      uint32_t b);
+
+/* Take a page out of an open window, its bytes go to COPY. */
+void ov_page_remove (struct overlap *o, struct ov_window *w,
+                     struct ov_page *page, uint8_t *copy);
+
+int ov_page_to_runs (struct overlap *o, struct ov_window *w,
+                     uint32_t number, const uint8_t *bytes, bool force);
+void ov_pinned_to_runs (struct overlap *o, struct ov_window *w,
+                        uint32_t number, uint8_t *bytes);
+
+/* Turn the oldest page into runs.  False if there is none. */
+bool ov_page_evict (struct overlap *o);
+
+/* ---- overlap-directory.c ---- */
+
+struct ov_node;
+ov_slot *ov_dir_find (const struct overlap *o, uint64_t window);
+ov_slot *ov_dir_insert (struct overlap *o, uint64_t window, bool force);
+
+/* The first window from *WINDOW on that has a node; NULL if none. */
+ov_slot *ov_dir_next (const struct overlap *o, uint64_t *window);
+void ov_dir_free (struct overlap *o);
+uint64_t ov_dir_recount (const struct overlap *o);
+
+/* ---- overlap-memory.c: the account ---- */
+
+void *ov_alloc (struct overlap *o, size_t size, bool force);
+
+/* A block of SIZE bytes in the place of OLD, whose contents are not
+ * copied; the caller releases OLD with ov_free when it is done with it.
+ * The limit is applied to what will be held then.
+ */
+void *ov_alloc_instead (struct overlap *o, size_t size, const void *old,
+                        bool force);
+void ov_free (struct overlap *o, void *p);
+uint64_t ov_size (const void *p);
+
+/* For tests: let the Nth allocation from now on fail, and with FOREVER
+ * all that follow.  N = 0: none.
+ */
+void ov_fail_alloc (uint64_t n, bool forever);
+
+/* ---- overlap-limit.c: what is outside ---- */
+
+struct ov_span {
+  uint64_t first, last;         /* windows */
+};
+
+/* Marks of pinned types for which there was no memory. */
+struct ov_kept {
+  uint64_t first, count;        /* clusters */
+  enum overlap_type type;
+};
+
+bool ov_outside (const struct overlap *o, uint64_t window);
+
+/* Let a window leave.  W is it if it is open, else NULL. */
+void ov_abandon (struct overlap *o, uint64_t number, struct ov_window *w);
+
+/* Tell of what left since the last call. */
+void ov_tell (struct overlap *o);
+
+/* Windows FIRST to LAST are complete again: the seam for rebuilding.
+ * False if the fixed list has no room for what stays outside.
+ */
+bool ov_restored (struct overlap *o, uint64_t first, uint64_t last);
+
+/* Remember or forget a mark in the fixed list.  ov_keep is false if the
+ * list is full; ov_unkeep returns how many clusters were there.
+ */
+bool ov_keep (struct overlap *o, enum overlap_type type, uint64_t first,
+              uint64_t count);
+uint64_t ov_unkeep (struct overlap *o, enum overlap_type type,
+                    uint64_t first, uint64_t count);
+
+/* The part of a check that looks at the fixed lists: sets *ANY if one
+ * of the windows is outside, *EVERY if all are.
+ */
+void ov_fixed_scan (struct overlap *o, uint64_t first, uint64_t count,
+                    struct ov_scan *s, bool *any, bool *every);
+bool ov_fixed_verify (struct overlap *o, const char **why);
+
+/* ---- overlap-types.c ---- */
+
+/* The types that may own a cluster beside TYPE. */
+overlap_set ov_allowed (enum overlap_type type);
+
+/* ---- overlap.c ---- */
+
+struct overlap {
+  /* Read by checks. */
+  _Atomic (struct ov_node *) root;
+  ov_slot fixed;                /* guards the two fixed lists */
+  _Atomic (struct ov_kind *) kind_block[OV_KIND_BLOCKS];
+  struct ov_kind kind[OV_KINDS_HERE];
+  struct ov_span outside[OV_OUTSIDE_MAX];
+  struct ov_kept kept[OV_KEPT_MAX];
+  unsigned n_outside, n_kept;
+
+  /* Held by every update; the rest belongs to its holder. */
+  pthread_mutex_t lock;
+  struct overlap_config config;
+  uint64_t used, bytemap_bytes, windows, runs, outside_windows;
+  struct ov_window *open;
+
+  unsigned n_kinds, hash_size;
+  uint16_t *hash;
+  uint16_t hash_here[OV_KIND_HASH_HERE];
+
+  struct ov_page *oldest, *newest;
+  struct ov_recent recent[OV_RECENT];
+
+  struct ov_span left;          /* not told yet */
+  bool tell;
+};
+
+static inline const struct ov_kind *
+ov_kind (const struct overlap *o, unsigned id)
+{
+  unsigned block;
+
+  if (id < OV_KINDS_HERE)
+    return &o->kind[id];
+  block = 27 - (unsigned) __builtin_clz (id);
+  return atomic_load_explicit (&o->kind_block[block], memory_order_acquire)
+    + (id - (OV_KINDS_HERE << block));
+}
 
 #endif /* QCOW2_OVERLAP_INTERNAL_H */

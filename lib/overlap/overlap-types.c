@@ -61,7 +61,7 @@ overlap_type_parse (const char *name, enum overlap_type *type)
  * is written, and with other snapshots.  Nothing else is ever shared.
  */
 overlap_set
-type_allows (enum overlap_type type)
+ov_allowed (enum overlap_type type)
 {
   switch (type) {
   case OVERLAP_ACTIVE_L2:

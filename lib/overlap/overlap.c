@@ -1,146 +1,282 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 
-/* First version of the tracker: groups of clusters in a hash table
- * under one reader-writer lock.  Every mark is counted per type.
- */
-
 #include <config.h>
 
-#include <pthread.h>
+#include <errno.h>
 #include <stdlib.h>
 
-#include "overlap.h"
+#include "cleanup.h"
 #include "overlap-internal.h"
-
-#define GROUP 64u
-#define BUCKETS 65536u
-
-struct group {
-  struct group *next;
-  uint64_t first;
-  uint32_t owners[GROUP][OVERLAP_TYPES];
-  overlap_set set[GROUP];
-};
-
-struct overlap {
-  pthread_rwlock_t lock;
-  struct group *buckets[BUCKETS];
-  uint64_t used, groups;
-};
-
-static struct group **
-bucket (struct overlap *o, uint64_t cluster)
-{
-  return &o->buckets[(cluster / GROUP * 0x9e3779b97f4a7c15u) >> 48];
-}
-
-static struct group *
-find (struct overlap *o, uint64_t cluster)
-{
-  struct group *g;
-
-  for (g = *bucket (o, cluster); g; g = g->next)
-    if (g->first == cluster / GROUP * GROUP)
-      return g;
-  return NULL;
-}
 
 struct overlap *
 overlap_new (const struct overlap_config *config)
 {
   struct overlap *o = calloc (1, sizeof *o);
 
-  (void) config;
-  if (o) {
-    pthread_rwlock_init (&o->lock, NULL);
-    o->used = sizeof *o;
-  }
+  if (!o)
+    return NULL;
+  o->config = *config;
+  o->used = ov_size (o);
+  pthread_mutex_init (&o->lock, NULL);
+  ov_kind_init (o);
   return o;
+}
+
+/* Release what a slot holds. */
+static void
+free_window (struct overlap *o, uintptr_t value)
+{
+  struct ov_paged *paged = (struct ov_paged *) (value & ~OV_FLAGS);
+  uint32_t i;
+
+  if (!(value & OV_PAGED)) {
+    ov_free (o, (void *) (value & ~OV_FLAGS));
+    return;
+  }
+  for (i = 0; i < OV_PAGES; ++i)
+    ov_free (o, paged->page[i]);
+  ov_free (o, paged->runs);
+  ov_free (o, paged);
 }
 
 void
 overlap_free (struct overlap *o)
 {
+  uint64_t w = 0;
+  ov_slot *slot;
   unsigned i;
 
   if (!o)
     return;
-  for (i = 0; i < BUCKETS; ++i) {
-    struct group *g = o->buckets[i];
-
-    while (g) {
-      struct group *next = g->next;
-      free (g);
-      g = next;
-    }
-  }
-  pthread_rwlock_destroy (&o->lock);
+  for (; (slot = ov_dir_next (o, &w)) != NULL; ++w)
+    free_window (o, atomic_load (slot));
+  ov_dir_free (o);
+  for (i = 0; i < OV_KIND_BLOCKS; ++i)
+    ov_free (o, atomic_load (&o->kind_block[i]));
+  if (o->hash != o->hash_here)
+    ov_free (o, o->hash);
+  pthread_mutex_destroy (&o->lock);
   free (o);
 }
 
-static void
-query (struct overlap *o, uint64_t first, uint64_t count,
-       overlap_set mask, struct overlap_answer *a)
+/* The end of a range; the very last cluster number is not a cluster. */
+static uint64_t
+end_of (uint64_t first, uint64_t count)
 {
-  uint64_t c = first, end = first + count;
-  bool found = false;
+  return count > UINT64_MAX - first ? UINT64_MAX : first + count;
+}
 
-  *a = (struct overlap_answer) { .all = OVERLAP_ALL };
-  while (c < end) {
-    struct group *g = find (o, c);
-    overlap_set set;
+static uint32_t
+in_window (uint64_t cluster)
+{
+  return (uint32_t) (cluster & (OV_WINDOW - 1));
+}
 
-    if (!g) {
-      a->all = 0;
-      c = c / GROUP * GROUP + GROUP;
-      continue;
+/* The next stretch of a range that ends at END: the part in one window,
+ * or a gap in the directory.  *SLOT is NULL for a gap.
+ */
+static uint64_t
+next_stretch (struct overlap *o, uint64_t first, uint64_t end,
+              ov_slot **slot)
+{
+  uint64_t w = first >> OV_WINDOW_BITS, next = w;
+
+  *slot = ov_dir_find (o, w);
+  if ((end - 1) >> OV_WINDOW_BITS == w)
+    return end;
+  if (*slot)
+    return (w + 1) << OV_WINDOW_BITS;
+  if (!ov_dir_next (o, &next) || next > (end - 1) >> OV_WINDOW_BITS)
+    return end;
+  return next << OV_WINDOW_BITS;
+}
+
+/* What one slot says of [FIRST, END), a stretch. */
+static inline void
+scan_stretch (struct overlap *o, ov_slot *slot, uint64_t first,
+              uint64_t end, struct ov_scan *s)
+{
+  struct ov_reader *reader;
+  uintptr_t v;
+
+  if (!slot || (v = ov_read_lock (slot, &reader)) == 0)
+    return;
+  ov_window_scan (o, v, first - in_window (first), in_window (first),
+                  in_window (end - 1) + 1, s);
+  ov_read_unlock (reader);
+}
+
+/* True if there is nothing outside, which is the usual case. */
+static inline bool
+nothing_fixed (struct overlap *o)
+{
+  return atomic_load_explicit (&o->fixed, memory_order_acquire) == 0;
+}
+
+void
+overlap_query (struct overlap *o, uint64_t first, uint64_t count,
+               overlap_set mask, struct overlap_answer *answer)
+{
+  uint64_t end = end_of (first, count), next;
+  struct ov_scan s = { .mask = mask };
+  bool outside, all_outside;
+  ov_slot *slot;
+
+  answer->all = OVERLAP_ALL;
+  answer->outside = false;
+  for (; first < end; first = next) {
+    next = next_stretch (o, first, end, &slot);
+    s.all = OVERLAP_ALL;
+    s.marked = 0;
+    scan_stretch (o, slot, first, next, &s);
+    if (s.marked < next - first)
+      s.all = OVERLAP_NONE;
+    all_outside = false;
+    if (!nothing_fixed (o)) {
+      ov_fixed_scan (o, first, next - first, &s, &outside, &all_outside);
+      answer->outside |= outside;
     }
-    set = g->set[c % GROUP];
-    a->any |= set;
-    a->all &= set;
-    if (!found && (set & mask)) {
-      found = true;
-      a->where = c;
+    if (!all_outside)
+      answer->all &= s.all;
+  }
+  answer->any = s.any;
+  if (s.found)
+    answer->where = s.where;
+}
+
+bool
+overlap_hit (struct overlap *o, uint64_t first, uint64_t count,
+             overlap_set mask)
+{
+  uint64_t end = end_of (first, count), next;
+  struct ov_scan s = { .mask = mask, .hit_only = true };
+  bool outside, all_outside;
+  ov_slot *slot;
+
+  for (; first < end; first = next) {
+    next = next_stretch (o, first, end, &slot);
+    scan_stretch (o, slot, first, next, &s);
+    if (s.found)
+      return true;
+    if (!nothing_fixed (o)) {
+      ov_fixed_scan (o, first, next - first, &s, &outside, &all_outside);
+      if (s.found || outside)
+        return true;
     }
-    c++;
+  }
+  return false;
+}
+
+/* An edit of window NUMBER lacks memory.  True if it is worth another
+ * try.
+ */
+static bool
+relieve (struct overlap *o, uint64_t number, struct ov_window *w,
+         struct ov_edit *e)
+{
+  if (ov_page_evict (o))
+    return true;
+  if (!ov_outside (o, number))
+    ov_abandon (o, number, w);
+  if (!(OVERLAP_BIT (e->type) & OV_PINNED) || e->force)
+    return false;
+  e->force = true;              /* beyond the limit, if malloc can */
+  return true;
+}
+
+/* True if marks of a type are kept true in a window. */
+static bool
+tracked (struct overlap *o, uint64_t number, const struct ov_edit *e)
+{
+  return e->what == OV_LEAVE || (OVERLAP_BIT (e->type) & OV_PINNED)
+    || !ov_outside (o, number);
+}
+
+/* Edit [A, B) of a window that has a slot.  Returns where it stopped
+ * for want of memory; B is the good case.
+ */
+static uint32_t
+update_slot (struct overlap *o, ov_slot *slot, uint64_t number, uint32_t a,
+             uint32_t b, struct ov_edit *e)
+{
+  struct ov_window w;
+  bool short_of_memory = false;
+  uint32_t done;
+
+  ov_window_open (o, &w, slot, number);
+  while (ov_window_edit (o, &w, a, b, e, &done) < 0) {
+    short_of_memory = true;
+    a = done;
+    if (!relieve (o, number, &w, e) || !tracked (o, number, e))
+      break;
+  }
+  if (!short_of_memory)
+    ov_page_promote (o, &w, a, b);
+  ov_window_close (o, &w);
+  return done;
+}
+
+/* Edit [FIRST, END), which lie in one window. */
+static void
+update_window (struct overlap *o, uint64_t first, uint64_t end,
+               struct ov_edit *e)
+{
+  uint64_t number = first >> OV_WINDOW_BITS, missing = e->missing, done;
+  ov_slot *slot = NULL;
+
+  if (!tracked (o, number, e))
+    return;
+  e->force = false;
+  if (e->what == OV_LEAVE)
+    slot = ov_dir_find (o, number);
+  else
+    while (!(slot = ov_dir_insert (o, number, e->force)))
+      if (!relieve (o, number, NULL, e) || !tracked (o, number, e))
+        break;
+  done = first;
+  if (slot)
+    done += update_slot (o, slot, number, in_window (first),
+                         in_window (end - 1) + 1, e) - in_window (first);
+  else if (e->what == OV_LEAVE) {
+    e->missing += end - first;
+    done = end;
+  }
+
+  /* No memory at all. */
+  if (done < end && e->what == OV_ENTER
+      && (OVERLAP_BIT (e->type) & OV_PINNED))
+    ov_keep (o, e->type, done, end - done);
+  if (e->what == OV_LEAVE && e->missing > missing) {
+    ov_unkeep (o, e->type, first, end - first);
+    if (ov_outside (o, number))
+      e->missing = missing;
   }
 }
 
 static void
-mark (struct overlap *o, enum overlap_type type, uint64_t first,
-      uint64_t count)
+update (struct overlap *o, uint64_t first, uint64_t end, struct ov_edit *e)
 {
-  uint64_t c;
+  uint64_t next, last;
 
-  for (c = first; c < first + count; ++c) {
-    struct group *g = find (o, c);
-
-    if (!g) {
-      g = calloc (1, sizeof *g);
-      if (!g)
-        abort ();
-      g->first = c / GROUP * GROUP;
-      g->next = *bucket (o, c);
-      *bucket (o, c) = g;
-      o->used += sizeof *g;
-      o->groups++;
-    }
-    g->owners[c % GROUP][type]++;
-    g->set[c % GROUP] |= OVERLAP_BIT (type);
+  for (; first < end; first = next) {
+    last = first | (OV_WINDOW - 1);
+    next = last < end - 1 ? last + 1 : end;
+    update_window (o, first, next, e);
   }
+  ov_tell (o);
 }
 
 overlap_set
 overlap_enter (struct overlap *o, enum overlap_type type, uint64_t first,
                uint64_t count, uint64_t *where)
 {
+  struct ov_edit e = { .what = OV_ENTER, .type = type };
+  overlap_set bad = OVERLAP_ALL & ~ov_allowed (type);
   struct overlap_answer a;
-  overlap_set bad = OVERLAP_ALL & ~type_allows (type);
 
-  pthread_rwlock_wrlock (&o->lock);
-  query (o, first, count, bad, &a);
-  mark (o, type, first, count);
-  pthread_rwlock_unlock (&o->lock);
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&o->lock);
+  overlap_query (o, first, count, bad, &a);
+  update (o, first, end_of (first, count), &e);
   if ((a.any & bad) && where)
     *where = a.where;
   return a.any & bad;
@@ -150,14 +286,14 @@ overlap_set
 overlap_claim (struct overlap *o, enum overlap_type type, uint64_t first,
                uint64_t count, uint64_t *where)
 {
+  struct ov_edit e = { .what = OV_ENTER, .type = type };
   struct overlap_answer a;
 
-  pthread_rwlock_wrlock (&o->lock);
-  query (o, first, count, OVERLAP_ALL, &a);
-  if (!a.any)
-    mark (o, type, first, count);
-  pthread_rwlock_unlock (&o->lock);
-  if (a.any && where)
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&o->lock);
+  overlap_query (o, first, count, OVERLAP_ALL, &a);
+  if (a.any == OVERLAP_NONE)
+    update (o, first, end_of (first, count), &e);
+  else if (where)
     *where = a.where;
   return a.any;
 }
@@ -166,52 +302,22 @@ uint64_t
 overlap_leave (struct overlap *o, enum overlap_type type, uint64_t first,
                uint64_t count)
 {
-  uint64_t c, missing = 0;
+  struct ov_edit e = { .what = OV_LEAVE, .type = type };
 
-  pthread_rwlock_wrlock (&o->lock);
-  for (c = first; c < first + count; ++c) {
-    struct group *g = find (o, c);
-
-    if (!g || !g->owners[c % GROUP][type])
-      missing++;
-    else if (--g->owners[c % GROUP][type] == 0)
-      g->set[c % GROUP] &= ~OVERLAP_BIT (type);
-  }
-  pthread_rwlock_unlock (&o->lock);
-  return missing;
-}
-
-void
-overlap_query (struct overlap *o, uint64_t first, uint64_t count,
-               overlap_set mask, struct overlap_answer *answer)
-{
-  pthread_rwlock_rdlock (&o->lock);
-  query (o, first, count, mask, answer);
-  pthread_rwlock_unlock (&o->lock);
-}
-
-bool
-overlap_hit (struct overlap *o, uint64_t first, uint64_t count,
-             overlap_set mask)
-{
-  struct overlap_answer a;
-
-  overlap_query (o, first, count, mask, &a);
-  return (a.any & mask) != 0;
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&o->lock);
+  update (o, first, end_of (first, count), &e);
+  return e.missing;
 }
 
 void
 overlap_get_stats (struct overlap *o, struct overlap_stats *stats)
 {
-  pthread_rwlock_rdlock (&o->lock);
-  *stats = (struct overlap_stats) { .used = o->used, .windows = o->groups };
-  pthread_rwlock_unlock (&o->lock);
-}
-
-bool
-overlap_verify (struct overlap *o, const char **why)
-{
-  (void) o;
-  *why = NULL;
-  return true;
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&o->lock);
+  *stats = (struct overlap_stats) {
+    .used = o->used,
+    .bytemap_bytes = o->bytemap_bytes,
+    .windows = o->windows,
+    .runs = o->runs,
+    .outside_windows = o->outside_windows,
+  };
 }
