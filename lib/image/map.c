@@ -58,7 +58,6 @@ read_l1 (struct image *img)
   uint64_t i;
   int r;
 
-  m->l1_size = img->header.l1_size;
   m->l1 = calloc (m->l1_size + 1, sizeof m->l1[0]);
   buf = calloc (m->l1_size + 1, sizeof buf[0]);
   if (!m->l1 || !buf)
@@ -82,6 +81,7 @@ map_open (struct image *img)
   struct map *m = &img->map;
   int i;
 
+  m->l1_size = img->header.l1_size;
   m->l2_bits = img->cluster_bits - 3;
   m->slice_bits = MIN (m->l2_bits, 9u);
   for (i = 0; i < MAP_TABLE_LOCKS; ++i)
