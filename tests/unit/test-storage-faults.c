@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <stdarg.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
@@ -32,6 +33,8 @@ static struct {
   int truncate_error;
 } fault;
 
+static const char *swap_path;  /* what open opens instead, without O_PATH */
+
 static struct {
   int writes, dsync_writes, reads, fallocates, syncs, seeks, truncates;
   int max_cnt;                  /* most elements in one write */
@@ -45,6 +48,24 @@ interrupted (void)
   fault.interrupt--;
   errno = EINTR;
   return true;
+}
+
+int
+open (const char *path, int flags, ...)
+{
+  mode_t mode = 0;
+  va_list args;
+
+  if (flags & O_CREAT) {
+    va_start (args, flags);
+    mode = va_arg (args, mode_t);
+    va_end (args);
+  }
+  if (interrupted ())
+    return -1;
+  if (swap_path && !(flags & O_PATH))
+    path = swap_path;
+  return (int) syscall (SYS_openat, AT_FDCWD, path, flags, mode);
 }
 
 ssize_t
@@ -153,15 +174,15 @@ ftruncate (int fd, off_t len)
 }
 
 static struct storage *s;
+static char file[64];           /* its name */
 
 static void
 setup (void)
 {
-  char path[64];
   int fd;
 
-  disk_file (&fd, path);
-  s = open_rw (path);
+  disk_file (&fd, file);
+  s = open_rw (file);
 }
 
 static void
@@ -231,7 +252,11 @@ END_TEST
 START_TEST (interrupts)
 {
   const char *conflict;
+  struct storage *t;
 
+  fault.interrupt = 2;
+  ck_ok (storage_open_file (file, true, false, &t));
+  storage_close (t);
   fault.interrupt = 3;
   ck_ok (write_pattern (false));
   fault.interrupt = 3;
@@ -385,6 +410,26 @@ START_TEST (no_seek)
 }
 END_TEST
 
+/* The name means a FIFO by the time it is opened: that must not wait
+ * for somebody who writes to it.
+ */
+START_TEST (swapped_name)
+{
+  struct storage *t = NULL;
+  char fifo[64];
+  int err;
+
+  snprintf (fifo, sizeof fifo, "tmp-storage.%d.fifo", (int) getpid ());
+  ck_ok (mkfifo (fifo, 0600));
+  swap_path = fifo;
+  alarm (10);
+  err = storage_open_file (file, false, false, &t);
+  unlink (fifo);
+  ck_assert_int_eq (err, -EINVAL);
+  ck_assert_ptr_null (t);
+}
+END_TEST
+
 START_TEST (truncate_fails)
 {
   fault.truncate_error = ENOSPC;
@@ -429,6 +474,7 @@ main (void)
   tcase_add_loop_test (tc, no_punch, 0, 2);
   tcase_add_test (tc, no_reserve);
   tcase_add_test (tc, no_seek);
+  tcase_add_test (tc, swapped_name);
   tcase_add_test (tc, truncate_fails);
   tcase_add_test (tc, many_elements);
   suite_add_tcase (suite, tc);
