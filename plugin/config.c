@@ -460,8 +460,8 @@ set_overlap_type (const char *key, const char *name, const char *value)
 void
 config_init (void)
 {
+  config = (struct plugin_config) { .event_log = NULL };
   image_config_init (&config.image);
-  config.event_log = NULL;
   check_template = config.image.overlap_check;
   check_given = check_on = OVERLAP_NONE;
 }

@@ -57,7 +57,7 @@
 /* A thousand events and more, usually. */
 #define MAX_QUEUED_BYTES (UINT64_C (256) << 10)
 
-#define DRAIN_SECONDS 2
+#define DRAIN_SECONDS 5
 
 struct line {
   struct line *next;
@@ -269,8 +269,6 @@ push_lost (void)
 void
 events_sink (void *opaque, const struct event *event)
 {
-  int saved_errno = errno;
-
   (void) opaque;
   log_event (event);
   if (log_fd >= 0) {
@@ -283,7 +281,6 @@ events_sink (void *opaque, const struct event *event)
       free (line);
     }
   }
-  errno = saved_errno;
 }
 
 /* Write LEN bytes, waiting as long as it takes.  The descriptor may have

@@ -17,9 +17,12 @@
  * .close: the last commit is the one in .cleanup.  nbdkit ends a process
  * whose .get_ready fails without .cleanup or .unload.
  *
- * A connection's handle only says whether it may write.  The engine
- * returns negative errnos and has reported them; they are handed to
- * nbdkit with nbdkit_set_error.
+ * A connection's handle only says whether it may write.  There is one of
+ * each kind and none is allocated, since nobody would free those of
+ * connections whose .close does not come.
+ *
+ * The engine returns negative errnos and has reported them; they are
+ * handed to nbdkit with nbdkit_set_error.
  *
  * Locks: writers_lock guards the count of writable connections and is
  * never held during a call into the engine.
@@ -33,7 +36,6 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
-#include <stdlib.h>
 
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
@@ -66,6 +68,8 @@ static unsigned writers;        /* writable connections */
 struct handle {
   bool readonly;
 };
+static struct handle reader = { .readonly = true };
+static struct handle writer = { .readonly = false };
 
 static void
 qcow2_load (void)
@@ -193,36 +197,30 @@ qcow2_export_description (void *handle)
   return image_description (image);
 }
 
-/* May this connection write?  Raises the image's lock if so.  An image
- * that cannot be written to (its file is read-only, it is corrupt) is
- * served read-only; one that another process uses is an error, since
- * the client would take the reason for its own mistake later.
+/* Raise the image's lock and count one more writer.  -EROFS: the image
+ * cannot be written to (its file is read-only, it is corrupt).
  */
 static int
-begin_writing (struct handle *h)
+begin_writing (void)
 {
-  int r;
+  int r = image_is_writable (image) ? image_begin_writing (image) : -EROFS;
 
-  if (h->readonly)
-    return 0;
-  r = image_is_writable (image) ? image_begin_writing (image) : -EROFS;
-  if (r == -EROFS) {
-    h->readonly = true;
-    return 0;
-  }
   if (r < 0)
     return r;
-
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&writers_lock);
   writers++;
   return 0;
 }
 
+/* A connection that may write to an image that nobody can write to is
+ * served read-only.  If another process is in the way it is refused,
+ * since the client would take the reason for its own mistake later.
+ */
 static void *
 qcow2_open (int readonly)
 {
   const char *name = nbdkit_export_name ();
-  struct handle *h;
+  int r;
 
   if (!name)
     return NULL;
@@ -231,17 +229,10 @@ qcow2_open (int readonly)
                   "has one: '' (the active disk)", name);
     return NULL;
   }
-  h = malloc (sizeof *h);
-  if (!h) {
-    nbdkit_error ("malloc: %m");
-    return NULL;
-  }
-  h->readonly = readonly;
-  if (begin_writing (h) < 0) {
-    free (h);
-    return NULL;
-  }
-  return h;
+  r = readonly ? -EROFS : begin_writing ();
+  if (r == -EROFS)
+    return &reader;
+  return r < 0 ? NULL : &writer;
 }
 
 /* Clients that were killed have not flushed: when the last writer
@@ -251,7 +242,7 @@ qcow2_open (int readonly)
 static void
 qcow2_close (void *handle)
 {
-  struct handle *h = handle;
+  const struct handle *h = handle;
   bool last = false;
 
   if (!h->readonly) {
@@ -260,7 +251,6 @@ qcow2_close (void *handle)
   }
   if (last)
     image_flush (image);
-  free (h);
 }
 
 static int64_t
