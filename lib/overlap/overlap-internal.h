@@ -102,6 +102,12 @@ struct ov_piece ov_packed_get (const struct ov_runs *r, uint32_t chunk,
 uint32_t ov_packed_find (const struct ov_runs *r, uint32_t chunk,
                          uint32_t cluster);
 
+/* The last piece that begins at or before CLUSTER, in the chunk of
+ * CLUSTER.  False if there is none.
+ */
+bool ov_packed_at (const struct ov_runs *r, uint32_t cluster,
+                   struct ov_piece *piece);
+
 /* Replace M pieces from the I-th on, all in CHUNK, by K new ones.  Needs
  * no memory if K <= M and no kind is new to the list.  Frees the block
  * and makes *R NULL when nothing is left.  0, or -ENOMEM and nothing

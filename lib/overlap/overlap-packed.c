@@ -127,8 +127,8 @@ store_piece (struct ov_runs *r, uint32_t i, const struct ov_piece *piece)
 {
   unsigned shift;
   uint8_t *p = word_of (r, piece_at (r, i), &shift);
-  uint64_t v = (piece->start & mask (r->chunk_bits))
-    | (uint64_t) (piece->kind - 1) << r->chunk_bits;
+  uint64_t v = (piece->start & mask (r->chunk_bits)) << kind_bits (r)
+    | (uint64_t) (piece->kind - 1);
   uint64_t keep = ~(mask (piece_bits (r)) << shift);
 
   store64 (p, (load64 (p) & keep) | v << shift);
@@ -188,11 +188,52 @@ ov_packed_get (const struct ov_runs *r, uint32_t chunk, uint32_t i)
 {
   uint64_t v = load_piece (r, i);
   struct ov_piece piece = {
-    .start = chunk << r->chunk_bits | (uint32_t) (v & mask (r->chunk_bits)),
-    .kind = (uint16_t) ((v >> r->chunk_bits) + 1),
+    .start = chunk << r->chunk_bits | (uint32_t) (v >> kind_bits (r)),
+    .kind = (uint16_t) ((v & mask (kind_bits (r))) + 1),
   };
 
   return piece;
+}
+
+/* The piece whose last bit is bit LAST of the block, in the top bits of
+ * a word.  The eight bytes that end there are read: they never reach
+ * out of the block, whose header has as many.
+ */
+static inline uint64_t
+top_piece (const struct ov_runs *r, size_t last)
+{
+  return load64 ((const uint8_t *) r + last / 8 - 7) << (7 - last % 8);
+}
+
+/* Of N pieces, find the last one that does not begin behind the offset
+ * in the top bits of TOP (the others are ones).  BEFORE is the bit
+ * before the first, and returned if there is none; else the piece's
+ * last bit is.  The steps are arithmetic, not branches: which way a
+ * search goes is not predictable.
+ */
+static inline size_t
+search (const struct ov_runs *r, size_t before, uint32_t n, unsigned bits,
+        uint64_t top)
+{
+  uint32_t half;
+  size_t step;
+
+  while (n > 0) {
+    half = (n + 1) / 2;
+    step = (size_t) half * bits;
+    before += step & -(size_t) (top_piece (r, before + step) <= top);
+    n -= half;
+  }
+  return before;
+}
+
+/* As "top" of search for a cluster of the window. */
+static inline uint64_t
+top_of (const struct ov_runs *r, uint32_t cluster)
+{
+  unsigned rest = 64u - r->chunk_bits;
+
+  return rest == 64 ? UINT64_MAX : (uint64_t) cluster << rest | mask (rest);
 }
 
 /* The first piece of CHUNK that begins behind CLUSTER, which lies in
@@ -202,18 +243,32 @@ uint32_t
 ov_packed_find (const struct ov_runs *r, uint32_t chunk, uint32_t cluster)
 {
   uint32_t lo = ov_packed_prefix (r, chunk);
-  uint32_t hi = ov_packed_prefix (r, chunk + 1);
-  uint64_t offset = cluster & mask (r->chunk_bits);
+  uint32_t n = ov_packed_prefix (r, chunk + 1) - lo;
+  size_t before = piece_at (r, lo) - 1;
 
-  while (lo < hi) {
-    uint32_t mid = lo + (hi - lo) / 2;
+  return lo + (uint32_t) ((search (r, before, n, piece_bits (r),
+                                   top_of (r, cluster)) - before)
+                          / piece_bits (r));
+}
 
-    if ((load_piece (r, mid) & mask (r->chunk_bits)) <= offset)
-      lo = mid + 1;
-    else
-      hi = mid;
-  }
-  return lo;
+bool
+ov_packed_at (const struct ov_runs *r, uint32_t cluster,
+              struct ov_piece *piece)
+{
+  uint32_t chunk = cluster >> r->chunk_bits;
+  uint32_t lo = ov_packed_prefix (r, chunk);
+  uint32_t n = ov_packed_prefix (r, chunk + 1) - lo;
+  unsigned bits = piece_bits (r), kbits = kind_bits (r);
+  size_t before = piece_at (r, lo) - 1, last;
+  uint64_t v;
+
+  last = search (r, before, n, bits, top_of (r, cluster));
+  if (last == before)
+    return false;
+  v = top_piece (r, last) >> (64 - bits);
+  piece->start = chunk << r->chunk_bits | (uint32_t) (v >> kbits);
+  piece->kind = (uint16_t) ((v & mask (kbits)) + 1);
+  return true;
 }
 
 /* Move N bits of the block up, from bit FROM to bit FROM + BY.  Whole

@@ -266,12 +266,31 @@ ov_runs_strip (struct overlap *o, struct ov_runs **list)
   ov_packed_tune (o, list);
 }
 
+/* A check of one cluster needs only one piece. */
+static void
+scan_one (const struct overlap *o, const struct ov_runs *r, uint64_t base,
+          uint32_t a, struct ov_scan *s)
+{
+  struct ov_piece p;
+  const struct ov_kind *k;
+
+  if (!ov_packed_at (r, a, &p))
+    return;
+  k = ov_kind (o, p.kind);
+  if (a - p.start < UINT32_C (1) << k->log)
+    ov_scan_add (s, base + a, 1, k->set);
+}
+
 void
 ov_runs_scan (const struct overlap *o, const struct ov_runs *r,
               uint64_t base, uint32_t a, uint32_t b, struct ov_scan *s)
 {
   uint32_t chunk, i, hi;
 
+  if (b - a == 1) {
+    scan_one (o, r, base, a, s);
+    return;
+  }
   for (chunk = a >> r->chunk_bits;
        chunk <= (b - 1) >> r->chunk_bits; ++chunk) {
     uint32_t first = chunk << r->chunk_bits;
