@@ -1,0 +1,480 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* The recording storage; see recorder.h.
+ *
+ * A record is made when an operation begins, because from then on its
+ * bytes may be on their way to the disk; a sync's when it ends, because
+ * before that it promises nothing.  When a write ended, and when a sync
+ * began, is noted as the number of records at that moment, so that the
+ * records order all of it even with many threads.
+ *
+ * LOCK guards everything, and is held over each operation's change of
+ * the current contents.
+ */
+
+#include <config.h>
+
+#include <errno.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "recorder.h"
+#include "storage-impl.h"
+
+#define SECTOR 512u
+
+enum kind { WRITE, ZERO, PUNCH, RESERVE, TRUNCATE, SYNC };
+
+static const char *const kind_names[] = {
+  "write", "zero", "punch", "reserve", "truncate", "sync",
+};
+
+struct record {
+  enum kind kind;
+  bool durable;
+  uint64_t offset, len;         /* TRUNCATE: offset is the length */
+  char *data;                   /* WRITE */
+  size_t began;                 /* SYNC: records at its begin */
+  size_t ended;                 /* others: records at the end, or SIZE_MAX */
+};
+
+/* Bytes of a file; those past SIZE are not there. */
+struct content {
+  char *bytes;
+  uint64_t size, space;
+};
+
+struct recorder {
+  pthread_mutex_t lock;
+  struct content first, now;
+  struct record *records;
+  size_t count, space;
+  bool lies;
+};
+
+struct recorder_storage {
+  struct storage base;
+  struct recorder *rec;
+};
+
+static void *
+check_memory (void *p)
+{
+  if (p == NULL)
+    abort ();
+  return p;
+}
+
+static void
+set_size (struct content *c, uint64_t size)
+{
+  if (size > c->space) {
+    uint64_t space = size + size / 2;
+
+    c->bytes = check_memory (realloc (c->bytes, space));
+    c->space = space;
+  }
+  if (size > c->size)
+    memset (c->bytes + c->size, 0, size - c->size);
+  c->size = size;
+}
+
+/* Do to C what the record says. */
+static void
+apply (struct content *c, const struct record *r)
+{
+  const uint64_t end = r->offset + r->len;
+
+  switch (r->kind) {
+  case WRITE: case ZERO: case RESERVE:
+    if (end > c->size)
+      set_size (c, end);
+    if (r->kind == WRITE)
+      memcpy (c->bytes + r->offset, r->data, r->len);
+    if (r->kind == ZERO)
+      memset (c->bytes + r->offset, 0, r->len);
+    break;
+  case PUNCH:
+    if (r->offset < c->size)
+      memset (c->bytes + r->offset, 0,
+              end < c->size ? r->len : c->size - r->offset);
+    break;
+  case TRUNCATE:
+    set_size (c, r->offset);
+    break;
+  case SYNC:
+  default:
+    break;
+  }
+}
+
+/* The lock is held. */
+static struct record *
+add_record (struct recorder *rec, enum kind kind)
+{
+  struct record *r;
+
+  if (rec->count == rec->space) {
+    rec->space = rec->space * 2 + 1000;
+    rec->records = check_memory (reallocarray (rec->records, rec->space,
+                                               sizeof *rec->records));
+  }
+  r = &rec->records[rec->count++];
+  memset (r, 0, sizeof *r);
+  r->kind = kind;
+  r->ended = SIZE_MAX;
+  return r;
+}
+
+static struct recorder *
+recorder_of (struct storage *s)
+{
+  return ((struct recorder_storage *) s)->rec;
+}
+
+static int
+change (struct storage *s, enum kind kind, uint64_t offset, uint64_t len)
+{
+  struct recorder *rec = recorder_of (s);
+  struct record *r;
+
+  pthread_mutex_lock (&rec->lock);
+  r = add_record (rec, kind);
+  r->offset = offset;
+  r->len = len;
+  apply (&rec->now, r);
+  r->ended = rec->count;
+  pthread_mutex_unlock (&rec->lock);
+  return 0;
+}
+
+static int
+record_write (struct storage *s, const struct iovec *iov, int cnt,
+              uint64_t offset, bool durable)
+{
+  struct recorder *rec = recorder_of (s);
+  struct record *r;
+  uint64_t len = 0;
+  char *data, *p;
+  int i;
+
+  for (i = 0; i < cnt; i++)
+    len += iov[i].iov_len;
+  p = data = check_memory (malloc (len));
+  for (i = 0; i < cnt; i++) {
+    if (iov[i].iov_len)
+      p = mempcpy (p, iov[i].iov_base, iov[i].iov_len);
+  }
+
+  pthread_mutex_lock (&rec->lock);
+  r = add_record (rec, WRITE);
+  r->offset = offset;
+  r->len = len;
+  r->data = data;
+  r->durable = durable;
+  apply (&rec->now, r);
+  r->ended = rec->count;
+  pthread_mutex_unlock (&rec->lock);
+  return 0;
+}
+
+static int
+record_zero (struct storage *s, uint64_t offset, uint64_t len)
+{
+  return change (s, ZERO, offset, len);
+}
+
+static int
+record_punch (struct storage *s, uint64_t offset, uint64_t len)
+{
+  return change (s, PUNCH, offset, len);
+}
+
+static int
+record_reserve (struct storage *s, uint64_t offset, uint64_t len)
+{
+  return change (s, RESERVE, offset, len);
+}
+
+static int
+record_truncate (struct storage *s, uint64_t size)
+{
+  return change (s, TRUNCATE, size, 0);
+}
+
+static int
+record_sync (struct storage *s)
+{
+  struct recorder *rec = recorder_of (s);
+  size_t began;
+
+  pthread_mutex_lock (&rec->lock);
+  began = rec->lies ? 0 : rec->count;
+  add_record (rec, SYNC)->began = began;
+  pthread_mutex_unlock (&rec->lock);
+  return 0;
+}
+
+static int
+record_size (struct storage *s, uint64_t *size)
+{
+  struct recorder *rec = recorder_of (s);
+
+  pthread_mutex_lock (&rec->lock);
+  *size = rec->now.size;
+  pthread_mutex_unlock (&rec->lock);
+  return 0;
+}
+
+static int
+record_read (struct storage *s, void *buf, size_t len, uint64_t offset)
+{
+  struct recorder *rec = recorder_of (s);
+  uint64_t there = 0;
+
+  pthread_mutex_lock (&rec->lock);
+  if (offset < rec->now.size) {
+    there = rec->now.size - offset < len ? rec->now.size - offset : len;
+    memcpy (buf, rec->now.bytes + offset, there);
+  }
+  pthread_mutex_unlock (&rec->lock);
+  memset ((char *) buf + there, 0, len - there);
+  return 0;
+}
+
+static int
+record_map (struct storage *s, uint64_t offset, uint64_t *len, bool *hole)
+{
+  uint64_t size;
+
+  record_size (s, &size);
+  *hole = offset >= size;
+  if (!*hole && *len > size - offset)
+    *len = size - offset;
+  return 0;
+}
+
+/* Nobody else can know this storage. */
+static int
+record_lock (struct storage *s, enum storage_lock want,
+             enum storage_locking mode, const char **conflict)
+{
+  (void) s;
+  (void) want;
+  (void) mode;
+  (void) conflict;
+  return 0;
+}
+
+static void
+record_close (struct storage *s)
+{
+  (void) s;
+}
+
+static const struct storage_ops ops = {
+  .close = record_close,
+  .size = record_size,
+  .allocated = record_size,
+  .read = record_read,
+  .sync = record_sync,
+  .lock = record_lock,
+  .map = record_map,
+  .write = record_write,
+  .zero = record_zero,
+  .punch = record_punch,
+  .reserve = record_reserve,
+  .truncate = record_truncate,
+};
+
+struct storage *
+recorder_open (struct recorder *rec)
+{
+  struct recorder_storage *s = check_memory (calloc (1, sizeof *s));
+
+  if (storage_init (&s->base, &ops, "recorder") < 0)
+    abort ();
+  s->base.writable = true;
+  s->base.can_grow = true;
+  s->rec = rec;
+  return &s->base;
+}
+
+static void
+copy_content (struct content *c, const void *bytes, uint64_t size)
+{
+  memset (c, 0, sizeof *c);
+  set_size (c, size);
+  if (size)
+    memcpy (c->bytes, bytes, size);
+}
+
+struct recorder *
+recorder_create (const void *bytes, uint64_t size)
+{
+  struct recorder *rec = check_memory (calloc (1, sizeof *rec));
+
+  pthread_mutex_init (&rec->lock, NULL);
+  copy_content (&rec->first, bytes, size);
+  copy_content (&rec->now, bytes, size);
+  return rec;
+}
+
+void
+recorder_free (struct recorder *rec)
+{
+  size_t i;
+
+  for (i = 0; i < rec->count; i++)
+    free (rec->records[i].data);
+  free (rec->records);
+  free (rec->first.bytes);
+  free (rec->now.bytes);
+  pthread_mutex_destroy (&rec->lock);
+  free (rec);
+}
+
+size_t
+recorder_now (struct recorder *rec)
+{
+  size_t n;
+
+  pthread_mutex_lock (&rec->lock);
+  n = rec->count;
+  pthread_mutex_unlock (&rec->lock);
+  return n;
+}
+
+size_t
+recorder_syncs (struct recorder *rec)
+{
+  size_t i, n = 0;
+
+  for (i = 0; i < rec->count; i++)
+    n += rec->records[i].kind == SYNC;
+  return n;
+}
+
+size_t
+recorder_before_sync (struct recorder *rec, size_t n)
+{
+  size_t i;
+
+  for (i = 0; i < rec->count; i++) {
+    if (rec->records[i].kind == SYNC && n-- == 0)
+      return i;
+  }
+  return rec->count;
+}
+
+void
+recorder_lie (struct recorder *rec)
+{
+  rec->lies = true;
+}
+
+/* Everything that ended among the first so many records is certain at
+ * the moment CRASH.
+ */
+static size_t
+certain_until (struct recorder *rec, size_t crash)
+{
+  size_t i, until = 0;
+
+  for (i = 0; i < crash; i++) {
+    const struct record *r = &rec->records[i];
+
+    if (r->kind == SYNC && r->began > until)
+      until = r->began;
+  }
+  return until;
+}
+
+static bool
+is_certain (const struct record *r, size_t until, size_t crash)
+{
+  return r->ended <= until || (r->durable && r->ended <= crash);
+}
+
+/* xorshift64*: only has to be the same everywhere. */
+static bool
+toss (uint64_t *state)
+{
+  *state ^= *state >> 12;
+  *state ^= *state << 25;
+  *state ^= *state >> 27;
+  return (*state * UINT64_C (0x2545f4914f6cdd1d)) >> 63;
+}
+
+/* Some sectors of a record.  Their ends lie on the disk's sectors, not
+ * the record's.
+ */
+static void
+apply_torn (struct content *c, const struct record *r, uint64_t *random)
+{
+  uint64_t done = 0;
+
+  if (r->kind == TRUNCATE) {
+    if (toss (random))
+      apply (c, r);
+    return;
+  }
+  while (done < r->len) {
+    uint64_t n = SECTOR - (r->offset + done) % SECTOR;
+    struct record part = *r;
+
+    n = n < r->len - done ? n : r->len - done;
+    part.offset += done;
+    part.len = n;
+    if (r->data)
+      part.data += done;
+    if (toss (random))
+      apply (c, &part);
+    done += n;
+  }
+}
+
+char *
+recorder_crash (struct recorder *rec, size_t crash, enum recorder_loss loss,
+                uint64_t seed, uint64_t *size)
+{
+  const size_t until = certain_until (rec, crash);
+  uint64_t random = seed * 2 + 1;
+  struct content c;
+  size_t i;
+
+  copy_content (&c, rec->first.bytes, rec->first.size);
+  for (i = 0; i < 10; i++)      /* small seeds begin alike */
+    toss (&random);
+
+  for (i = 0; i < crash; i++) {
+    const struct record *r = &rec->records[i];
+
+    if (is_certain (r, until, crash) || loss == RECORDER_LOSE_NOTHING)
+      apply (&c, r);
+    else if (loss == RECORDER_LOSE_SOME && toss (&random))
+      apply (&c, r);
+    else if (loss == RECORDER_TEAR)
+      apply_torn (&c, r, &random);
+  }
+  *size = c.size;
+  return check_memory (c.bytes ? c.bytes : malloc (1));
+}
+
+void
+recorder_print (struct recorder *rec, size_t crash)
+{
+  const size_t until = certain_until (rec, crash);
+  size_t i;
+
+  for (i = 0; i < crash; i++) {
+    const struct record *r = &rec->records[i];
+
+    if (r->kind != SYNC && !is_certain (r, until, crash))
+      printf ("  record %zu: %s %" PRIu64 "+%" PRIu64 "\n", i,
+              kind_names[r->kind], r->offset, r->len);
+  }
+}

@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* A storage in memory that remembers everything that was done to it, and
+ * can then say what a disk may hold after a crash at any moment.
+ *
+ * The disk it stands for promises as little as a disk may: of all that
+ * was written since the last sync, any part may have arrived, in sectors
+ * of 512 bytes, and in any order.  Only a sync that succeeded, and began
+ * after a write had ended, makes that write certain; and a write with
+ * DURABLE is certain itself once it has ended.
+ *
+ * All functions may be called from any thread, but the crash states are
+ * asked for when the threads that use the storage have ended.
+ */
+
+#ifndef QCOW2_RECORDER_H
+#define QCOW2_RECORDER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "storage.h"
+
+struct recorder;
+
+/* A recorder that begins with SIZE bytes (copied) which are durable.
+ * Aborts when memory is short, as everything here does.
+ */
+struct recorder *recorder_create (const void *bytes, uint64_t size);
+void recorder_free (struct recorder *rec);
+
+/* A storage on it, writable; close it before the recorder is freed. */
+struct storage *recorder_open (struct recorder *rec);
+
+/* How many records there are: a moment between two of them, for use as
+ * CRASH below.
+ */
+size_t recorder_now (struct recorder *rec);
+
+/* How many of them are syncs, and the moment before each, when most can
+ * be lost (N from 0).
+ */
+size_t recorder_syncs (struct recorder *rec);
+size_t recorder_before_sync (struct recorder *rec, size_t n);
+
+/* From now on syncs promise nothing: a disk that lies.  For seeing that
+ * a test notices.
+ */
+void recorder_lie (struct recorder *rec);
+
+enum recorder_loss {
+  RECORDER_LOSE_NOTHING,        /* all arrived that was begun */
+  RECORDER_LOSE_ALL,            /* only what is certain */
+  RECORDER_LOSE_SOME,           /* whole writes, at random */
+  RECORDER_TEAR,                /* sectors, at random */
+};
+
+/* What the disk may hold after a crash at the moment CRASH (0 to
+ * recorder_now).  SEED chooses among the possibilities.  Sets *SIZE;
+ * the caller frees the result.
+ */
+char *recorder_crash (struct recorder *rec, size_t crash,
+                      enum recorder_loss loss, uint64_t seed,
+                      uint64_t *size);
+
+/* A line on each record before CRASH that is not certain, for the report
+ * of a failure.
+ */
+void recorder_print (struct recorder *rec, size_t crash);
+
+#endif /* QCOW2_RECORDER_H */
