@@ -1,0 +1,151 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: BSD-3-Clause
+#
+# Every parameter takes the values of the man page, and answers a bad one
+# with one line that names the parameter, the value and what is allowed,
+# before anything is served.
+
+# shellcheck source=../functions.sh
+source "$top_srcdir/tests/functions.sh"
+
+qemu-img create -q -f qcow2 disk.qcow2 1M
+before=$(sha256sum <disk.qcow2)
+mkdir dir
+
+# serve PARAMETER...: nbdkit starts and ends.  It is told to serve a
+# client on its standard input, which has nothing to say.
+serve ()
+{
+  nbdkit -f -s qcow2 "$@" </dev/null >out 2>err
+}
+
+# good PARAMETER...: accepted, without a word.
+good ()
+{
+  serve disk.qcow2 "$@" || { cat err; fail "refused: $*"; }
+  # That the client left in the middle of its greeting is no news.
+  if grep -v 'client closed input socket\|nbd_internal\|negotiation' err; then
+    fail "messages with $*"
+  fi
+}
+
+# refused WORDS PARAMETER...: one line of error, with all of the words.
+refused ()
+{
+  local words=$1 word
+
+  shift
+  if serve "$@"; then fail "accepted: $*"; fi
+  if [ "$(wc -l <err)" -ne 1 ]; then
+    cat err
+    fail "not one line: $*"
+  fi
+  for word in $words; do
+    grep -qF -- "$word" err || { cat err; fail "$*: the error lacks $word"; }
+  done
+}
+
+# bad KEY VALUE WORDS
+bad ()
+{
+  refused "$1=$2 expected $3" disk.qcow2 "$1=$2"
+}
+
+good
+for t in none constant cached all; do
+  good "overlap-check=$t"
+  good "overlap-check.template=$t"
+done
+types="main-header active-l1 active-l2 refcount-block refcount-table"
+types+=" snapshot-table inactive-l1 inactive-l2 bitmap-directory"
+types+=" crypto-header bitmap-table bitmap-data"
+for t in $types; do
+  good "overlap-check.$t=on"
+  good "overlap-check.$t=off"
+  bad "overlap-check.$t" maybe "on or off"
+done
+nbdkit qcow2 --dump-plugin | sed -n 's/^qcow2_overlap_types=//p' |
+  tr ',' ' ' >dumped
+test "$types" = "$(cat dumped)"
+bad overlap-check some "none constant cached all"
+bad overlap-check.template "" "none constant cached all"
+bad overlap-check.l2 on "template $types"
+bad overlap-check. on "template main-header"
+
+for v in unprotected verify refuse; do good "overlap-limit=$v"; done
+bad overlap-limit drop "unprotected verify refuse"
+for v in unmap ignore; do good "discard=$v"; done
+bad discard on "unmap ignore"
+for v in off image; do good "lazy-refcounts=$v"; done
+refused "lazy-refcounts=on supported yet" disk.qcow2 lazy-refcounts=on
+bad lazy-refcounts yes "on off image"
+for v in auto on off; do good "locking=$v"; done
+bad locking maybe "auto on off"
+
+for key in overlap-structures.bitmap-size l2-cache-size \
+           refcount-cache-size; do
+  for v in 65536 64k 64K 1M 128s 100b; do good "$key=$v"; done
+  for v in "" -1 +1 " 1" 1x 1kk 0x10 1.5M 9E 18446744073709551616 \
+           99999999999999999999 unlimited; do
+    bad "$key" "$v" size
+  done
+done
+key=overlap-structures.total-size-limit
+for v in unlimited 1M 64k; do good "$key=$v"; done
+for v in "" -1 1x none Unlimited; do bad $key "$v" "size unlimited"; done
+
+for v in 0 1 5 2147483647; do good "commit-interval=$v"; done
+for v in "" -1 1.5 5s 2147483648 99999999999999999999; do
+  bad commit-interval "$v" "seconds 2147483647"
+done
+
+good external-files=none
+good external-files=same-dir
+good external-files=any
+good external-files=dir
+good external-files=same-dir "external-files=$PWD/dir"
+bad external-files nosuchdir "none same-dir any directory"
+bad external-files disk.qcow2 "none same-dir any directory"
+bad external-files "" "none same-dir any directory"
+bad external-files nbd://localhost/ "supported yet"
+refused "external-files none" disk.qcow2 external-files=none \
+        external-files=any
+
+good event-log=events.json
+bad event-log "" "file fd:N"
+bad event-log fd: "descriptor"
+bad event-log fd:x "descriptor"
+bad event-log fd:-1 "descriptor"
+bad event-log fd:1 "client another"       # -s: it is the NBD stream
+bad event-log fd:987 "open for writing"
+bad event-log disk.qcow2 "image another file"
+refused "event-log=nosuchdir/x open" disk.qcow2 event-log=nosuchdir/x
+mkfifo fifo
+bad event-log fifo "reader"
+
+refused "data-file=x supported yet" disk.qcow2 data-file=x
+bad backing-file "" file
+bad backing-file nbd://localhost/ "supported yet"
+bad backing-file nbd+unix:///?socket=x "supported yet"
+
+refused "file missing expected"
+refused "file= expected" file=
+for uri in nbd://localhost nbds://localhost 'nbd+unix:///?socket=s' \
+           'nbds+unix:///?socket=s' nbd+vsock://1 nbd:localhost:10809; do
+  refused "file=$uri supported yet expected" "file=$uri"
+done
+refused "file=other.qcow2 disk.qcow2 already" disk.qcow2 file=other.qcow2
+serve file=disk.qcow2 || fail "file= is not understood"
+refused "nosuch.qcow2 No such file" nosuch.qcow2
+refused "dir" dir
+
+bad speed fast "unknown parameter --help"
+refused "over=1 unknown" disk.qcow2 over=1
+
+# A newline or an escape sequence in a value makes neither a second line
+# nor reaches the terminal.
+refused "discard=a?b?" disk.qcow2 $'discard=a\nb\e[1m'
+# A long value does not push out what is allowed.
+refused "unmap ignore" disk.qcow2 "discard=$(printf '%2000s' x)"
+
+test "$before" = "$(sha256sum <disk.qcow2)"
