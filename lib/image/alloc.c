@@ -22,9 +22,10 @@
  * clusters is longer than such a range; nothing depends on it before
  * the header points to the new table, in a single sector's write.
  *
- * Nothing is handed out that the tracker knows as metadata: for metadata
- * the claim asks, for data the guard, before the first write.  Cluster 0
- * is never handed out: a pointer to it would mean "none".
+ * Nothing is handed out that the tracker knows as metadata: the guard is
+ * asked before the counts are raised, and again at the first write; for
+ * metadata, by the claim.  Cluster 0 is never handed out, whatever its
+ * count: a pointer to it would mean "none".
  *
  * Locks: refcounts.lock, held across the reservation of new blocks.
  */
@@ -253,6 +254,20 @@ cover (struct image *img, uint64_t cluster, struct refblock **block)
   return refcounts_block (img, index, block);
 }
 
+/* A count of zero is not believed where it cannot be true.  Asked before
+ * the count is raised, so that a refusal changes nothing.
+ */
+static int
+check_free (struct image *img, uint64_t cluster, uint64_t count)
+{
+  if (cluster == 0)
+    return image_corrupt (img, 0, img->cluster_size, "Preventing invalid "
+                          "allocation of the header's cluster (its "
+                          "reference count is 0)");
+  return guard_check (img, GUARD_DATA, cluster << img->cluster_bits,
+                      count << img->cluster_bits);
+}
+
 /* Find and take up to WANT contiguous free clusters. */
 static int
 take_run (struct image *img, uint64_t want, uint64_t *first,
@@ -284,6 +299,9 @@ take_run (struct image *img, uint64_t want, uint64_t *first,
       return -ENOSPC;
     break;
   }
+  r = check_free (img, base + i, j - i);
+  if (r < 0)
+    return r;
   r = refcounts_set_run (img, block, i, j - i, 1);
   if (r < 0)
     return r;
@@ -305,10 +323,6 @@ take_clusters (struct image *img, uint64_t want, uint64_t *first,
   r = take_run (img, want, first, count);
   if (r < 0)
     return r;
-  if (*first == 0)
-    return image_corrupt (img, 0, img->cluster_size, "Preventing invalid "
-                          "allocation of the header's cluster (its "
-                          "reference count is 0)");
   untouched = rc->untouched;
   *zeroes = untouched != UINT64_MAX && *first >= untouched;
   if (untouched != UINT64_MAX)

@@ -61,6 +61,7 @@
 #include "cleanup.h"
 #include "image-internal.h"
 #include "report.h"
+#include "verify.h"
 
 /* So many chunks of dropped references (about 700,000 clusters if they
  * lie scattered, 16 MB) are worth a commit.
@@ -213,6 +214,8 @@ do_commit (struct image *img)
   l2cache_cut_end (img, cut.epoch, true);
   map_l1_cut_end (img, cut.epoch, true);
   freed_release (img, &cut.freed);
+  if (img->config.overlap_debug)
+    verify_tracker (img);
   return 0;
 }
 

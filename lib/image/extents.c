@@ -39,7 +39,8 @@ is_preallocated (struct image *img)
   if (storage_allocated (img->storage, &on_disk) == 0) {
     on_disk >>= img->cluster_bits;
     limit = MAX (on_disk * 10 / 9, on_disk + 2);
-    for (i = 0; i < clusters && !known; ++i) {
+    /* Fewer clusters than the limit cannot exceed it. */
+    for (i = 0; clusters > limit && i < clusters && !known; ++i) {
       if (refcounts_get (img, i, &value) < 0)
         break;
       used += value != 0;
