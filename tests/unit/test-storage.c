@@ -786,18 +786,21 @@ make_suite (void)
   suite_add_tcase (suite, tc);
 
   tc = tcase_create ("files");
+  tcase_set_timeout (tc, 120);
   tcase_add_test (tc, read_only);
   tcase_add_test (tc, descriptor_flags);
   tcase_add_test (tc, too_large);
   suite_add_tcase (suite, tc);
 
   tc = tcase_create ("open");
+  tcase_set_timeout (tc, 120);
   tcase_add_unchecked_fixture (tc, make_dir, remove_dir);
   tcase_add_loop_test (tc, open_kinds, 0, 4);
   tcase_add_test (tc, open_name_too_long);
   suite_add_tcase (suite, tc);
 
   tc = tcase_create ("memory");
+  tcase_set_timeout (tc, 120);
   tcase_add_test (tc, memory_hook);
   tcase_add_test (tc, memory_fixed);
   tcase_add_test (tc, memory_sparse);
