@@ -295,6 +295,21 @@ class Server:
         self.handles.append(handle)
         return handle
 
+    def exports(self):
+        """The names that the server lists."""
+        handle = nbd.NBD()
+        handle.set_opt_mode(True)
+        handle.connect_unix(self.socket)
+        names = []
+
+        def one(name, _description):
+            names.append(name)
+            return 0
+
+        handle.opt_list(one)
+        handle.opt_abort()
+        return names
+
     def disconnect(self):
         for handle in self.handles:
             try:
@@ -309,7 +324,11 @@ class Server:
     def stop(self, ok=True):
         """Ask for a clean stop and wait for it."""
         self.disconnect()
-        self.process.send_signal(signal.SIGTERM)
+        # (A wrapper such as strace would keep the signal for itself.)
+        with open(self.pidfile) as f:
+            pid = int(f.read())
+        if self.alive():
+            os.kill(pid, signal.SIGTERM)
         self.wait()
         if ok:
             check(self.process.returncode == 0,

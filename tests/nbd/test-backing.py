@@ -164,7 +164,7 @@ def other_format(lab, name):
         image.replace_extensions(
             [(k, name if k == EXT_BACKING_FORMAT else d)
              for k, _, d in image.extensions()])
-    lab.refuses(top, os.path.basename(top), "raw")
+    lab.refuses(top, os.path.basename(top), "backing")
 
 
 def not_qcow2(lab):
@@ -265,7 +265,7 @@ def strange_names(lab):
     """A name is the name of a file, not a language."""
     places = Places(lab)
     for name in ('json:{"driver":"raw","file.filename":"/etc/passwd"}',
-                 "file:near.raw", "nbd://localhost/x", "fat:/etc",
+                 "file:fat:/etc/passwd", "nbd://localhost/x", "fat:/etc",
                  "http://localhost/x", "vpc:near.raw"):
         places.name(places.near)
         with Qcow2(places.top) as image:
@@ -277,6 +277,13 @@ def strange_names(lab):
             image.put32(16, len(raw))
         for rule in ("same-dir", "any"):
             lab.refuses(places.top, "top.qcow2", external_files=rule)
+    # QEMU's way to write a name that has a colon.
+    odd = raw_file(os.path.join(places.disks, "a:b.raw"), (0, b"C" * M))
+    places.name("file:a:b.raw")
+    with lab.server(places.top) as server:
+        expect(server.connect(), (0, b"C" * 512))
+    os.unlink(odd)
+    lab.refuses(places.top, "a:b.raw", "No such file")
     places.name("nowhere.raw")
     lab.refuses(places.top, "nowhere.raw", "No such file")
     places.name(places.deep)

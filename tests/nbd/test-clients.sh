@@ -80,7 +80,7 @@ EOF
   nbdcopy --flush --connections=4 other.raw "$uri"
   nbdcopy "$uri" out.raw
   cmp other.raw out.raw
-  if [ "${QCOW2_TEST_SERVER-}" != qemu-nbd ]; then
+  if nbdinfo --list "$uri" | grep -q 'export="snapshot:before"'; then
     nbdcopy "nbd+unix:///snapshot:before?socket=$sock" out.raw
     cmp before.raw out.raw
   fi
@@ -109,10 +109,14 @@ if have fio && fio --enghelp 2>/dev/null | grep -qw nbd; then
   qemu-img create -q -f qcow2 -o cluster_size=16k fio.qcow2 64M
   runtime=4
   for mode in randwrite randrw randtrimwrite; do
+    # fio trims a block and writes it without waiting in between, which
+    # at a greater depth has no defined result.
+    depth=8
+    if [ $mode = randtrimwrite ]; then depth=1; fi
     start_nbdkit fio qcow2 fio.qcow2
     # (nbd+unix URIs hold a colon and a question mark: quote them.)
     fio --name=a --ioengine=nbd --uri="$uri" --rw=$mode --bsrange=512-40k \
-        --blockalign=512 --size=32m --offset=0 --iodepth=8 \
+        --blockalign=512 --size=32m --offset=0 --iodepth=$depth \
         --runtime=$runtime --verify=crc32c --verify_fatal=1 --do_verify=1 \
         --verify_state_save=0 --verify_backlog=64 \
         --fsync=32 --randseed=7 --output=fio.$mode.out ||
