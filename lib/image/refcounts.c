@@ -29,7 +29,8 @@
  *     commit that removed the last pointer, because lowering happens at
  *     release.
  *
- * Locks: refcounts.lock, held across the reading of a block.
+ * Locks: refcounts.lock, held across the reading of a block and while
+ * the guard is asked.
  */
 
 #include <config.h>
@@ -72,6 +73,20 @@ read_table (struct image *img)
   return 0;
 }
 
+/* Recursive: allocation asks the guard with the lock held, which under
+ * overlap-limit=verify walks the refcount table for its answer.
+ */
+static void
+init_lock (pthread_mutex_t *lock)
+{
+  pthread_mutexattr_t attr;
+
+  pthread_mutexattr_init (&attr);
+  pthread_mutexattr_settype (&attr, PTHREAD_MUTEX_RECURSIVE);
+  pthread_mutex_init (lock, &attr);
+  pthread_mutexattr_destroy (&attr);
+}
+
 int
 refcounts_open (struct image *img)
 {
@@ -79,7 +94,7 @@ refcounts_open (struct image *img)
   uint64_t cache = img->config.refcount_cache_size;
   uint64_t end = atomic_load (&img->guard.end);
 
-  pthread_mutex_init (&rc->lock, NULL);
+  init_lock (&rc->lock);
   rc->order = img->header.refcount_order;
   rc->block_bits = img->cluster_bits + 3 - rc->order;
   rc->table_offset = rc->disk_table_offset =
