@@ -80,7 +80,7 @@ serve ()
 {
   local tries=0
 
-  rm -f pid
+  rm -f pid sock
   show_only nbdkit -U sock "$@"
   "$build/run" nbdkit -f -U "$work/sock" -P "$work/pid" "$@" &
   server=$!
