@@ -26,7 +26,7 @@ fi
 
 heading () { printf '\n%s== %s%s\n' "$bold" "$*" "$plain"; }
 say () { fold -s -w 76 <<<"$*" | sed 's/ *$//'; }
-good () { printf '%s%s%s\n' "$green" "$*" "$plain"; }
+good () { printf '%s%s%s\n' "$green" "$(say "$@")" "$plain"; }
 die ()
 {
   trap - ERR
