@@ -1,0 +1,776 @@
+# SPDX-License-Identifier: BSD-3-Clause
+
+"""What is damaged in each image, and what must come of it.
+
+A row is a name, the kind of sound image (make.py), the damage and the
+expectation.  The damage may also change image.guest (what the guest should
+see) and call image.cannot_read (where reading must fail).
+"""
+
+import struct
+
+from imagefile import (BACKING_FORMAT, BITMAPS, COMPRESSED, COPIED, CRYPTO,
+                       DATA_FILE, FEATURE_NAMES, OFFSET)
+
+K = 1024
+M = 1024 * K
+G = 1024 * M
+T = 1024 * G
+
+U32 = 0xffffffff
+U64 = 0xffffffffffffffff
+
+
+class Expected:
+    """WORDS: all on one line of the log, which also names the file."""
+
+    def __init__(self, *words, reads=True, file=None, lenient=False):
+        self.words = words
+        self.reads = reads      # the guest's data is compared
+        self.file = file        # the log names this file instead
+        self.lenient = lenient  # tables are large: more memory and time
+
+    def __str__(self):
+        return "%s: %s" % (type(self).__name__, ", ".join(self.words))
+
+
+class Refused(Expected):
+    """At open."""
+
+
+class ReadOnly(Expected):
+    """Opens, but for reading only."""
+
+
+class Serves(Expected):
+    """Odd, but allowed: opens and can be written."""
+
+
+class ReadFails(Expected):
+    """Opens; EIO where the image says, and writes there fail too."""
+
+
+class WriteFails(Expected):
+    """Opens and can be read; a write at guest offset AT gets EIO."""
+
+    def __init__(self, *words, at=0, **kwargs):
+        super().__init__(*words, **kwargs)
+        self.at = at
+
+
+class Case:
+    def __init__(self, name, kind, damage, expected, saved=False):
+        self.name = name
+        self.kind = kind
+        self.damage = damage
+        self.expected = expected
+        self.saved = saved      # the damage has written the file itself
+
+
+# Kinds of damage.
+
+def header(**fields):
+    """Set fields of the header."""
+    def damage(i, _m):
+        for field, value in fields.items():
+            i[field] = value
+    return damage
+
+
+def poke(offset, width, value):
+    def damage(i, _m):
+        i.put(offset, width, value)
+    return damage
+
+
+def first(*damages):
+    """All of them, in this order."""
+    def damage(i, m):
+        for one in damages:
+            one(i, m)
+    return damage
+
+
+def nothing(_i, _m):
+    pass
+
+
+def cut(length):
+    """The file ends at LENGTH, or as far before its end."""
+    def damage(i, _m):
+        del i.data[length:]
+    return damage
+
+
+def sparse(length):
+    """The file goes on as a hole up to LENGTH."""
+    def damage(i, _m):
+        i.length = length
+    return damage
+
+
+def extension(kind, data):
+    def damage(i, _m):
+        i.add_extension(kind, data)
+    return damage
+
+
+def extension_length(kind, length):
+    def damage(i, _m):
+        if kind not in dict(i.extensions()):
+            i.add_extension(kind, bytes(48))
+        i.put(i.extension_place(kind) + 4, 4, length)
+    return damage
+
+
+def bitmaps_field(offset, width, value):
+    """A field of the bitmaps extension."""
+    def damage(i, _m):
+        i.put(i.extension_place(BITMAPS) + 8 + offset, width, value)
+    return damage
+
+
+def directory_field(offset, width, value):
+    """A field of the first entry of the bitmap directory."""
+    def damage(i, _m):
+        directory = i.get(i.extension_place(BITMAPS) + 24, 8)
+        i.put(directory + offset, width, value)
+    return damage
+
+
+def bitmap_table_entry(value):
+    def damage(i, _m):
+        directory = i.get(i.extension_place(BITMAPS) + 24, 8)
+        i.put(i.get(directory, 8), 8, value)
+    return damage
+
+
+def l1_entry(value, unreadable=True):
+    def damage(i, _m):
+        place = i.l1_place(0)
+        i.put(place, 8, value(i) if callable(value) else value)
+        if unreadable:
+            i.cannot_read(0, len(i.guest))
+    return damage
+
+
+def l2_entry(value, guest=12 * K, unreadable=True):
+    """VALUE may be a function of the image and the sound entry."""
+    def damage(i, _m):
+        old = i.l2_entry(guest)
+        i.set_l2_entry(guest, value(i, old) if callable(value) else value)
+        if unreadable:
+            i.cannot_read(guest)
+    return damage
+
+
+def refcount_table_entry(value):
+    def damage(i, _m):
+        place = i.refcount_table_place(0)
+        i.put(place, 8, value(i, i.get(place, 8)) if callable(value)
+              else value)
+    return damage
+
+
+def refcount_of_data(value, guest=12 * K):
+    def damage(i, _m):
+        i.put(i.refcount_place(i.l2_entry(guest) & OFFSET), 2, value)
+    return damage
+
+
+def snapshot_field(offset, width, value, index=1):
+    """A field of an entry of the snapshot table."""
+    def damage(i, _m):
+        place = list(i.snapshot_places())[index] + offset
+        i.put(place, width, value(i) if callable(value) else value)
+    return damage
+
+
+def snapshot_l1_entry(value, index=0):
+    def damage(i, _m):
+        place = i.get(list(i.snapshot_places())[index], 8)
+        i.put(place, 8, value(i) if callable(value) else value)
+    return damage
+
+
+def stream(guest, length, content=None):
+    """Overwrite LENGTH bytes of a compressed cluster's stream, with rubbish
+    or with CONTENT, which may be a function of what was there."""
+    def damage(i, _m):
+        entry = i.l2_entry(guest)
+        bits = 62 - (i["cluster_bits"] - 8)
+        at = entry & ((1 << bits) - 1)
+        old = bytes(i.data[at:at + length])
+        i.data[at:at + length] = (content(old) if callable(content)
+                                  else content or b"\xff" * length)
+        i.cannot_read(guest)
+    return damage
+
+
+def backing(name, form=b"raw"):
+    def damage(i, _m):
+        i.rewrite([(k, form if k == BACKING_FORMAT else d)
+                   for k, d in i.extensions()
+                   if form is not None or k != BACKING_FORMAT], name)
+    return damage
+
+
+def longer_header(length):
+    """A header with fields of the future, extensions behind them."""
+    def damage(i, _m):
+        extensions = i.extensions()
+        i["header_length"] = length
+        i.data[112:length] = b"\x5a" * (length - 112)
+        i.rewrite(extensions, b"")
+    return damage
+
+
+def in_another(kind, name, change):
+    """Overlay on an image of KIND, which CHANGE damages."""
+    def damage(i, m):
+        base = m.image(kind, name)
+        change(base, m)
+        base.save()
+        backing(base.name().encode(), b"qcow2")(i, m)
+        i.guest = base.guest
+        i.bad = base.bad
+    return damage
+
+
+def chain(length):
+    """LENGTH backing files, all empty but the last."""
+    def damage(i, m):
+        for n in range(length - 1, 0, -1):
+            link = m.image("overlay", "chain-%d" % n)
+            if n < length - 1:
+                backing(b"chain-%d.qcow2" % (n + 1), b"qcow2")(link, m)
+            link.save()
+        backing(b"chain-1.qcow2", b"qcow2")(i, m)
+    return damage
+
+
+def loop(i, m):
+    other = m.image("overlay", "loop-other")
+    backing(i.name().encode(), b"qcow2")(other, m)
+    other.save()
+    backing(b"loop-other.qcow2", b"qcow2")(i, m)
+
+
+def shared_l2(entries):
+    """An L1 table of that many entries which all name one L2 table."""
+    def damage(i, _m):
+        cs = i.cluster_size
+        table = i.new_clusters()
+        at = (len(i.data) + cs - 1) // cs * cs
+        i.data.extend(bytes(at - len(i.data)))
+        i.data.extend(struct.pack(">Q", table | COPIED) * entries)
+        i["l1_table_offset"] = at
+        i["l1_size"] = entries
+        i["size"] = entries * cs * (cs // 8)
+    return damage
+
+
+def many_snapshots(shared):
+    """As many snapshots as there may be, with L1 tables as large as they
+    may be, which lie in holes: all at one place, or each at its own."""
+    def damage(i, _m):
+        count, table = 65536, 32 * M
+        i.data.extend(bytes(-len(i.data) % i.cluster_size))
+        i["snapshots_offset"] = len(i.data)
+        i["nb_snapshots"] = count
+        for n in range(count):
+            where = 32 * M * (1 if shared else 1 + n)
+            i.data.extend(struct.pack(">QIHHIIQII", where, table // 8, 0, 0,
+                                      0, 0, 0, 0, 0))
+        i.length = 32 * M * (3 if shared else count + 2)
+    return damage
+
+
+def feature(kind, bit, name):
+    return struct.pack(">BB46s", kind, bit, name)
+
+
+def bitmaps(count, size, offset):
+    return struct.pack(">IIQQ", count, 0, size, offset)
+
+
+# The cases.
+
+HEADER_CASES = [
+    Case("sound-v3", "v3", nothing, Serves()),
+    Case("sound-v2", "v2", nothing, Serves()),
+    Case("sound-512", "512", nothing, Serves()),
+    Case("sound-64k", "64k", nothing, Serves()),
+    Case("sound-snapshots", "snapshots", nothing, Serves()),
+    Case("sound-bitmaps", "bitmaps", nothing, Serves("bitmaps")),
+
+    Case("magic", "v3", header(magic=0x51464900),
+         Refused("not in qcow2 format", "magic", "0x51464900")),
+    Case("raw-file", "v3", lambda i, m: i.data.__setitem__(
+        slice(0, 8192), bytes(8192)), Refused("not in qcow2 format")),
+    Case("version-1", "v3", header(version=1), Refused("version", "is 1")),
+    Case("version-4", "v3", header(version=4), Refused("version", "is 4")),
+
+    Case("file-empty", "v3", cut(0), Refused("0 bytes long")),
+    Case("file-of-20-bytes", "v3", cut(20), Refused("20 bytes long")),
+    Case("file-of-71-bytes", "v2", cut(71), Refused("71 bytes long")),
+    Case("file-of-72-bytes", "v2", cut(72), Refused("72 bytes long")),
+    Case("file-of-103-bytes", "v3", cut(103), Refused("103 bytes long")),
+    Case("file-of-104-bytes", "v3", cut(104), Refused("104 bytes long")),
+    Case("file-short-cluster", "v3", cut(4095), Refused("4095 bytes long")),
+    Case("file-of-one-cluster", "v3", cut(4096),
+         Refused("offset", "end of the file")),
+
+    Case("cluster-bits-8", "v3", header(cluster_bits=8),
+         Refused("cluster_bits", "is 8")),
+    Case("cluster-bits-22", "v3", header(cluster_bits=22),
+         Refused("cluster_bits", "is 22")),
+    Case("cluster-bits-76", "v3", header(cluster_bits=76),
+         Refused("cluster_bits", "is 76")),
+    Case("cluster-bits-2e32", "v3", header(cluster_bits=U32),
+         Refused("cluster_bits", "is 4294967295")),
+    Case("cluster-bits-wrong", "v3", header(cluster_bits=13),
+         Refused("l1_table_offset", "0x3000", "8192")),
+
+    Case("header-length-0", "v3", header(header_length=0),
+         Refused("header_length", "is 0")),
+    Case("header-length-103", "v3", header(header_length=103),
+         Refused("header_length", "is 103")),
+    Case("header-length-4097", "v3", header(header_length=4097),
+         Refused("header_length", "is 4097")),
+    Case("header-length-2e32", "v3", header(header_length=U32),
+         Refused("header_length", "is 4294967295")),
+    Case("header-length-200", "v3", longer_header(200), Serves()),
+
+    Case("size-2e64", "v3", header(size=U64),
+         Refused("size", "18446744073709551615")),
+    Case("size-2e63", "v3", header(size=1 << 63),
+         Refused("size", "9223372036854775808")),
+    Case("size-beyond-l1", "v3", header(size=2 * M + 1),
+         Refused("l1_size", "is 1", "2097153")),
+    Case("size-odd", "v3", lambda i, m: (
+        header(size=1000001)(i, m), i.guest.__delitem__(
+            slice(1000001, None))), Serves()),
+    Case("size-0", "v3", lambda i, m: (
+        header(size=0)(i, m), i.guest.clear()), Serves()),
+
+    Case("crypt-1", "v3", header(crypt_method=1),
+         Refused("crypt_method", "AES")),
+    Case("crypt-2", "v3", header(crypt_method=2),
+         Refused("crypt_method", "2 (LUKS)")),
+    Case("crypt-3", "v3", header(crypt_method=3),
+         Refused("crypt_method", "is 3")),
+    Case("crypt-1-v2", "v2", header(crypt_method=1),
+         Refused("crypt_method", "AES")),
+    Case("luks", "luks", nothing, Refused("encrypted", "LUKS")),
+    Case("aes", "aes", nothing, Refused("encrypted", "AES")),
+
+    Case("l1-size-0", "v3", header(l1_size=0), Refused("l1_size", "is 0")),
+    Case("l1-size-2e32", "v3", header(l1_size=U32),
+         Refused("l1_size", "is 4294967295")),
+    Case("l1-size-out-of-file", "v3", header(l1_size=4 * M),
+         Refused("l1_table_offset", "33554432 bytes")),
+    Case("l1-size-larger", "v3", first(
+        lambda i, m: header(l1_table_offset=i.new_clusters())(i, m),
+        header(l1_size=512),
+        lambda i, m: i.guest.__setitem__(slice(None), bytes(M))), Serves()),
+    Case("l1-offset-unaligned", "v3", header(l1_table_offset=0x3200),
+         Refused("l1_table_offset", "0x3200", "4096")),
+    Case("l1-offset-0", "v3", header(l1_table_offset=0),
+         Refused("l1_table_offset", "is 0")),
+    Case("l1-offset-past-end", "v3", header(l1_table_offset=0x1000000),
+         Refused("l1_table_offset", "0x1000000")),
+    Case("l1-offset-2e56", "v3", header(l1_table_offset=(1 << 56) - 4096),
+         Refused("l1_table_offset", "0xfffffffffff000")),
+    Case("l1-offset-2e64", "v3", header(l1_table_offset=U64 - 4095),
+         Refused("l1_table_offset", "0xfffffffffffff000")),
+    Case("l1-at-refcount-table", "v3", lambda i, m: header(
+        l1_table_offset=i["refcount_table_offset"])(i, m),
+        ReadOnly("L1 table", "refcount table", "0x1000", reads=False)),
+
+    Case("reftable-unaligned", "v3", header(refcount_table_offset=0x1100),
+         Refused("refcount_table_offset", "0x1100", "4096")),
+    Case("reftable-0", "v3", header(refcount_table_offset=0),
+         Refused("refcount_table_offset", "is 0")),
+    Case("reftable-past-end", "v3",
+         header(refcount_table_offset=0x1000000),
+         Refused("refcount_table_offset", "0x1000000")),
+    Case("reftable-2e64", "v3", header(refcount_table_offset=U64 - 4095,
+                                       refcount_table_clusters=2),
+         Refused("refcount_table_offset", "0xfffffffffffff000")),
+    Case("reftable-clusters-0", "v3", header(refcount_table_clusters=0),
+         Refused("refcount_table_clusters", "is 0")),
+    Case("reftable-clusters-2e32", "v3",
+         header(refcount_table_clusters=U32),
+         Refused("refcount_table_clusters", "is 4294967295")),
+    Case("reftable-clusters-2049", "v3", first(
+        header(refcount_table_clusters=2049), sparse(T)),
+        Refused("refcount_table_clusters", "is 2049")),
+    Case("reftable-out-of-file", "v3", header(refcount_table_clusters=2048),
+         Refused("refcount_table_offset", "8388608 bytes")),
+    Case("reftable-over-others", "v3", header(refcount_table_clusters=3),
+         ReadOnly("refcount table", reads=False)),
+
+    Case("nb-snapshots-65537", "v3", header(
+        nb_snapshots=65537, snapshots_offset=0x3000),
+        Refused("nb_snapshots", "is 65537")),
+    Case("nb-snapshots-2e32", "v3", header(
+        nb_snapshots=U32, snapshots_offset=0x3000),
+        Refused("nb_snapshots", "is 4294967295")),
+    Case("nb-snapshots-out-of-file", "v3", header(
+        nb_snapshots=65536, snapshots_offset=0x3000),
+        Refused("snapshots_offset", "2621440 bytes")),
+    Case("snapshots-offset-unaligned", "v3", header(snapshots_offset=0x3001),
+         Refused("snapshots_offset", "0x3001")),
+    Case("snapshots-offset-0", "v3", header(nb_snapshots=1),
+         Refused("snapshots_offset", "is 0")),
+    Case("snapshots-offset-past-end", "v3", header(
+        nb_snapshots=1, snapshots_offset=0x1000000),
+        Refused("snapshots_offset", "0x1000000")),
+]
+
+FEATURE_CASES = [
+    Case("dirty", "v3", header(incompatible=1),
+         Refused("dirty", "qemu-img check")),
+    Case("corrupt", "v3", header(incompatible=2),
+         ReadOnly("marked corrupt", "qemu-img check")),
+    Case("data-file", "data_file", nothing, Refused("external data file")),
+    Case("data-file-bit", "v3", header(incompatible=4),
+         Refused("external data file")),
+    Case("extended-l2", "extl2", nothing, Refused("extended L2")),
+    Case("extended-l2-4k", "v3", header(incompatible=16),
+         Refused("cluster_bits", "is 12", "extended L2")),
+    Case("unknown-feature", "v3", header(incompatible=1 << 63),
+         Refused("incompatible_features", "bit 63")),
+    Case("unknown-feature-named", "v3", first(
+        extension(FEATURE_NAMES, feature(0, 40, b"time travel")),
+        header(incompatible=1 << 40)),
+        Refused("incompatible_features", "bit 40 (time travel)")),
+    Case("unknown-compatible", "v3", header(compatible=U64 - 1), Serves()),
+    Case("unknown-autoclear", "v3", header(autoclear=U64 - 3), Serves()),
+    Case("bitmaps-without-extension", "v3", header(autoclear=1),
+         Refused("autoclear_features", "0x1", "bitmaps")),
+    Case("raw-without-data-file", "v3", header(autoclear=2),
+         Refused("autoclear_features", "0x2", "external data file")),
+    Case("refcount-order-7", "v3", header(refcount_order=7),
+         Refused("refcount_order", "is 7")),
+    Case("refcount-order-2e32", "v3", header(refcount_order=U32),
+         Refused("refcount_order", "is 4294967295")),
+    Case("zstd-without-bit", "v3", header(compression_type=1),
+         Refused("compression_type", "is 1", "bit 3")),
+    Case("bit-without-zstd", "v3", header(incompatible=8),
+         Refused("compression_type", "is 0", "bit 3")),
+    Case("compression-2", "v3", header(incompatible=8, compression_type=2),
+         Refused("compression_type", "is 2")),
+]
+
+EXTENSION_CASES = [
+    Case("extension-unknown", "v3", extension(0x1234, b"?"), Serves()),
+    Case("extension-too-long", "v3", extension_length(FEATURE_NAMES, 4000),
+         Refused("0x6803f857", "4000 bytes")),
+    Case("extension-2e32", "v3", extension_length(FEATURE_NAMES, U32),
+         Refused("0x6803f857", "4294967295 bytes")),
+    Case("extension-2e32-7", "v3", extension_length(FEATURE_NAMES, U32 - 7),
+         Refused("0x6803f857", "4294967288 bytes")),
+    Case("extension-into-name", "overlay", extension_length(
+        BACKING_FORMAT, 1000), Refused("0xe2792aca", "1000 bytes")),
+    Case("extension-twice", "overlay", extension(BACKING_FORMAT, b"raw"),
+         Refused("0xe2792aca", "more than once")),
+    Case("extension-format-16", "overlay", backing(b"base.raw", b"r" * 16),
+         Refused("backing file format", "16 bytes")),
+    Case("extension-crypto", "v3", extension(CRYPTO, bytes(16)),
+         Refused("crypt_method", "crypto header")),
+    Case("extension-crypto-offset", "luks", lambda i, m: i.put(
+        i.extension_place(CRYPTO) + 8, 8, U64 - 65535),
+        Refused("crypto header", "0xffffffffffff0000")),
+    Case("extension-data-file", "v3", extension(DATA_FILE, b"d" * 1024),
+         Refused("external data file name", "1024 bytes")),
+    Case("feature-names-empty", "v3", extension(FEATURE_NAMES, b""),
+         Serves()),
+]
+
+BITMAP_CASES = [
+    Case("bitmaps-length", "v3", first(
+        header(autoclear=1), extension(BITMAPS, bytes(23))),
+        Refused("bitmaps extension", "23 bytes")),
+    Case("bitmaps-stale", "v3", extension(
+        BITMAPS, bitmaps(U32, U64, 12345)), Serves()),
+    Case("bitmaps-reserved", "bitmaps", bitmaps_field(4, 4, 1),
+         Refused("reserved field", "0x1")),
+    Case("bitmaps-none", "bitmaps", bitmaps_field(0, 4, 0),
+         Refused("nb_bitmaps", "is 0")),
+    Case("bitmaps-2e32", "bitmaps", bitmaps_field(0, 4, U32),
+         Refused("nb_bitmaps", "is 4294967295")),
+    Case("bitmaps-size-2e64", "bitmaps", bitmaps_field(8, 8, U64),
+         Refused("bitmap_directory_size", "18446744073709551615")),
+    Case("bitmaps-size-out-of-file", "bitmaps", bitmaps_field(8, 8, 64 * M),
+         Refused("bitmap_directory_size", "67108864")),
+    Case("bitmaps-offset-past-end", "bitmaps",
+         bitmaps_field(16, 8, U64 - 4095),
+         Refused("bitmap_directory_offset", "0xfffffffffffff000")),
+    Case("bitmaps-offset-unaligned", "bitmaps",
+         bitmaps_field(16, 8, 0x3001),
+         Refused("bitmap_directory_offset", "0x3001")),
+    # The directory is for those who use bitmaps; the disk is served.
+    Case("bitmap-type", "bitmaps", directory_field(16, 1, 7),
+         Serves("entry 0", "type is 7")),
+    Case("bitmap-table-size", "bitmaps", directory_field(8, 4, U32),
+         Serves("entry 0", "bitmap_table_size is 4294967295")),
+    Case("bitmap-table-offset", "bitmaps", directory_field(
+        0, 8, U64 - 4095), Serves("entry 0", "0xfffffffffffff000")),
+    Case("bitmap-name-size", "bitmaps", directory_field(18, 2, 0xffff),
+         Serves("entry 0", "ends at byte")),
+    Case("bitmap-table-at-header", "bitmaps", directory_field(0, 8, 0),
+         Serves("entry 0", "bitmap_table_offset is 0x0")),
+    Case("bitmap-data-past-end", "bitmaps",
+         bitmap_table_entry((1 << 56) - 4096),
+         ReadOnly("bitmap", "0xfffffffffff000")),
+    Case("bitmap-data-at-header", "bitmaps", bitmap_table_entry(0x1000),
+         ReadOnly("bitmap", "refcount table", "0x1000")),
+]
+
+TABLE_CASES = [
+    Case("reftable-entry-unaligned", "v3", refcount_table_entry(
+        lambda i, old: old | 0x200),
+        ReadOnly("refcount block", "2200", "4096")),
+    Case("reftable-entry-past-end", "v3", refcount_table_entry(0x1000000),
+         ReadOnly("refcount block", "0x1000000")),
+    Case("reftable-entry-2e64", "v3", refcount_table_entry(U64 - 4095),
+         ReadOnly("refcount block", "0xfffffffffffff000")),
+    Case("reftable-entry-at-header", "v3", refcount_table_entry(0x1000),
+         ReadOnly("refcount block", "0x1000", "refcount table")),
+    Case("reftable-entry-twice", "v3", lambda i, m: i.put(
+        i.refcount_table_place(1), 8, i.get(i.refcount_table_place(0), 8)),
+        ReadOnly("refcount block", "0x2000")),
+    Case("reftable-entry-0", "v3", refcount_table_entry(0),
+         WriteFails("reference count of 0", at=12 * K)),
+    Case("refcount-0", "v3", refcount_of_data(0),
+         WriteFails("reference count of 0", at=12 * K)),
+    # Too high is a leak at worst: the cluster is copied.
+    Case("refcount-2", "v3", refcount_of_data(2), Serves(
+        "guest offset 12288", "reference count of 2")),
+
+    Case("l1-entry-unaligned", "v3", l1_entry(0x4200 | COPIED),
+         ReadOnly("L2 table", "0x4200", "4096")),
+    Case("l1-entry-past-end", "v3", l1_entry(0x1000000 | COPIED),
+         ReadOnly("L2 table", "0x1000000")),
+    Case("l1-entry-2e56", "v3", l1_entry((1 << 56) - 4096 | COPIED),
+         ReadOnly("L2 table", "0xfffffffffff000")),
+    Case("l1-entry-at-l1", "v3", l1_entry(
+        lambda i: i["l1_table_offset"] | COPIED, unreadable=False),
+        ReadOnly("L2 table", "L1 table", reads=False)),
+    Case("l1-entry-at-reftable", "v3", l1_entry(0x1000 | COPIED,
+                                                unreadable=False),
+         ReadOnly("L2 table", "refcount table", "0x1000", reads=False)),
+    Case("l1-entries-same", "wide", shared_l2(2),
+         ReadOnly("active L2 table", reads=False)),
+    Case("l1-entries-same-1000000", "wide", shared_l2(M),
+         ReadOnly("active L2 table", reads=False, lenient=True)),
+    Case("l1-largest", "wide", first(header(
+        l1_table_offset=G, l1_size=4 * M, size=4 * M * 2 * M),
+        sparse(G + 32 * M)), Serves(lenient=True, reads=False)),
+
+    Case("l2-entry-unaligned", "v3", l2_entry(
+        lambda i, old: old | 0x200),
+        ReadFails("L2 entry", "200", "guest offset 12288")),
+    Case("l2-entry-past-end", "v3", l2_entry(0x1000000 | COPIED),
+         ReadFails("0x8000000001000000", "guest offset 12288")),
+    Case("l2-entry-2e56", "v3", l2_entry((1 << 56) - 4096 | COPIED),
+         ReadFails("0x80fffffffffff000", "guest offset 12288")),
+    Case("l2-entry-copied-0", "v3", l2_entry(COPIED),
+         ReadFails("0x8000000000000000", "guest offset 12288")),
+    Case("l2-entry-zero-v2", "v2", l2_entry(1),
+         ReadFails("0x0000000000000001", "guest offset 12288")),
+    Case("l2-entry-zero-kept-v2", "v2", l2_entry(lambda i, old: old | 1),
+         ReadFails("guest offset 12288", "version 2")),
+    Case("l2-entry-reserved-low", "v3", l2_entry(
+        lambda i, old: old | 0x1fe, unreadable=False), Serves()),
+    Case("l2-entry-reserved-high", "v3", l2_entry(
+        lambda i, old: old | 0x3f << 56, unreadable=False), Serves()),
+    Case("l2-entry-at-header", "v3", l2_entry(COPIED | 0x1000,
+                                              unreadable=False),
+         WriteFails("refcount table", at=12 * K, reads=False)),
+]
+
+COMPRESSED_CASES = [
+    Case("sound-deflate", "deflate", nothing, Serves()),
+    Case("sound-deflate-v2", "deflate_v2", nothing, Serves()),
+    Case("sound-zstd", "zstd", nothing, Serves()),
+    Case("deflate-garbage", "deflate", stream(12 * K, 40),
+         ReadFails("compressed", "guest offset 12288")),
+    Case("deflate-v2-garbage", "deflate_v2", stream(12 * K, 40),
+         ReadFails("compressed", "guest offset 12288")),
+    Case("zstd-garbage", "zstd", stream(12 * K, 40),
+         ReadFails("compressed", "guest offset 12288")),
+    Case("zstd-cut", "zstd", stream(12 * K, 480, lambda old: (
+        old[:20] + bytes(460))),
+         ReadFails("compressed", "guest offset 12288")),
+    Case("zstd-too-long", "zstd", stream(12 * K, 10, bytes.fromhex(
+        "28b52ffd0038038400" "77")),
+        ReadFails("compressed", "guest offset 12288")),
+    Case("zstd-huge-window", "zstd", stream(12 * K, 10, bytes.fromhex(
+        "28b52ffd00a8030002" "77")),
+        ReadFails("compressed", "guest offset 12288")),
+    Case("compressed-past-end", "deflate", l2_entry(
+        0x1000000 | COMPRESSED),
+        ReadFails("0x4000000001000000", "guest offset 12288")),
+    Case("compressed-bit-56", "deflate", l2_entry(
+        lambda i, old: old | 1 << 56),
+        ReadFails("past the end of the file", "guest offset 12288")),
+    Case("compressed-at-header", "deflate", l2_entry(COMPRESSED),
+         ReadFails("compressed", "guest offset 12288")),
+    Case("compressed-copied", "deflate", l2_entry(
+        lambda i, old: old | COPIED, unreadable=False), Serves()),
+    Case("compressed-more-sectors", "deflate", l2_entry(
+        lambda i, old: old | 0xf << 58, unreadable=False), Serves()),
+    Case("deflate-is-zstd", "deflate", first(
+        header(incompatible=8, compression_type=1),
+        lambda i, m: i.cannot_read(0, 64 * K)),
+        ReadFails("compressed", "guest offset")),
+]
+
+SNAPSHOT_CASES = [
+    Case("snapshot-table-cut", "snapshots", snapshot_field(14, 2, 0xffff),
+         ReadOnly("snapshot table entry 1", "bytes of it")),
+    Case("snapshot-table-at-l1", "snapshots", lambda i, m: header(
+        snapshots_offset=i["l1_table_offset"])(i, m), ReadOnly("snapshot")),
+    Case("snapshot-extra-1025", "snapshots", snapshot_field(36, 4, 1025),
+         ReadOnly("snapshot table entry 1", "extra_data_size is 1025")),
+    Case("snapshot-extra-2e32", "snapshots", snapshot_field(36, 4, U32),
+         ReadOnly("snapshot table entry 1", "extra_data_size is 429496729")),
+    Case("snapshot-l1-unaligned", "snapshots", snapshot_field(
+        0, 8, 0x3001), ReadOnly("snapshot table entry 1", "0x3001")),
+    Case("snapshot-l1-0", "snapshots", snapshot_field(0, 8, 0),
+         ReadOnly("snapshot table entry 1", "l1_table_offset is 0")),
+    Case("snapshot-l1-past-end", "snapshots", snapshot_field(
+        0, 8, 0x1000000), ReadOnly("snapshot table entry 1", "0x1000000")),
+    Case("snapshot-l1-2e64", "snapshots", snapshot_field(
+        0, 8, U64 - 4095),
+        ReadOnly("snapshot table entry 1", "0xfffffffffffff000")),
+    Case("snapshot-l1-size", "snapshots", snapshot_field(8, 4, U32),
+         ReadOnly("snapshot table entry 1", "l1_size is 4294967295")),
+    Case("snapshot-l1-size-out-of-file", "snapshots", snapshot_field(
+        8, 4, 4 * M), ReadOnly("snapshot table entry 1", "33554432")),
+    Case("snapshot-l1-active", "snapshots", snapshot_field(
+        0, 8, lambda i: i["l1_table_offset"]), ReadOnly("L1 table")),
+    Case("snapshot-l1-shared", "snapshots", snapshot_field(
+        0, 8, lambda i: i.get(next(iter(i.snapshot_places())), 8)),
+        ReadOnly("inactive L1 table")),
+    Case("snapshot-l2-past-end", "snapshots", snapshot_l1_entry(0x1000000),
+         ReadOnly("inactive L2 table", "0x1000000")),
+    Case("snapshot-l2-2e56", "snapshots", snapshot_l1_entry(
+        (1 << 56) - 4096), ReadOnly("inactive L2 table", "0xfffffffffff000")),
+    Case("snapshot-l2-unaligned", "snapshots", snapshot_l1_entry(0x4200),
+         ReadOnly("inactive L2 table", "0x4200")),
+    Case("snapshot-l2-at-l1", "snapshots", snapshot_l1_entry(
+        lambda i: i["l1_table_offset"]), ReadOnly("L2 table", "L1 table")),
+    Case("snapshots-65536-shared", "wide", many_snapshots(True),
+         ReadOnly("inactive L1 table", reads=False, lenient=True)),
+    Case("snapshots-65536-in-holes", "wide", many_snapshots(False),
+         Serves(reads=False, lenient=True)),
+]
+
+BACKING_CASES = [
+    Case("sound-overlay", "overlay", nothing, Serves()),
+    Case("sound-overlay-v2", "overlay_v2", nothing, Serves()),
+    Case("backing-offset-in-header", "overlay", header(
+        backing_file_offset=100), Refused("backing_file_offset", "0x64")),
+    Case("backing-offset-past-cluster", "overlay", header(
+        backing_file_offset=4096), Refused("backing_file_offset", "0x1000")),
+    Case("backing-offset-2e64", "overlay", header(backing_file_offset=U64),
+         Refused("backing_file_offset", "0xffffffffffffffff")),
+    Case("backing-size-0", "overlay", header(backing_file_size=0),
+         Refused("backing_file_size", "is 0")),
+    Case("backing-size-1024", "overlay", header(backing_file_size=1024),
+         Refused("backing_file_size", "is 1024")),
+    Case("backing-size-2e32", "overlay", header(backing_file_size=U32),
+         Refused("backing_file_size", "is 4294967295")),
+    Case("backing-name-nul", "overlay", backing(b"base.raw\0x"),
+         Refused("backing file name", "NUL")),
+    Case("backing-missing", "overlay", backing(b"missing.raw"),
+         Refused("missing.raw", "No such file")),
+    Case("backing-directory", "overlay", backing(b"sound"),
+         Refused("sound")),
+    Case("backing-outside", "overlay", backing(b"/etc/hostname"),
+         Refused("/etc/hostname", "external-files")),
+    Case("backing-dotdot", "overlay", lambda i, m: backing(
+        b"../" + m.outside().encode())(i, m),
+        Refused("outside.raw", "external-files")),
+    Case("backing-json", "overlay", backing(
+        b'json:{"file.filename": "base.raw"}'), Refused("json:")),
+    Case("backing-nbd", "overlay", backing(b"nbd://127.0.0.1:1/"),
+         Refused("nbd://127.0.0.1:1/")),
+    Case("backing-itself", "overlay", lambda i, m: backing(
+        i.name().encode(), b"qcow2")(i, m), Refused("leads back")),
+    Case("backing-loop", "overlay", loop,
+         Refused("leads back")),
+    Case("backing-no-format", "overlay", backing(b"base.raw", None),
+         Refused("format", "base.raw")),
+    Case("backing-format-vmdk", "overlay", backing(b"base.raw", b"vmdk"),
+         Refused("vmdk")),
+    Case("backing-not-qcow2", "overlay", backing(b"base.raw", b"qcow2"),
+         Refused("not in qcow2 format", file="base.raw")),
+    Case("backing-200-deep", "overlay", chain(200), Serves(lenient=True)),
+    Case("backing-202-deep", "overlay", chain(202),
+         Refused("200", "chain", file="chain-201.qcow2", lenient=True)),
+    Case("backing-l1-size", "overlay", in_another(
+        "v3", "below-l1-size", header(l1_size=U32)),
+        Refused("l1_size", "4294967295", file="below-l1-size.qcow2")),
+    Case("backing-l1-entry", "overlay", in_another(
+        "v3", "below-l1-entry", l1_entry(0x1000000)),
+        ReadFails("L2 table", "0x1000000", file="below-l1-entry.qcow2")),
+    Case("backing-l2-entry", "overlay", in_another(
+        "v3", "below-l2-entry", l2_entry(0x1000000)),
+        ReadFails("0x0000000001000000", "guest offset 12288",
+                  file="below-l2-entry.qcow2")),
+    Case("backing-compressed", "overlay", in_another(
+        "zstd", "below-compressed", stream(12 * K, 40)),
+        ReadFails("compressed", "guest offset 12288",
+                  file="below-compressed.qcow2")),
+    Case("backing-dirty", "overlay", in_another(
+        "v3", "below-dirty", header(incompatible=1)), Serves()),
+    Case("backing-luks", "overlay", in_another(
+        "luks", "below-luks", nothing),
+        Refused("encrypted", file="below-luks.qcow2")),
+]
+
+
+def cut_in_data(i, _m):
+    """The last cluster of data is gone, half of the one before too: what
+    is missing of a cluster reads as zeroes."""
+    cs = i.cluster_size
+    hosts = sorted((i.l2_entry(g) & OFFSET, g) for g in range(0, 64 * K, cs))
+    last, before = hosts[-1], hosts[-2]
+    del i.data[before[0] + cs // 2:]
+    i.guest[before[1] + cs // 2:before[1] + cs] = bytes(cs // 2)
+    i.cannot_read(last[1])
+
+
+def cut_at_l2(i, _m):
+    """The file ends where its L2 table begins, which is moved there."""
+    i.data.extend(bytes(-len(i.data) % i.cluster_size))
+    i.put(i.l1_place(0), 8, len(i.data) | COPIED)
+    i.cannot_read(0, len(i.guest))
+
+
+def cut_in_l2(i, _m):
+    """Half of the L2 table is there: the rest reads as unallocated."""
+    old = i.get(i.l1_place(0), 8) & OFFSET
+    i.data.extend(bytes(-len(i.data) % i.cluster_size))
+    new = i.new_clusters()
+    i.data[new:] = i.data[old:old + 8 * 8]
+    i.put(i.l1_place(0), 8, new | COPIED)
+    i.guest[32 * K:] = bytes(len(i.guest) - 32 * K)
+
+
+TRUNCATED_CASES = [
+    Case("cut-in-data", "v3", cut_in_data,
+         ReadFails("past the end of the file", "guest offset")),
+    Case("cut-at-l2", "v3", cut_at_l2,
+         ReadOnly("L2 table", "past the end of the file")),
+    Case("cut-in-l2", "v3", cut_in_l2, Serves()),
+]
+
+CASES = (HEADER_CASES + FEATURE_CASES + EXTENSION_CASES + BITMAP_CASES
+         + TABLE_CASES + COMPRESSED_CASES + SNAPSHOT_CASES + BACKING_CASES
+         + TRUNCATED_CASES)
