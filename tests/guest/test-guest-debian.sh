@@ -108,7 +108,7 @@ boot ()
   # The second disk is the script, and zeroes after it.
   echo "tr -d '\\000' </dev/vdb >/tmp/work; sh /tmp/work $2" >console.in
   expect '^WORK: \(PASS\|FAIL\)'
-  grep '^WORK:' "$console" | tr -d '\r'
+  grep -a '^WORK:' "$console" | tr -d '\r'
   grep -q '^WORK: PASS' "$console" || fail "boot $2: the guest did not pass"
   wait_guest "$guest_patience" || fail "boot $2: the guest did not power off"
   stop_server

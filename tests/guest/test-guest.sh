@@ -104,7 +104,7 @@ with open (sys.argv[1], "rb") as a, open (sys.argv[2], "rb") as b:
             n += 1
 END
   [ "$(wc -l <commands)" -gt 50 ] || fail "too little differs"
-  qemu-io -f qcow2 "$3" <commands >qemu-io.log
+  qemu-io -f qcow2 "$3" <commands >qemu-io.out
   rm -r clusters commands
 }
 
