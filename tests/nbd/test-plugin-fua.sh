@@ -52,7 +52,9 @@ os.kill(int(sys.argv[1]), 9)" "${nbdkit_pids[a]}"
   sound
 }
 
-qemu-img create -q -f qcow2 disk.qcow2 64M
+# The disk is large, so that there is room for what is not committed:
+# a commit for want of room would hide that one is missing.
+qemu-img create -q -f qcow2 disk.qcow2 8G
 # New clusters, and a write without FUA beside them.
 crash_after '
 h.pwrite(b"\x33" * 4096, 20000000)

@@ -10,7 +10,9 @@ requires nbdinfo --version
 requires nbdcopy --version
 requires_python
 
-qemu-img create -q -f qcow2 disk.qcow2 64M
+# The disk is large, so that there is room for what is not committed:
+# a commit for want of room would hide that one is missing.
+qemu-img create -q -f qcow2 disk.qcow2 8G
 start_nbdkit a qcow2 disk.qcow2 commit-interval=0
 nbdinfo --can multi-conn "$uri"
 "$PYTHON_NBD" - "${nbdkit_pids[a]}" <<'PY'
@@ -44,7 +46,8 @@ truncate -s 64M src.raw
 start_nbdkit b qcow2 disk.qcow2
 nbdcopy --flush -C 4 src.raw "$uri"
 nbdcopy -C 4 "$uri" back.raw
+truncate -s 8G src.raw
 stop_nbdkit b
-cmp src.raw back.raw
+qemu-img compare -f raw -F raw src.raw back.raw
 check_image disk.qcow2
 qemu-img compare -f raw -F qcow2 src.raw disk.qcow2

@@ -22,7 +22,9 @@ is_same ()
   qemu-img compare -q -U -f raw -F qcow2 src.raw disk.qcow2
 }
 
-qemu-img create -q -f qcow2 disk.qcow2 48M
+# The disk is large, so that there is room for what is not committed:
+# a commit for want of room would hide that one is missing.
+qemu-img create -q -f qcow2 disk.qcow2 8G
 start_nbdkit a qcow2 disk.qcow2 commit-interval=0
 
 # While another writer is there, nothing needs to be committed when

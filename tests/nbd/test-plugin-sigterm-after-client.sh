@@ -11,7 +11,9 @@ requires_python
 rounds=12
 if [ "${QCOW2_VALGRIND-}" ]; then rounds=3; fi
 
-qemu-img create -q -f qcow2 disk.qcow2 64M
+# The disk is large, so that there is room for what is not committed:
+# a commit for want of room would hide that one is missing.
+qemu-img create -q -f qcow2 disk.qcow2 8G
 for ((i = 1; i <= rounds; i++)); do
   start_nbdkit a qcow2 disk.qcow2 commit-interval=0
   "$PYTHON_NBD" -c '

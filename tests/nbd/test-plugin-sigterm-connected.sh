@@ -55,7 +55,8 @@ qemu_reads ()
 
 for how in politely rudely; do
   rm -f written leave
-  qemu-img create -q -f qcow2 disk.qcow2 64M
+  # Large, so that there is room for what is not committed.
+  qemu-img create -q -f qcow2 disk.qcow2 8G
   start_nbdkit a qcow2 disk.qcow2 commit-interval=0
   "$PYTHON_NBD" client.py &
   client=$!
