@@ -666,8 +666,10 @@ SNAPSHOT_CASES = [
         lambda i: i["l1_table_offset"]), ReadOnly("L2 table", "L1 table")),
     Case("snapshots-65536-shared", "wide", many_snapshots(True),
          ReadOnly("inactive L1 table", reads=False, lenient=True)),
+    # Nothing but the refcounts, which are all 0, is wrong with these.
     Case("snapshots-65536-in-holes", "wide", many_snapshots(False),
-         Serves(reads=False, lenient=True)),
+         WriteFails("overlaps with snapshot table", at=12 * K, reads=False,
+                    lenient=True)),
 ]
 
 BACKING_CASES = [

@@ -229,7 +229,7 @@ class Checker:
                 else:
                     self.check_served(server, serving, image, case)
                 check_log(server.log(), expected, image.name())
-            except Failure as e:
+            except (Failure, nbd.Error) as e:
                 raise Failure("%s\nlog:\n%s" % (e, server.log()[:2000]))
             if isinstance(expected, (Refused, ReadOnly)):
                 check(digest(image.path) == before, "the file was changed")
