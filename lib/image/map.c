@@ -1,21 +1,17 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 
-/* The map of the active disk (qcow2 specification, "Cluster mapping").
+/* The map of the active disk: opening it and looking up (qcow2
+ * specification, "Cluster mapping").
  *
  * The L1 table is held whole, as atomics: who looks up a guest cluster
  * reads its entry without a lock.  L2 entries are in slices (l2cache.c).
+ * Changes are made in map-change.c, tables in map-tables.c; map-commit.c
+ * writes the L1 table.
  *
- * A change is made in memory only, in one step under the epoch lock:
- * the new entries, the references they drop (freed.c) and the mark that
- * the slice is dirty belong to the same epoch.  Before that step
- * everything that can fail is done: the table exists and is ours alone,
- * its space is reserved, the clusters to be freed are not metadata,
- * the slice is in memory.
- *
- * A table that is shared with a snapshot is copied before its first
- * change.  The copy is written at once: nothing leads to it before the
- * commit's first sync made it durable.  Slices in the cache stay as they
- * are, because a shared table has no dirty ones.
+ * A writer may use a host cluster in place if L1 and L2 entry are COPIED
+ * and its count is one.  The flag alone is not believed: the count is
+ * looked up at the first write after the slice was loaded, and remembered
+ * with the slice.
  *
  * Invariants
  *
@@ -26,8 +22,8 @@
  *     cluster.  (Dropping a wrong COPIED flag is the exception: it needs
  *     the shard's lock only.)
  *
- * Locks: table_lock while a table is made, across I/O; then epoch_lock
- * (read), a shard's lock, freed.lock.
+ * Locks: a shard's lock, by way of l2cache.c; refcounts.lock after it
+ * was let go.
  */
 
 #include <config.h>
@@ -42,13 +38,8 @@
 #include "cleanup.h"
 #include "corrupt.h"
 #include "image-internal.h"
+#include "map-internal.h"
 #include "report.h"
-
-static size_t
-bitmap_words (const struct image *img)
-{
-  return (size_t) div_up (img->map.l1_size, 64) + 1;
-}
 
 static int
 read_l1 (struct image *img)
@@ -86,9 +77,9 @@ map_open (struct image *img)
   m->slice_bits = MIN (m->l2_bits, 9u);
   for (i = 0; i < MAP_TABLE_LOCKS; ++i)
     pthread_mutex_init (&m->table_locks[i], NULL);
-  m->table_ok = calloc (bitmap_words (img), sizeof (uint64_t));
-  m->l1_dirty[0] = calloc (bitmap_words (img), sizeof (uint64_t));
-  m->l1_dirty[1] = calloc (bitmap_words (img), sizeof (uint64_t));
+  m->table_ok = calloc (map_bitmap_words (img), sizeof (uint64_t));
+  m->l1_dirty[0] = calloc (map_bitmap_words (img), sizeof (uint64_t));
+  m->l1_dirty[1] = calloc (map_bitmap_words (img), sizeof (uint64_t));
   if (!m->table_ok || !m->l1_dirty[0] || !m->l1_dirty[1])
     return -ENOMEM;
   return read_l1 (img);
@@ -106,18 +97,6 @@ map_close (struct image *img)
   free ((void *) m->l1_dirty[1]);
   for (i = 0; i < MAP_TABLE_LOCKS; ++i)
     pthread_mutex_destroy (&m->table_locks[i]);
-}
-
-static bool
-bit_is_set (_Atomic uint64_t *bitmap, uint64_t i)
-{
-  return atomic_load (&bitmap[i / 64]) >> (i % 64) & 1;
-}
-
-static void
-set_bit (_Atomic uint64_t *bitmap, uint64_t i)
-{
-  atomic_fetch_or (&bitmap[i / 64], UINT64_C (1) << (i % 64));
 }
 
 uint64_t
@@ -219,8 +198,8 @@ fill_extent (struct image *img, const struct slice *s, uint64_t offset,
   }
 }
 
-static int
-bad_entry (struct image *img, uint64_t offset, uint64_t entry,
+int
+map_bad_entry (struct image *img, uint64_t offset, uint64_t entry,
            const char *what)
 {
   return image_corrupt (img, 0, 0, "L2 entry 0x%016" PRIx64 " of guest "
@@ -248,14 +227,14 @@ map_lookup (struct image *img, uint64_t offset, uint64_t len,
   l2cache_put (img, s);
 
   if (e->kind == L2_INVALID)
-    return bad_entry (img, offset, e->entry, "is invalid (host offset not "
+    return map_bad_entry (img, offset, e->entry, "is invalid (host offset not "
                       "a multiple of the cluster size, zero flag in version "
                       "2, or COPIED without an offset)");
   if (e->kind == L2_NORMAL) {
     end = e->host + e->len - 1;
     if (round_down (end, img->cluster_size)
         >= atomic_load (&img->guard.end))
-      return bad_entry (img, offset, e->entry, "points past the end of "
+      return map_bad_entry (img, offset, e->entry, "points past the end of "
                         "the file");
   }
   return 0;
@@ -334,412 +313,4 @@ map_lookup_for_write (struct image *img, uint64_t offset, uint64_t len,
     r = check_copied (img, offset, e);
   } while (r == 0);
   return r < 0 ? r : 0;
-}
-
-/*----------------------------------------------------------------------
- * Tables.
- */
-
-/* Switch an L1 entry to the table at OFFSET; OLD takes effect with it. */
-static void
-switch_table (struct image *img, uint64_t i, uint64_t offset,
-              struct freed_list *old)
-{
-  ACQUIRE_RDLOCK_FOR_CURRENT_SCOPE (&img->commit.epoch_lock);
-  const unsigned list = img->commit.epoch & 1;
-
-  atomic_store (&img->map.l1[i], offset | ENTRY_COPIED);
-  set_bit (img->map.l1_dirty[list], i);
-  atomic_fetch_add (&img->map.l1_changed[list], 1);
-  set_bit (img->map.table_ok, i);
-  freed_join (&img->freed, old);
-  commit_needs_barrier (img);
-}
-
-static int
-copy_table (struct image *img, uint64_t from, uint64_t to)
-{
-  CLEANUP_FREE uint8_t *buf = malloc (img->cluster_size);
-  int r;
-
-  if (!buf)
-    return -ENOMEM;
-  r = storage_read (img->storage, buf, img->cluster_size, from);
-  if (r == 0)
-    r = guard_write_buf (img, OVERLAP_ACTIVE_L2, buf, img->cluster_size,
-                         to);
-  if (r < 0)
-    report_error ("%s: copying the L2 table at host offset %" PRIu64
-                  " to %" PRIu64 ": %s", img->config.filename, from, to,
-                  strerror (-r));
-  return r;
-}
-
-/* A new table for L1 entry I; with FROM, a copy of that one. */
-static int
-make_table (struct image *img, uint64_t i, uint64_t from)
-{
-  struct freed_list old = { 0 };
-  uint64_t offset;
-  int r;
-
-  if (from != 0) {
-    r = freed_list_add (&old, OVERLAP_ACTIVE_L2,
-                        from >> img->cluster_bits, 1);
-    if (r < 0)
-      return r;
-  }
-  r = alloc_metadata (img, OVERLAP_ACTIVE_L2, &offset);
-  if (r == 0 && from != 0) {
-    r = copy_table (img, from, offset);
-    if (r < 0) {
-      struct freed_list new = { 0 };
-
-      if (freed_list_add (&new, OVERLAP_ACTIVE_L2,
-                          offset >> img->cluster_bits, 1) == 0)
-        freed_join (&img->freed, &new);
-    }
-  }
-  if (r < 0) {
-    freed_list_free (&old);
-    return r;
-  }
-  switch_table (img, i, offset, &old);
-  return 0;
-}
-
-/* The L1 entry is COPIED; is its table's count one? */
-static int
-check_table (struct image *img, uint64_t i, uint64_t table)
-{
-  uint64_t value;
-  int r = refcounts_get (img, table >> img->cluster_bits, &value);
-
-  if (r < 0)
-    return r;
-  if (value == 1) {
-    set_bit (img->map.table_ok, i);
-    return 0;
-  }
-  if (value == 0)
-    return image_corrupt (img, table, img->cluster_size, "active L2 table "
-                          "has a reference count of 0");
-  report_warning ("%s: L1 entry %" PRIu64 " has the COPIED flag but its L2 "
-                  "table has a reference count of %" PRIu64 "; the table is "
-                  "copied", img->config.filename, i, value);
-  return make_table (img, i, table);
-}
-
-/* Make sure that the table of CLUSTER exists and may be changed. */
-static int
-own_table (struct image *img, uint64_t cluster)
-{
-  struct map *m = &img->map;
-  uint64_t i = cluster >> m->l2_bits, entry, table;
-
-  if (bit_is_set (m->table_ok, i))
-    return 0;
-  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&m->table_locks[i % MAP_TABLE_LOCKS]);
-  if (bit_is_set (m->table_ok, i))
-    return 0;
-  entry = atomic_load (&m->l1[i]);
-  table = entry & ENTRY_OFFSET;
-  if (table == 0)
-    return make_table (img, i, 0);
-  if (!(entry & ENTRY_COPIED))
-    return make_table (img, i, table);
-  return check_table (img, i, table);
-}
-
-/*----------------------------------------------------------------------
- * Changing.
- */
-
-/* What entry I of a change becomes, and whether the host clusters of
- * OLD are freed.
- */
-static uint64_t
-changed_entry (struct image *img, uint64_t old, uint64_t i,
-               enum map_change change, uint64_t host, bool *free_old)
-{
-  enum l2_kind kind = l2_kind_of (old, img->header.version,
-                                  img->cluster_size);
-  bool has_host = kind == L2_NORMAL || kind == L2_ZERO_ALLOC;
-
-  *free_old = has_host || kind == L2_COMPRESSED;
-  switch (change) {
-  case MAP_LINK:
-    return (host + (i << img->cluster_bits)) | ENTRY_COPIED;
-  case MAP_FILL:
-    *free_old = false;
-    return old & ~ENTRY_ZERO;
-  default:
-    break;
-  }
-  /* What no layer has reads as zeroes already. */
-  if (kind == L2_UNALLOCATED && !img->backing)
-    return old;
-  switch (change) {
-  case MAP_ZERO_KEEP:
-    if (has_host) {
-      *free_old = false;
-      return old | ENTRY_ZERO;
-    }
-    return ENTRY_ZERO;
-  case MAP_ZERO_DROP:
-    return ENTRY_ZERO;
-  case MAP_UNMAP:
-    return 0;
-  default:
-    abort ();
-  }
-}
-
-/* The host clusters that an old entry refers to. */
-static int
-old_clusters (struct image *img, uint64_t guest, uint64_t old,
-              uint64_t *first, uint64_t *count)
-{
-  struct compressed_place place;
-  uint64_t last;
-
-  if (old & ENTRY_COMPRESSED) {
-    if (!l2_compressed_place (old, img->cluster_bits, &place))
-      return bad_entry (img, guest, old, "is an invalid compressed cluster");
-    *first = place.offset >> img->cluster_bits;
-    last = (place.offset + place.length - 1) >> img->cluster_bits;
-  }
-  else {
-    *first = (old & ENTRY_OFFSET) >> img->cluster_bits;
-    last = *first;
-  }
-  *count = last - *first + 1;
-  if (*first << img->cluster_bits >= atomic_load (&img->guard.end))
-    return bad_entry (img, guest, old, "points past the end of the file");
-  return guard_check (img, GUARD_DATA, *first << img->cluster_bits,
-                      *count << img->cluster_bits);
-}
-
-/* What a change will need, found out before anything is changed. */
-struct preview {
-  struct freed_list freed;
-  bool differs;                 /* some entry changes */
-  bool reserved;                /* the slice's space is certain */
-};
-
-/* Note what one old entry drops. */
-static int
-preview_entry (struct image *img, uint64_t cluster, uint64_t old,
-               struct preview *p)
-{
-  uint64_t first = 0, count = 0;
-  int r;
-
-  if (l2_kind_of (old, img->header.version, img->cluster_size)
-      == L2_INVALID)
-    return bad_entry (img, cluster << img->cluster_bits, old, "is invalid");
-  r = old_clusters (img, cluster << img->cluster_bits, old, &first, &count);
-  if (r < 0)
-    return r;
-  return freed_list_add (&p->freed, GUARD_DATA, first, count);
-}
-
-/* The entries are copied out of the slice first: looking closer may
- * need I/O, which a shard's lock must not wait for.
- */
-static int
-preview_change (struct image *img, uint64_t cluster, uint64_t count,
-                enum map_change change, uint64_t host, struct preview *p)
-{
-  const unsigned mask = (1u << img->map.slice_bits) - 1;
-  uint64_t old[512], i, new;
-  struct slice *s;
-  bool free_old;
-  int r;
-
-  r = l2cache_get (img, cluster >> img->map.slice_bits, &s);
-  if (r != 0)
-    return r < 0 ? r : -EIO;
-  for (i = 0; i < count; ++i)
-    old[i] = be64toh (s->entries[(cluster & mask) + i]);
-  p->reserved = s->reserved;
-  l2cache_put (img, s);
-
-  for (i = 0; i < count; ++i) {
-    new = changed_entry (img, old[i], i, change, host, &free_old);
-    if (new != old[i])
-      p->differs = true;
-    if (free_old || l2_kind_of (old[i], img->header.version,
-                                img->cluster_size) == L2_INVALID) {
-      r = preview_entry (img, cluster + i, old[i], p);
-      if (r < 0)
-        return r;
-    }
-  }
-  return 0;
-}
-
-/* Reserve the slice's place on disk, before its first change. */
-static int
-reserve_slice (struct image *img, uint64_t cluster)
-{
-  const unsigned in_table = img->map.l2_bits;
-  const uint64_t bytes = sizeof (uint64_t) << img->map.slice_bits;
-  uint64_t table = atomic_load (&img->map.l1[cluster >> in_table])
-    & ENTRY_OFFSET;
-  uint64_t entry = cluster & ((UINT64_C (1) << in_table) - 1);
-
-  return guard_reserve (img, OVERLAP_ACTIVE_L2,
-                        table + round_down (entry * sizeof (uint64_t),
-                                            bytes),
-                        bytes, false);
-}
-
-/* The step itself.  False if the slice was not in memory. */
-static bool
-apply (struct image *img, uint64_t cluster, uint64_t count,
-       enum map_change change, uint64_t host, struct freed_list *freed,
-       int *r)
-{
-  const unsigned mask = (1u << img->map.slice_bits) - 1;
-  ACQUIRE_RDLOCK_FOR_CURRENT_SCOPE (&img->commit.epoch_lock);
-  struct slice *s = l2cache_peek (img, cluster >> img->map.slice_bits);
-  uint64_t i, e, old;
-  bool free_old;
-
-  if (!s)
-    return false;
-  *r = l2cache_change (img, s);
-  if (*r == 0) {
-    s->reserved = true;
-    for (i = 0; i < count; ++i) {
-      e = (cluster & mask) + i;
-      old = be64toh (s->entries[e]);
-      s->entries[e] = htobe64 (changed_entry (img, old, i, change, host,
-                                              &free_old));
-      if (change == MAP_LINK)
-        s->one[e / 64] |= UINT64_C (1) << (e % 64);
-      else if (change != MAP_FILL && change != MAP_ZERO_KEEP)
-        s->one[e / 64] &= ~(UINT64_C (1) << (e % 64));
-    }
-    freed_join (&img->freed, freed);
-    if (change == MAP_LINK || change == MAP_FILL)
-      commit_needs_barrier (img);
-  }
-  l2cache_put (img, s);
-  return true;
-}
-
-/* Bring the slice into memory again: it was evicted since. */
-static int
-fetch (struct image *img, uint64_t cluster)
-{
-  struct slice *s;
-  int r = l2cache_get (img, cluster >> img->map.slice_bits, &s);
-
-  if (r != 0)
-    return r < 0 ? r : -EIO;
-  l2cache_put (img, s);
-  return 0;
-}
-
-int
-map_set (struct image *img, uint64_t cluster, uint64_t count,
-         enum map_change change, uint64_t host)
-{
-  struct preview p = { .freed = { 0 } };
-  int r, applied = 0;
-
-  if (change == MAP_UNMAP && !map_has_table (img, cluster))
-    return 0;
-  r = own_table (img, cluster);
-  if (r == 0)
-    r = preview_change (img, cluster, count, change, host, &p);
-  if (r == 0 && p.differs && !p.reserved)
-    r = reserve_slice (img, cluster);
-  while (r == 0 && p.differs && !applied) {
-    applied = apply (img, cluster, count, change, host, &p.freed, &r);
-    if (!applied)
-      r = fetch (img, cluster);
-  }
-  freed_list_free (&p.freed);
-  return r;
-}
-
-/*----------------------------------------------------------------------
- * The commit's part.
- */
-
-bool
-map_l1_cut_is_empty (struct image *img, uint64_t epoch)
-{
-  return atomic_load (&img->map.l1_changed[epoch & 1]) == 0;
-}
-
-/* Write entries FIRST to LAST, which were all changed. */
-static int
-write_l1_run (struct image *img, uint64_t first, uint64_t last)
-{
-  uint64_t offset = img->header.l1_table_offset + first * sizeof (uint64_t);
-  size_t n = (size_t) (last - first + 1), i;
-  uint64_t buf[64];
-  int r;
-
-  for (i = 0; i < n; ++i)
-    buf[i] = htobe64 (atomic_load (&img->map.l1[first + i]));
-  r = guard_write_buf (img, OVERLAP_ACTIVE_L1, buf, n * sizeof buf[0],
-                       offset);
-  if (r < 0)
-    report_error ("%s: writing the L1 table at host offset %" PRIu64 ": %s",
-                  img->config.filename, offset, strerror (-r));
-  return r;
-}
-
-int
-map_write_l1_cut (struct image *img, uint64_t epoch)
-{
-  _Atomic uint64_t *dirty = img->map.l1_dirty[epoch & 1];
-  uint64_t i, first;
-  int r;
-
-  if (map_l1_cut_is_empty (img, epoch))
-    return 0;
-  for (i = 0; i < img->map.l1_size; ++i) {
-    if (i % 64 == 0 && atomic_load (&dirty[i / 64]) == 0) {
-      i += 63;
-      continue;
-    }
-    if (!bit_is_set (dirty, i))
-      continue;
-    first = i;
-    while (i + 1 < img->map.l1_size && i + 1 - first < 64
-           && bit_is_set (dirty, i + 1))
-      ++i;
-    r = write_l1_run (img, first, i);
-    if (r < 0)
-      return r;
-  }
-  return 0;
-}
-
-void
-map_l1_cut_end (struct image *img, uint64_t epoch, bool success)
-{
-  struct map *m = &img->map;
-  const unsigned list = epoch & 1, other = list ^ 1;
-  const size_t words = bitmap_words (img);
-  size_t i;
-
-  if (map_l1_cut_is_empty (img, epoch))
-    return;
-  for (i = 0; i < words; ++i) {
-    uint64_t bits = atomic_exchange (&m->l1_dirty[list][i], 0);
-
-    if (bits && !success)
-      atomic_fetch_or (&m->l1_dirty[other][i], bits);
-  }
-  if (!success)
-    atomic_fetch_add (&m->l1_changed[other],
-                      atomic_load (&m->l1_changed[list]));
-  atomic_store (&m->l1_changed[list], 0);
 }
