@@ -10,8 +10,8 @@
  *     header | index[1] ... index[chunks - 1] | piece 0, piece 1, ...
  *
  * Smaller chunks make pieces shorter and the index longer; the two are
- * in balance at 8 to 16 pieces a chunk, and ov_packed_tune holds them
- * there.  For metadata at random places this comes to the logarithm of
+ * in balance at 4 to 16 pieces a chunk, and ov_packed_tune holds them
+ * there, nearer to 4.  For metadata at random places this comes to the logarithm of
  * their mean distance and about five bits.  A look-up reads two
  * neighbours of the index and searches between them.
  *
@@ -530,14 +530,15 @@ recode (struct recode *c, const struct ov_runs *from)
 }
 
 /* At 16 pieces a chunk, halving the chunks saves one bit a piece and
- * costs as much index.
+ * costs as much index.  Half as many pieces cost a third of a bit more
+ * and save a step of each search.
  */
 static unsigned
 best_chunk_bits (uint32_t n)
 {
   unsigned bits = OV_WINDOW_BITS;
 
-  while (bits > MIN_CHUNK_BITS && n > 16 * (OV_WINDOW >> bits))
+  while (bits > MIN_CHUNK_BITS && n > 8 * (OV_WINDOW >> bits))
     bits--;
   return bits;
 }
@@ -552,12 +553,12 @@ needs_tuning (const struct ov_runs *r)
   size_t bytes = bytes_for (r->n, r->chunk_bits, kind_bits (r),
                             r->kind_bits & OV_WIDE);
 
-  if (r->n > 20 * chunks && r->chunk_bits > MIN_CHUNK_BITS)
+  if (r->n > 10 * chunks && r->chunk_bits > MIN_CHUNK_BITS)
     return true;
-  if (r->n < 6 * chunks && r->chunk_bits < OV_WINDOW_BITS)
+  if (r->n < 3 * chunks && r->chunk_bits < OV_WINDOW_BITS)
     return true;
-  return block_bytes (r) - bytes > 3 * UNIT + bytes / 8
-    && bytes > BASE;
+  return block_bytes (r) > BASE
+    && block_bytes (r) - bytes > UNIT + UNIT / 2 + bytes / 8;
 }
 
 void

@@ -1,0 +1,423 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* The tracker against a model that is too simple to be wrong: for each
+ * cluster of a few zones, how many owners it has of each type.  Random
+ * operations go to both, and every answer is compared.
+ *
+ * The program is built twice: test-overlap-model with windows as they
+ * are, test-overlap-tiny with windows of 64 clusters and pages of 8, so
+ * that all borders are met all the time.
+ *
+ * OVERLAP_MODEL_OPS is the number of operations (default 1000000),
+ * OVERLAP_MODEL_SEED the seed (default 1).
+ */
+
+#include <config.h>
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <check.h>
+
+#include "overlap-internal.h"
+
+#define ZONES 4
+#define ZONE 256u               /* clusters */
+
+struct cluster {
+  uint8_t owners[OVERLAP_TYPES];
+};
+
+/* Windows that left, as the notices told. */
+#define LEFT_MAX 65536
+struct model {
+  struct overlap *o;
+  uint64_t state;               /* of the generator */
+  uint64_t base[ZONES];
+  struct cluster zone[ZONES][ZONE];
+  struct { uint64_t first, count; } left[LEFT_MAX];
+  unsigned n_left;
+  uint64_t notices;
+};
+
+static struct model m;
+
+static uint64_t
+rnd (uint64_t below)
+{
+  /* xorshift64*, a fixed sequence for a seed on every machine. */
+  m.state ^= m.state >> 12;
+  m.state ^= m.state << 25;
+  m.state ^= m.state >> 27;
+  return (m.state * UINT64_C (2685821657736338717) >> 16) % below;
+}
+
+static overlap_set
+set_of (const struct cluster *c)
+{
+  overlap_set set = 0;
+  unsigned t;
+
+  for (t = 0; t < OVERLAP_TYPES; ++t)
+    if (c->owners[t])
+      set |= OVERLAP_BIT (t);
+  return set;
+}
+
+static bool
+left_already (uint64_t cluster)
+{
+  unsigned i;
+
+  for (i = 0; i < m.n_left; ++i)
+    if (cluster - m.left[i].first < m.left[i].count)
+      return true;
+  return false;
+}
+
+/* Prior art, faults 11, 12, 16 and 18: a range that leaves is told of
+ * exactly once, with its exact borders, and is never forgotten.
+ */
+static void
+notice (void *opaque, const struct overlap_notice *n)
+{
+  unsigned z, i, t;
+
+  ck_assert_ptr_eq (opaque, &m);
+  ck_assert (!n->restored);
+  ck_assert_uint_gt (n->count, 0);
+  ck_assert_uint_eq (n->first % OV_WINDOW, 0);
+  /* The last window lacks one cluster, whose end has no number. */
+  ck_assert ((n->first + n->count + (n->first + n->count == UINT64_MAX))
+             % OV_WINDOW == 0);
+  for (i = 0; i < m.n_left; ++i)
+    ck_assert_msg (n->first + n->count <= m.left[i].first
+                   || m.left[i].first + m.left[i].count <= n->first,
+                   "told twice of %" PRIu64, n->first);
+  ck_assert_uint_lt (m.n_left, LEFT_MAX);
+  m.left[m.n_left].first = n->first;
+  m.left[m.n_left++].count = n->count;
+  m.notices++;
+  for (z = 0; z < ZONES; ++z)
+    for (i = 0; i < ZONE; ++i)
+      if (m.base[z] + i - n->first < n->count
+          && !(set_of (&m.zone[z][i]) & OV_PINNED))
+        for (t = 0; t < OVERLAP_TYPES; ++t)
+          m.zone[z][i].owners[t] = 0;
+}
+
+static void
+check_account (void)
+{
+  const char *why;
+
+  ck_assert_msg (overlap_verify (m.o, &why), "%s", why);
+}
+
+/* Compare all answers for a range with the model's. */
+static void
+compare (unsigned z, uint32_t i, uint32_t n)
+{
+  overlap_set mask = (overlap_set) rnd (OVERLAP_ALL + 1);
+  overlap_set any = 0, all = OVERLAP_ALL;
+  struct overlap_answer a;
+  uint64_t first = m.base[z] + i, where = UINT64_MAX;
+  bool outside = false;
+  uint32_t j;
+
+  for (j = i; j < i + n; ++j) {
+    overlap_set set = set_of (&m.zone[z][j]);
+
+    any |= set;
+    if ((set & mask) && where == UINT64_MAX)
+      where = m.base[z] + j;
+    if (left_already (m.base[z] + j))
+      outside = true;
+    else
+      all &= set;
+  }
+  overlap_query (m.o, first, n, mask, &a);
+  ck_assert_uint_eq (a.any, any);
+  ck_assert_uint_eq (a.all, all);
+  ck_assert_int_eq (a.outside, outside);
+  if (any & mask)
+    ck_assert_uint_eq (a.where, where);
+  ck_assert_int_eq (overlap_hit (m.o, first, n, mask),
+                    (any & mask) || outside);
+}
+
+/* May TYPE be entered here?  Where windows may leave, pinned and other
+ * marks are kept apart, so that it is clear what must be left.
+ */
+static bool
+mixes (unsigned z, uint32_t i, uint32_t n, enum overlap_type type)
+{
+  bool pinned = OV_PINNED & OVERLAP_BIT (type);
+  uint32_t j;
+
+  for (j = i; j < i + n; ++j) {
+    overlap_set set = set_of (&m.zone[z][j]);
+    if (set && ((set & OV_PINNED) != 0) != pinned)
+      return true;
+  }
+  return false;
+}
+
+/* More owners than this would be more different combinations of them
+ * than the dictionary holds; test-overlap.c fills that.
+ */
+static bool
+full (unsigned z, uint32_t i, uint32_t n, enum overlap_type type)
+{
+  unsigned t, others;
+  uint32_t j;
+
+  for (j = i; j < i + n; ++j) {
+    const struct cluster *c = &m.zone[z][j];
+
+    for (t = others = 0; t < OVERLAP_TYPES; ++t)
+      others += t == OVERLAP_INACTIVE_L2 ? 0 : c->owners[t];
+    if (type == OVERLAP_INACTIVE_L2 ? c->owners[type] >= 20 : others >= 2)
+      return true;
+  }
+  return false;
+}
+
+static void
+enter (unsigned z, uint32_t i, uint32_t n, enum overlap_type type,
+       bool claim)
+{
+  bool pinned = OV_PINNED & OVERLAP_BIT (type);
+  overlap_set bad = claim ? OVERLAP_ALL : OVERLAP_ALL & ~ov_allowed (type);
+  overlap_set met = 0, got;
+  uint64_t where = UINT64_MAX, at = UINT64_MAX;
+  uint32_t j;
+
+  for (j = i; j < i + n; ++j) {
+    overlap_set set = set_of (&m.zone[z][j]) & bad;
+    met |= set;
+    if (set && where == UINT64_MAX)
+      where = m.base[z] + j;
+  }
+  got = (claim ? overlap_claim : overlap_enter)
+    (m.o, type, m.base[z] + i, n, &at);
+  ck_assert_uint_eq (got, met);
+  ck_assert_uint_eq (at, where);
+  if (claim && met)
+    return;
+  for (j = i; j < i + n; ++j)
+    if (pinned || !left_already (m.base[z] + j))
+      m.zone[z][j].owners[type]++;
+}
+
+static void
+leave (unsigned z, uint32_t i, uint32_t n, enum overlap_type type)
+{
+  uint64_t missing = 0, got;
+  uint32_t j;
+
+  got = overlap_leave (m.o, type, m.base[z] + i, n);
+  for (j = i; j < i + n; ++j) {
+    if (m.zone[z][j].owners[type])
+      m.zone[z][j].owners[type]--;
+    else if (!left_already (m.base[z] + j))
+      missing++;
+  }
+  /* What left on the way counts as marked. */
+  if (m.n_left == 0)
+    ck_assert_uint_eq (got, missing);
+  else
+    ck_assert_uint_le (missing, got);
+}
+
+static enum overlap_type
+some_type (void)
+{
+  /* Mostly what images are full of. */
+  static const enum overlap_type often[] = {
+    OVERLAP_ACTIVE_L2, OVERLAP_ACTIVE_L2, OVERLAP_INACTIVE_L2,
+    OVERLAP_REFCOUNT_BLOCK,
+  };
+
+  return rnd (4) ? often[rnd (4)] : (enum overlap_type) rnd (OVERLAP_TYPES);
+}
+
+static void
+step (bool apart)
+{
+  unsigned z = (unsigned) rnd (ZONES);
+  uint32_t n = (uint32_t) (rnd (4) ? rnd (3) : rnd (100)) + 1;
+  uint32_t i = (uint32_t) rnd (ZONE - n + 1);
+  enum overlap_type type = some_type ();
+  unsigned what = (unsigned) rnd (16);
+
+  if (what < 6) {
+    if (!full (z, i, n, type) && !(apart && mixes (z, i, n, type)))
+      enter (z, i, n, type, false);
+  }
+  else if (what < 8)
+    enter (z, i, n, type, true);
+  else if (what < 14)
+    leave (z, i, n, type);
+  compare (z, (uint32_t) rnd (ZONE - n + 1), n);
+}
+
+/* One zone at the start, one over a border of windows, one far away,
+ * one at the end of what can be addressed.
+ */
+static void
+begin (uint64_t seed, uint64_t bitmap_size, uint64_t limit)
+{
+  struct overlap_config config = {
+    .bitmap_size = bitmap_size, .total_limit = limit,
+    .notice = notice, .opaque = &m,
+  };
+
+  memset (&m, 0, sizeof m);
+  m.state = seed * UINT64_C (0x9e3779b97f4a7c15) + 1;
+  m.base[1] = OV_WINDOW * 16 - ZONE / 2;
+  m.base[2] = (UINT64_C (1) << 40) - ZONE / 3;
+  m.base[3] = UINT64_MAX - ZONE;
+  m.o = overlap_new (&config);
+  ck_assert_ptr_nonnull (m.o);
+}
+
+static uint64_t
+env (const char *name, uint64_t otherwise)
+{
+  const char *s = getenv (name);
+
+  return s ? strtoull (s, NULL, 10) : otherwise;
+}
+
+static uint64_t
+ops (void)
+{
+  return env ("OVERLAP_MODEL_OPS", 1000000);
+}
+
+static uint64_t
+seed (void)
+{
+  return env ("OVERLAP_MODEL_SEED", 1);
+}
+
+/* How often all is verified: a walk over large windows takes longer. */
+#define VERIFY_EVERY (OV_WINDOW > 1024 ? 64 : 1)
+
+/* Everything leaves again: the account must be back where it began, but
+ * for the directory and the dictionary (faults 13 and 14).
+ */
+static void
+empty_all (void)
+{
+  struct overlap_stats s;
+  unsigned z, t;
+  uint32_t i;
+
+  for (z = 0; z < ZONES; ++z)
+    for (i = 0; i < ZONE; ++i)
+      for (t = 0; t < OVERLAP_TYPES; ++t)
+        while (m.zone[z][i].owners[t])
+          leave (z, i, 1, (enum overlap_type) t);
+  overlap_get_stats (m.o, &s);
+  ck_assert_uint_eq (s.windows, 0);
+  ck_assert_uint_eq (s.runs, 0);
+  ck_assert_uint_eq (s.bytemap_bytes, 0);
+  check_account ();
+}
+
+static void
+run (uint64_t n, bool apart)
+{
+  uint64_t i;
+  unsigned z;
+
+  for (i = 0; i < n; ++i) {
+    step (apart);
+    if (i % VERIFY_EVERY == 0)
+      check_account ();
+  }
+  for (z = 0; z < ZONES; ++z)
+    compare (z, 0, ZONE);
+  check_account ();
+}
+
+START_TEST (unlimited)
+{
+  static const uint64_t bitmap_size[] = { 0, 4200, 65536, UINT64_MAX };
+
+  begin (seed () + (uint64_t) _i, bitmap_size[_i], UINT64_MAX);
+  run (ops () / 8, false);
+  ck_assert_uint_eq (m.notices, 0);
+  empty_all ();
+  overlap_free (m.o);
+}
+END_TEST
+
+/* Fault 17 is a limit of 0.  With any limit, what is used beyond it is
+ * the fixed part and pinned marks at most.
+ */
+START_TEST (limited)
+{
+  uint64_t rounds = ops () / 40000 + 1, round;
+
+  for (round = 0; round < rounds; ++round) {
+    struct overlap_stats s;
+    uint64_t limit;
+
+    begin (seed () + round * 16 + (uint64_t) _i, rnd (2) ? 65536 : 0, 0);
+    overlap_get_stats (m.o, &s);
+    overlap_free (m.o);
+    limit = rnd (8) ? s.used + rnd (_i ? 20000 : 1500) : rnd (2);
+    begin (seed () + round * 16 + (uint64_t) _i, rnd (2) ? 65536 : 0, limit);
+    run (5000, true);
+    empty_all ();
+    overlap_free (m.o);
+  }
+}
+END_TEST
+
+/* Every allocation may fail at any time.  Pinned marks are tested apart
+ * from this, since only so many can be kept without memory.
+ */
+START_TEST (failing)
+{
+  uint64_t rounds = ops () / 40000 + 1, round, i;
+
+  for (round = 0; round < rounds; ++round) {
+    begin (seed () + round, _i ? 65536 : 0, UINT64_MAX);
+    for (i = 0; i < 5000; ++i) {
+      if (rnd (20) == 0)
+        ov_fail_alloc (rnd (4) + 1, rnd (8) == 0);
+      step (true);
+      ov_fail_alloc (0, false);
+      if (i % VERIFY_EVERY == 0)
+        check_account ();
+    }
+    overlap_free (m.o);
+  }
+}
+END_TEST
+
+int
+main (void)
+{
+  Suite *s = suite_create ("overlap-model");
+  TCase *tc = tcase_create ("model");
+  SRunner *sr;
+  int failed;
+
+  tcase_set_timeout (tc, 0);
+  tcase_add_loop_test (tc, unlimited, 0, 4);
+  tcase_add_loop_test (tc, limited, 0, 2);
+  tcase_add_loop_test (tc, failing, 0, 2);
+  suite_add_tcase (s, tc);
+  sr = srunner_create (s);
+  srunner_run_all (sr, CK_ENV);
+  failed = srunner_ntests_failed (sr);
+  srunner_free (sr);
+  return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}

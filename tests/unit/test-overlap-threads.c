@@ -1,0 +1,242 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* Checks against updates, from several threads.  Most is gained from
+ * this under ThreadSanitizer (configure --enable-tsan), but the answers
+ * are compared, too: what is marked all the time is seen by each check,
+ * what is never marked by none, and of those who claim one cluster only
+ * one gets it.
+ */
+
+#include <config.h>
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+#include <check.h>
+
+#include "overlap-internal.h"
+
+#define CHECKERS 3
+#define UPDATES 20000u
+
+/* Clusters of each window: STEADY is marked, FREE never is, what lies
+ * between comes and goes.
+ */
+#define WINDOWS 4u
+#define STEADY 10u
+#define CHURN 11u
+#define CHURN_END 60u
+#define FREE 60u
+
+static struct overlap *o;
+static atomic_bool done;
+static _Atomic (uint64_t) wrong, checks;
+static bool may_leave;
+
+static uint64_t
+at (unsigned window, unsigned cluster)
+{
+  return window * (uint64_t) OV_WINDOW + cluster;
+}
+
+static void *
+check_all_the_time (void *opaque)
+{
+  unsigned w = (unsigned) (uintptr_t) opaque;
+  struct overlap_answer a;
+  uint64_t bad = 0, n = 0;
+
+  while (!atomic_load_explicit (&done, memory_order_relaxed)) {
+    w = (w + 1) % WINDOWS;
+    overlap_query (o, at (w, STEADY), 1, OVERLAP_ALL, &a);
+    if (!(may_leave && a.outside))
+      bad += a.any != OVERLAP_BIT (OVERLAP_REFCOUNT_BLOCK);
+    overlap_query (o, at (w, FREE), 3, OVERLAP_ALL, &a);
+    bad += a.any != 0;
+    overlap_query (o, at (w, 0), FREE, OVERLAP_ALL, &a);
+    bad += (a.any & ~(OVERLAP_BIT (OVERLAP_REFCOUNT_BLOCK)
+                      | OVERLAP_BIT (OVERLAP_ACTIVE_L2)
+                      | OVERLAP_BIT (OVERLAP_INACTIVE_L2))) != 0;
+    bad += !overlap_hit (o, at (w, 0), OV_WINDOW,
+                         OVERLAP_BIT (OVERLAP_REFCOUNT_BLOCK));
+    bad += overlap_hit (o, at (w + 100, 0), OV_WINDOW, OVERLAP_ALL);
+    n++;
+  }
+  atomic_fetch_add (&wrong, bad);
+  atomic_fetch_add (&checks, n);
+  return NULL;
+}
+
+static void *
+update_all_the_time (void *opaque)
+{
+  unsigned me = (unsigned) (uintptr_t) opaque, i;
+  enum overlap_type type = me ? OVERLAP_ACTIVE_L2 : OVERLAP_INACTIVE_L2;
+
+  for (i = 0; i < UPDATES; ++i) {
+    unsigned w = i / 37 % WINDOWS, c = CHURN + i * 7 % (CHURN_END - CHURN);
+
+    overlap_enter (o, type, at (w, c), 1, NULL);
+    if (i % 3)
+      overlap_leave (o, type, at (w, c), 1);
+    if (i % 1000 == 999)
+      for (w = 0; w < WINDOWS; ++w)
+        while (overlap_leave (o, type, at (w, CHURN), CHURN_END - CHURN)
+               < CHURN_END - CHURN && !may_leave)
+          ;
+    if (i % 64 == 0)
+      sched_yield ();
+  }
+  return NULL;
+}
+
+static void
+race (uint64_t bitmap_size, uint64_t limit)
+{
+  struct overlap_config config = {
+    .bitmap_size = bitmap_size, .total_limit = UINT64_MAX,
+  };
+  pthread_t checker[CHECKERS], updater[2];
+  struct overlap_stats s;
+  const char *why;
+  unsigned i;
+
+  o = overlap_new (&config);
+  ck_assert_ptr_nonnull (o);
+  atomic_store (&done, false);
+  atomic_store (&wrong, 0);
+  for (i = 0; i < WINDOWS; ++i)
+    overlap_enter (o, OVERLAP_REFCOUNT_BLOCK, at (i, STEADY), 1, NULL);
+  overlap_get_stats (o, &s);
+  may_leave = limit != UINT64_MAX;
+  if (may_leave)
+    o->config.total_limit = s.used + limit;
+
+  for (i = 0; i < CHECKERS; ++i)
+    pthread_create (&checker[i], NULL, check_all_the_time,
+                    (void *) (uintptr_t) i);
+  for (i = 0; i < 2; ++i)
+    pthread_create (&updater[i], NULL, update_all_the_time,
+                    (void *) (uintptr_t) i);
+  for (i = 0; i < 2; ++i)
+    pthread_join (updater[i], NULL);
+  atomic_store (&done, true);
+  for (i = 0; i < CHECKERS; ++i)
+    pthread_join (checker[i], NULL);
+  ck_assert_uint_eq (wrong, 0);
+  ck_assert_uint_gt (checks, 0);
+  ck_assert_msg (overlap_verify (o, &why), "%s", why);
+  overlap_free (o);
+}
+
+START_TEST (fault_29_checks_race_with_updates_of_runs)
+{
+  race (0, UINT64_MAX);
+}
+END_TEST
+
+START_TEST (fault_29_checks_race_with_updates_of_pages)
+{
+  race (3 * sizeof (struct ov_page), UINT64_MAX);
+}
+END_TEST
+
+START_TEST (checks_race_with_windows_that_leave)
+{
+  race (_i & 1 ? 65536 : 0, _i & 2 ? 100 : 20);
+}
+END_TEST
+
+/* Each thread claims the same clusters in the same order. */
+static _Atomic (uint64_t) won;
+
+static void *
+claim_all (void *opaque)
+{
+  uint64_t c, mine = 0;
+
+  (void) opaque;
+  for (c = 0; c < 5000; ++c)
+    mine += overlap_claim (o, OVERLAP_ACTIVE_L2, c * 3, 2, NULL) == 0;
+  atomic_fetch_add (&won, mine);
+  return NULL;
+}
+
+START_TEST (one_of_many_claims_wins)
+{
+  struct overlap_config config = {
+    .bitmap_size = 65536, .total_limit = UINT64_MAX,
+  };
+  pthread_t t[4];
+  unsigned i;
+
+  o = overlap_new (&config);
+  for (i = 0; i < 4; ++i)
+    pthread_create (&t[i], NULL, claim_all, NULL);
+  for (i = 0; i < 4; ++i)
+    pthread_join (t[i], NULL);
+  ck_assert_uint_eq (won, 5000);
+  ck_assert_uint_eq (overlap_leave (o, OVERLAP_ACTIVE_L2, 0, 15000), 5000);
+  ck_assert (!overlap_hit (o, 0, 15000, OVERLAP_ALL));
+  overlap_free (o);
+}
+END_TEST
+
+/* More checks at once than there are places for readers. */
+static void *
+hold_a_place (void *opaque)
+{
+  struct overlap_answer a;
+  unsigned i;
+
+  (void) opaque;
+  for (i = 0; i < 200; ++i) {
+    overlap_query (o, at (0, STEADY), 1, OVERLAP_ALL, &a);
+    if (a.any != OVERLAP_BIT (OVERLAP_ACTIVE_L1))
+      atomic_fetch_add (&wrong, 1);
+    sched_yield ();
+  }
+  return NULL;
+}
+
+START_TEST (there_may_be_more_threads_than_places)
+{
+  struct overlap_config config = { .total_limit = UINT64_MAX };
+  pthread_t t[100];
+  unsigned i;
+
+  o = overlap_new (&config);
+  overlap_enter (o, OVERLAP_ACTIVE_L1, at (0, STEADY), 1, NULL);
+  atomic_store (&wrong, 0);
+  for (i = 0; i < 100; ++i)
+    ck_assert_int_eq (pthread_create (&t[i], NULL, hold_a_place, NULL), 0);
+  for (i = 0; i < 100; ++i)
+    pthread_join (t[i], NULL);
+  ck_assert_uint_eq (wrong, 0);
+  overlap_free (o);
+}
+END_TEST
+
+int
+main (void)
+{
+  Suite *s = suite_create ("overlap-threads");
+  TCase *tc = tcase_create ("threads");
+  SRunner *sr;
+  int failed;
+
+  tcase_set_timeout (tc, 300);
+  tcase_add_test (tc, fault_29_checks_race_with_updates_of_runs);
+  tcase_add_test (tc, fault_29_checks_race_with_updates_of_pages);
+  tcase_add_loop_test (tc, checks_race_with_windows_that_leave, 0, 4);
+  tcase_add_test (tc, one_of_many_claims_wins);
+  tcase_add_test (tc, there_may_be_more_threads_than_places);
+  suite_add_tcase (s, tc);
+  sr = srunner_create (s);
+  srunner_run_all (sr, CK_ENV);
+  failed = srunner_ntests_failed (sr);
+  srunner_free (sr);
+  return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
