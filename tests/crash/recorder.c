@@ -25,15 +25,14 @@
 #include "storage-impl.h"
 
 #define SECTOR 512u
-
-enum kind { WRITE, ZERO, PUNCH, RESERVE, TRUNCATE, SYNC };
+#define BLOCK UINT64_C (4096)
 
 static const char *const kind_names[] = {
   "write", "zero", "punch", "reserve", "truncate", "sync",
 };
 
 struct record {
-  enum kind kind;
+  enum recorder_op kind;
   bool durable;
   uint64_t offset, len;         /* TRUNCATE: offset is the length */
   char *data;                   /* WRITE */
@@ -53,6 +52,13 @@ struct recorder {
   struct record *records;
   size_t count, space;
   bool lies;
+  recorder_hook *hook;
+  void *opaque;
+
+  /* The blocks of NOW that have space; all that are not named do. */
+  bool *holes;
+  uint64_t nr_holes;            /* elements of HOLES */
+  uint64_t space_left;          /* blocks, UINT64_MAX no limit */
 };
 
 struct recorder_storage {
@@ -89,23 +95,23 @@ apply (struct content *c, const struct record *r)
   const uint64_t end = r->offset + r->len;
 
   switch (r->kind) {
-  case WRITE: case ZERO: case RESERVE:
+  case RECORDER_WRITE: case RECORDER_ZERO: case RECORDER_RESERVE:
     if (end > c->size)
       set_size (c, end);
-    if (r->kind == WRITE)
+    if (r->kind == RECORDER_WRITE)
       memcpy (c->bytes + r->offset, r->data, r->len);
-    if (r->kind == ZERO)
+    if (r->kind == RECORDER_ZERO)
       memset (c->bytes + r->offset, 0, r->len);
     break;
-  case PUNCH:
+  case RECORDER_PUNCH:
     if (r->offset < c->size)
       memset (c->bytes + r->offset, 0,
               end < c->size ? r->len : c->size - r->offset);
     break;
-  case TRUNCATE:
+  case RECORDER_TRUNCATE:
     set_size (c, r->offset);
     break;
-  case SYNC:
+  case RECORDER_SYNC:
   default:
     break;
   }
@@ -113,7 +119,7 @@ apply (struct content *c, const struct record *r)
 
 /* The lock is held. */
 static struct record *
-add_record (struct recorder *rec, enum kind kind)
+add_record (struct recorder *rec, enum recorder_op kind)
 {
   struct record *r;
 
@@ -129,6 +135,70 @@ add_record (struct recorder *rec, enum kind kind)
   return r;
 }
 
+/* Give space to the blocks of a range, if there is enough.  Past the
+ * elements of HOLES everything is a hole.  The lock is held.
+ */
+static int
+take_space (struct recorder *rec, uint64_t offset, uint64_t len)
+{
+  const uint64_t end = (offset + len + BLOCK - 1) / BLOCK;
+  uint64_t need = 0, i;
+
+  if (rec->space_left == UINT64_MAX)
+    return 0;
+  if (end > rec->nr_holes) {
+    rec->holes = check_memory (realloc (rec->holes, end));
+    memset (rec->holes + rec->nr_holes, true, end - rec->nr_holes);
+    rec->nr_holes = end;
+  }
+  for (i = offset / BLOCK; i < end; i++)
+    need += rec->holes[i];
+  if (need > rec->space_left)
+    return -ENOSPC;
+  rec->space_left -= need;
+  for (i = offset / BLOCK; i < end; i++)
+    rec->holes[i] = false;
+  return 0;
+}
+
+static void
+give_space (struct recorder *rec, uint64_t offset, uint64_t len)
+{
+  uint64_t i;
+
+  if (rec->space_left == UINT64_MAX)
+    return;
+  for (i = (offset + BLOCK - 1) / BLOCK;
+       i < (offset + len) / BLOCK && i < rec->nr_holes; i++) {
+    rec->space_left += !rec->holes[i];
+    rec->holes[i] = true;
+  }
+}
+
+/* May this happen?  The lock is held. */
+static int
+may_change (struct recorder *rec, enum recorder_op op, uint64_t offset,
+            uint64_t len)
+{
+  int err = rec->hook ? rec->hook (rec->opaque, op) : 0;
+
+  if (err < 0)
+    return err;
+  switch (op) {
+  case RECORDER_WRITE: case RECORDER_ZERO: case RECORDER_RESERVE:
+    return take_space (rec, offset, len);
+  case RECORDER_PUNCH:
+    give_space (rec, offset, len);
+    return 0;
+  case RECORDER_TRUNCATE:
+    give_space (rec, offset, INT64_MAX - offset);
+    return 0;
+  case RECORDER_SYNC:
+  default:
+    return 0;
+  }
+}
+
 static struct recorder *
 recorder_of (struct storage *s)
 {
@@ -136,19 +206,23 @@ recorder_of (struct storage *s)
 }
 
 static int
-change (struct storage *s, enum kind kind, uint64_t offset, uint64_t len)
+change (struct storage *s, enum recorder_op kind, uint64_t offset, uint64_t len)
 {
   struct recorder *rec = recorder_of (s);
   struct record *r;
+  int err;
 
   pthread_mutex_lock (&rec->lock);
-  r = add_record (rec, kind);
-  r->offset = offset;
-  r->len = len;
-  apply (&rec->now, r);
-  r->ended = rec->count;
+  err = may_change (rec, kind, offset, len);
+  if (err == 0) {
+    r = add_record (rec, kind);
+    r->offset = offset;
+    r->len = len;
+    apply (&rec->now, r);
+    r->ended = rec->count;
+  }
   pthread_mutex_unlock (&rec->lock);
-  return 0;
+  return err;
 }
 
 static int
@@ -157,9 +231,9 @@ record_write (struct storage *s, const struct iovec *iov, int cnt,
 {
   struct recorder *rec = recorder_of (s);
   struct record *r;
-  uint64_t len = 0;
+  uint64_t len = 0, part;
   char *data, *p;
-  int i;
+  int i, err;
 
   for (i = 0; i < cnt; i++)
     len += iov[i].iov_len;
@@ -170,39 +244,87 @@ record_write (struct storage *s, const struct iovec *iov, int cnt,
   }
 
   pthread_mutex_lock (&rec->lock);
-  r = add_record (rec, WRITE);
-  r->offset = offset;
-  r->len = len;
-  r->data = data;
-  r->durable = durable;
-  apply (&rec->now, r);
-  r->ended = rec->count;
+  err = may_change (rec, RECORDER_WRITE, offset, len);
+  if (err < 0) {
+    /* A part of it happens, but no disk writes half a sector. */
+    part = (offset + len / 2) / SECTOR * SECTOR;
+    len = err != -ENOSPC && part > offset ? part - offset : 0;
+  }
+  if (len == 0)
+    free (data);
+  else {
+    r = add_record (rec, RECORDER_WRITE);
+    r->offset = offset;
+    r->len = len;
+    r->data = data;
+    r->durable = durable && err == 0;
+    apply (&rec->now, r);
+    r->ended = rec->count;
+  }
   pthread_mutex_unlock (&rec->lock);
-  return 0;
+  return err;
 }
 
 static int
 record_zero (struct storage *s, uint64_t offset, uint64_t len)
 {
-  return change (s, ZERO, offset, len);
+  return change (s, RECORDER_ZERO, offset, len);
 }
 
 static int
 record_punch (struct storage *s, uint64_t offset, uint64_t len)
 {
-  return change (s, PUNCH, offset, len);
+  return change (s, RECORDER_PUNCH, offset, len);
 }
 
 static int
 record_reserve (struct storage *s, uint64_t offset, uint64_t len)
 {
-  return change (s, RESERVE, offset, len);
+  return change (s, RECORDER_RESERVE, offset, len);
 }
 
 static int
 record_truncate (struct storage *s, uint64_t size)
 {
-  return change (s, TRUNCATE, size, 0);
+  return change (s, RECORDER_TRUNCATE, size, 0);
+}
+
+/* Everything that ended among the first so many records is certain at
+ * the moment CRASH.
+ */
+static size_t
+certain_until (struct recorder *rec, size_t crash)
+{
+  size_t i, until = 0;
+
+  for (i = 0; i < crash; i++) {
+    const struct record *r = &rec->records[i];
+
+    if (r->kind == RECORDER_SYNC && r->began > until)
+      until = r->began;
+  }
+  return until;
+}
+
+static bool
+is_certain (const struct record *r, size_t until, size_t crash)
+{
+  return r->ended <= until || (r->durable && r->ended <= crash);
+}
+
+/* A sync failed: what is not certain will never be.  The lock is held. */
+static void
+doom (struct recorder *rec)
+{
+  const size_t until = certain_until (rec, rec->count);
+  size_t i;
+
+  for (i = 0; i < rec->count; i++) {
+    struct record *r = &rec->records[i];
+
+    if (r->kind != RECORDER_SYNC && !is_certain (r, until, rec->count))
+      r->ended = SIZE_MAX;
+  }
 }
 
 static int
@@ -210,12 +332,17 @@ record_sync (struct storage *s)
 {
   struct recorder *rec = recorder_of (s);
   size_t began;
+  int err;
 
   pthread_mutex_lock (&rec->lock);
   began = rec->lies ? 0 : rec->count;
-  add_record (rec, SYNC)->began = began;
+  err = may_change (rec, RECORDER_SYNC, 0, 0);
+  if (err < 0)
+    doom (rec);
+  else
+    add_record (rec, RECORDER_SYNC)->began = began;
   pthread_mutex_unlock (&rec->lock);
-  return 0;
+  return err;
 }
 
 static int
@@ -318,6 +445,7 @@ recorder_create (const void *bytes, uint64_t size)
   struct recorder *rec = check_memory (calloc (1, sizeof *rec));
 
   pthread_mutex_init (&rec->lock, NULL);
+  rec->space_left = UINT64_MAX;
   copy_content (&rec->first, bytes, size);
   copy_content (&rec->now, bytes, size);
   return rec;
@@ -331,6 +459,7 @@ recorder_free (struct recorder *rec)
   for (i = 0; i < rec->count; i++)
     free (rec->records[i].data);
   free (rec->records);
+  free (rec->holes);
   free (rec->first.bytes);
   free (rec->now.bytes);
   pthread_mutex_destroy (&rec->lock);
@@ -354,7 +483,7 @@ recorder_syncs (struct recorder *rec)
   size_t i, n = 0;
 
   for (i = 0; i < rec->count; i++)
-    n += rec->records[i].kind == SYNC;
+    n += rec->records[i].kind == RECORDER_SYNC;
   return n;
 }
 
@@ -364,39 +493,36 @@ recorder_before_sync (struct recorder *rec, size_t n)
   size_t i;
 
   for (i = 0; i < rec->count; i++) {
-    if (rec->records[i].kind == SYNC && n-- == 0)
+    if (rec->records[i].kind == RECORDER_SYNC && n-- == 0)
       return i;
   }
   return rec->count;
 }
 
 void
+recorder_set_hook (struct recorder *rec, recorder_hook *hook, void *opaque)
+{
+  pthread_mutex_lock (&rec->lock);
+  rec->hook = hook;
+  rec->opaque = opaque;
+  pthread_mutex_unlock (&rec->lock);
+}
+
+void
+recorder_set_space (struct recorder *rec, uint64_t bytes)
+{
+  const uint64_t blocks = (rec->now.size + BLOCK - 1) / BLOCK;
+
+  free (rec->holes);
+  rec->holes = check_memory (calloc (blocks + 1, 1));
+  rec->nr_holes = blocks;
+  rec->space_left = bytes / BLOCK;
+}
+
+void
 recorder_lie (struct recorder *rec)
 {
   rec->lies = true;
-}
-
-/* Everything that ended among the first so many records is certain at
- * the moment CRASH.
- */
-static size_t
-certain_until (struct recorder *rec, size_t crash)
-{
-  size_t i, until = 0;
-
-  for (i = 0; i < crash; i++) {
-    const struct record *r = &rec->records[i];
-
-    if (r->kind == SYNC && r->began > until)
-      until = r->began;
-  }
-  return until;
-}
-
-static bool
-is_certain (const struct record *r, size_t until, size_t crash)
-{
-  return r->ended <= until || (r->durable && r->ended <= crash);
 }
 
 /* xorshift64*: only has to be the same everywhere. */
@@ -417,7 +543,7 @@ apply_torn (struct content *c, const struct record *r, uint64_t *random)
 {
   uint64_t done = 0;
 
-  if (r->kind == TRUNCATE) {
+  if (r->kind == RECORDER_TRUNCATE) {
     if (toss (random))
       apply (c, r);
     return;
@@ -473,7 +599,7 @@ recorder_print (struct recorder *rec, size_t crash)
   for (i = 0; i < crash; i++) {
     const struct record *r = &rec->records[i];
 
-    if (r->kind != SYNC && !is_certain (r, until, crash))
+    if (r->kind != RECORDER_SYNC && !is_certain (r, until, crash))
       printf ("  record %zu: %s %" PRIu64 "+%" PRIu64 "\n", i,
               kind_names[r->kind], r->offset, r->len);
   }

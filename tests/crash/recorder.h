@@ -9,6 +9,10 @@
  * after a write had ended, makes that write certain; and a write with
  * DURABLE is certain itself once it has ended.
  *
+ * It can also fail like one.  A write that fails may have been done in
+ * part; and what a failed sync was to make certain stays uncertain for
+ * ever, since the kernel drops such pages and says so once only.
+ *
  * All functions may be called from any thread, but the crash states are
  * asked for when the threads that use the storage have ended.
  */
@@ -43,6 +47,23 @@ size_t recorder_now (struct recorder *rec);
  */
 size_t recorder_syncs (struct recorder *rec);
 size_t recorder_before_sync (struct recorder *rec, size_t n);
+
+/* Asked before each change and each sync: a negative errno lets it fail.
+ * Called with a lock held: it must not use the storage.
+ */
+enum recorder_op {
+  RECORDER_WRITE, RECORDER_ZERO, RECORDER_PUNCH, RECORDER_RESERVE,
+  RECORDER_TRUNCATE, RECORDER_SYNC,
+};
+typedef int recorder_hook (void *opaque, enum recorder_op op);
+void recorder_set_hook (struct recorder *rec, recorder_hook *hook,
+                        void *opaque);
+
+/* The disk has so many bytes left, in blocks of 4096: what fills a hole
+ * or makes the file longer than that fails with -ENOSPC, what punches
+ * holes gets space back.
+ */
+void recorder_set_space (struct recorder *rec, uint64_t bytes);
 
 /* From now on syncs promise nothing: a disk that lies.  For seeing that
  * a test notices.

@@ -9,14 +9,17 @@
  *     that was written to it since; never a third thing;
  *   - it can be worked with from there.
  *
- * In the end the disk lies about its syncs, and that must be noticed.
+ * The same with a disk that fails: writes fail now and then, space runs
+ * out (which must never fail a flush), or a sync fails (after which
+ * nothing may succeed that promises something).  In the end the disk lies
+ * about its syncs, and that must be noticed.
  *
  * The engine runs on the recording storage: this program has a
  * storage_open_file of its own, which the linker takes before that of
  * the library.  Nothing here is concurrent, so that a seed always gives
  * the same run.
  *
- *   test-crash [CONFIGURATION [SEED [STATES]]]
+ *   test-crash [CONFIGURATION [SEED [STATES [MODE]]]]
  */
 
 #include <config.h>
@@ -76,20 +79,64 @@ static const struct config {
 };
 #define NR_CONFIGS (sizeof configs / sizeof configs[0])
 
+/* How the disk behaves. */
+static enum mode {
+  SOUND, WRITE_ERRORS, NO_SPACE, SYNC_ERROR, LIES,
+} mode;
+static const char *const modes[] = {
+  "sound", "write-errors", "no-space", "sync-error", "lies",
+};
+
+/* What is left of it in mode NO_SPACE, in bytes. */
+#define SPACE (320u * 1024)
+
 static const struct config *config;
 static uint64_t seed;
+
+/* The engine reports every failure that is injected: keep the last. */
+static char last_report[1024];
+
+static void
+quiet (enum report_level level, const char *text)
+{
+  if (level == REPORT_ERROR)
+    snprintf (last_report, sizeof last_report, "%s", text);
+}
 
 static void __attribute__ ((noreturn, format (printf, 1, 2)))
 fail (const char *fs, ...)
 {
   va_list args;
 
-  printf ("FAIL: %s, seed %" PRIu64 ": ", config->name, seed);
+  printf ("FAIL: %s, %s, seed %" PRIu64 ": ", config->name, modes[mode],
+          seed);
   va_start (args, fs);
   vprintf (fs, args);
   va_end (args);
-  printf ("\n");
+  printf ("\nlast error: %s\n", last_report);
   exit (EXIT_FAILURE);
+}
+
+/* The disk's failures. */
+static bool inject_now;
+static unsigned injected, syncs_seen, syncs_before_error;
+static unsigned failed_ops, failed_in_mode;
+
+static int
+inject (void *opaque, enum recorder_op op)
+{
+  static unsigned state;
+  bool hit = false;
+
+  (void) opaque;
+  if (!inject_now)
+    return 0;
+  if (mode == WRITE_ERRORS)
+    hit = op != RECORDER_SYNC && rand_r (&state) % 25 == 0;
+  else if (mode == SYNC_ERROR && op == RECORDER_SYNC)
+    hit = syncs_seen++ == syncs_before_error;
+  injected += hit;
+  return hit ? -EIO : 0;
 }
 
 /* What the engine opens. */
@@ -193,10 +240,11 @@ enum op_kind { OP_WRITE, OP_ZERO, OP_TRIM, OP_FLUSH };
 
 struct op {
   enum op_kind kind;
-  bool fua;
+  bool fua, failed;
   unsigned first, count;        /* sectors */
   size_t began, ended;          /* moments of the recorder */
-  tag *after;                   /* of the sectors, when it had ended */
+  tag *want;                    /* of the sectors, as it wants them */
+  tag *after;                   /* the same, when it had ended */
 };
 
 static struct op *ops;
@@ -263,36 +311,70 @@ run_op (struct image *img, struct op *op, unsigned number)
   }
 }
 
+/* May a request that began when so many failures were injected end with
+ * R?
+ */
+static void
+judge_result (const struct op *op, unsigned number, unsigned before, int r)
+{
+  bool good;
+
+  if (!inject_now)
+    good = r == 0;
+  else if (mode == NO_SPACE)
+    good = r == 0 || (r == -ENOSPC && op->kind != OP_FLUSH);
+  else if (mode == SYNC_ERROR)
+    good = injected ? r == -EIO : r == 0;
+  else
+    good = r == 0 || (r == -EIO && injected > before);
+  if (!good)
+    fail ("request %u (kind %d, %u+%u) ends with %s", number,
+          (int) op->kind, op->first, op->count, strerror (-r));
+}
+
 /* Do it, and learn what the guest sees then.  Written and zeroed sectors
- * must be what they should; a trimmed one is as before or zero.
+ * must be what they should; a trimmed one, or one whose request failed,
+ * may also be as before.
  */
 static void
 do_op (struct image *img, struct op *op, unsigned number)
 {
   static const char zeroes[SECTOR];
-  const tag zero = hash (zeroes);
   static char back[MAX_REQUEST];
+  const unsigned before = injected;
   unsigned i;
-  tag t, want;
+  int r;
 
   op->began = recorder_now (recorder);
-  if (run_op (img, op, number) < 0)
-    fail ("request %u failed", number);
+  r = run_op (img, op, number);
   op->ended = recorder_now (recorder);
+  op->failed = r < 0;
+  failed_ops += op->failed;
+  judge_result (op, number, before, r);
   if (op->kind == OP_FLUSH)
     return;
 
   if (image_read (img, back, (size_t) op->count * SECTOR,
                   (uint64_t) op->first * SECTOR) < 0)
     fail ("reading after request %u", number);
+  op->want = malloc (op->count * sizeof (tag));
   op->after = malloc (op->count * sizeof (tag));
   for (i = 0; i < op->count; i++) {
-    t = hash (back + i * SECTOR);
-    want = op->kind == OP_WRITE ? hash (buffer + i * SECTOR) : zero;
-    if (t != want && !(op->kind == OP_TRIM && t == current[op->first + i]))
+    tag *now = &current[op->first + i], seen = hash (back + i * SECTOR);
+
+    op->want[i] = hash (op->kind == OP_WRITE ? buffer + i * SECTOR : zeroes);
+    if (seen != op->want[i] &&
+        !(seen == *now && (op->failed || op->kind == OP_TRIM)))
       fail ("sector %u is wrong after request %u", op->first + i, number);
-    op->after[i] = current[op->first + i] = t;
+    op->after[i] = *now = seen;
   }
+}
+
+static void
+free_op (struct op *op)
+{
+  free (op->want);
+  free (op->after);
 }
 
 /* Which contents a sector may have after a crash at the moment CRASH:
@@ -307,7 +389,7 @@ judge (size_t crash, const tag *seen, bool *ok)
 
   memcpy (promised, initial, sizeof promised);
   for (n = 0; n < config->ops; n++) {
-    if (ops[n].kind == OP_FLUSH && ops[n].ended <= crash)
+    if (ops[n].kind == OP_FLUSH && !ops[n].failed && ops[n].ended <= crash)
       last = n;
   }
   for (n = 0; n < last; n++) {
@@ -321,9 +403,10 @@ judge (size_t crash, const tag *seen, bool *ok)
     const struct op *op = &ops[n];
 
     for (i = 0; op->after && i < op->count; i++) {
-      bool same = seen[op->first + i] == op->after[i];
+      const tag t = seen[op->first + i];
+      bool same = t == op->after[i] || (op->failed && t == op->want[i]);
 
-      if (op->fua && op->ended <= crash)
+      if (op->fua && !op->failed && op->ended <= crash)
         ok[op->first + i] = same;
       else
         ok[op->first + i] |= same;
@@ -362,7 +445,7 @@ go_on (size_t crash)
   for (n = 0; n < 40; n++) {
     choose (&op, image_cluster_size (img));
     do_op (img, &op, config->ops + n);
-    free (op.after);
+    free_op (&op);
   }
   if (image_stop (img) < 0)
     fail ("cannot stop");
@@ -375,6 +458,28 @@ go_on (size_t crash)
     abort ();
   image_close (img);
   qemu_check (crash);
+}
+
+/* The requests that touched a sector, and the flushes. */
+static void
+print_history (unsigned sector)
+{
+  static const char *const kinds[] = { "write", "zero", "trim", "flush" };
+  unsigned n;
+
+  for (n = 0; n < config->ops; n++) {
+    const struct op *op = &ops[n];
+
+    if (op->kind != OP_FLUSH &&
+        (op->first > sector || sector - op->first >= op->count))
+      continue;
+    printf ("  request %u, moments %zu to %zu: %s", n, op->began, op->ended,
+            kinds[op->kind]);
+    if (op->kind != OP_FLUSH)
+      printf (" sectors %u+%u", op->first, op->count);
+    printf ("%s%s\n", op->fua && op->kind != OP_FLUSH ? ", fua" : "",
+            op->failed ? ", failed" : "");
+  }
 }
 
 static void
@@ -397,6 +502,7 @@ check_state (size_t crash, enum recorder_loss loss, uint64_t loss_seed)
   for (i = 0; i < SECTORS; i++) {
     if (!ok[i]) {
       recorder_print (recorder, crash);
+      print_history (i);
       fail ("sector %u holds a third thing after a crash at %zu, loss %d",
             i, crash, (int) loss);
     }
@@ -431,17 +537,26 @@ work (void)
 
   if (image_begin_writing (img) < 0)
     fail ("cannot begin to write");
+  recorder_set_hook (recorder, inject, NULL);
+  if (mode == NO_SPACE)
+    recorder_set_space (recorder, SPACE);
+  inject_now = true;
+  injected = failed_ops = syncs_seen = 0;
+  syncs_before_error = (unsigned) ((seed * 13 + config->ops +
+                                    strlen (config->name) * 7) % 50);
   for (n = 0; n < config->ops; n++) {
     choose (&ops[n], image_cluster_size (img));
     do_op (img, &ops[n], n);
   }
-  if (image_stop (img) < 0)
-    fail ("cannot stop");
+  inject_now = false;
+  if ((image_stop (img) < 0) != (mode == SYNC_ERROR))
+    fail ("stopping does not end as it should");
   image_close (img);
+  failed_in_mode += failed_ops;
 }
 
 static void
-run (unsigned states, bool lies)
+run (unsigned states)
 {
   size_t crash, moments, syncs;
   uint64_t size;
@@ -455,7 +570,7 @@ run (unsigned states, bool lies)
   bytes = read_file ("disk.qcow2", &size);
   recorder = recorder_create (bytes, size);
   free (bytes);
-  if (lies)
+  if (mode == LIES)
     recorder_lie (recorder);
   ops = calloc (config->ops, sizeof *ops);
 
@@ -465,19 +580,93 @@ run (unsigned states, bool lies)
   for (i = 0; i < states; i++) {
     /* The end is one of them: a clean stop, nothing may be lost. */
     crash = i == 0 ? moments :
-      i % 3 ? recorder_before_sync (recorder, rnd (syncs)) :
+      i % 3 && syncs > 0 ? recorder_before_sync (recorder, rnd (syncs)) :
       rnd (moments + 1);
     check_state (crash, (enum recorder_loss) (i % 4), seed * 1000 + i);
   }
-  printf ("%-15s seed %" PRIu64 ": %u requests, %zu records, %zu syncs, "
-          "%u states\n", config->name, seed, config->ops, moments,
-          syncs, states);
+  printf ("%-14s %-12s seed %" PRIu64 ": %u requests, %u failed, "
+          "%zu records, %zu syncs, %u states\n", config->name, modes[mode],
+          seed, config->ops, failed_ops, moments, syncs, states);
   fflush (stdout);
 
   for (i = 0; i < config->ops; i++)
-    free (ops[i].after);
+    free_op (&ops[i]);
   free (ops);
   recorder_free (recorder);
+}
+
+/* A request with FUA is durable when it ends, whatever was there before
+ * it and is not durable itself.  Clusters have 4096 bytes; the first 16
+ * are written and flushed.
+ */
+static const struct fua_case {
+  enum op_kind before;          /* of clusters 1 and 2, OP_FLUSH: nothing */
+  enum op_kind kind;            /* with FUA, of ... */
+  unsigned first, count;        /* ... these sectors */
+} fua_cases[] = {
+  { OP_FLUSH, OP_WRITE, 9, 3 },         /* in place */
+  { OP_TRIM,  OP_WRITE, 9, 3 },
+  { OP_ZERO,  OP_WRITE, 8, 16 },
+  { OP_WRITE, OP_WRITE, 9, 3 },
+  { OP_FLUSH, OP_WRITE, 200, 3 },       /* nothing there yet */
+  { OP_FLUSH, OP_ZERO,  9, 3 },         /* a part of a cluster, in place */
+  { OP_TRIM,  OP_ZERO,  9, 3 },         /* which reads as zero already */
+  { OP_ZERO,  OP_ZERO,  9, 3 },
+  { OP_TRIM,  OP_ZERO,  8, 8 },
+  { OP_FLUSH, OP_ZERO,  6, 30 },
+  { OP_WRITE, OP_ZERO,  6, 30 },
+  { OP_FLUSH, OP_TRIM,  8, 16 },
+  { OP_ZERO,  OP_TRIM,  8, 16 },
+};
+#define NR_FUA_CASES (sizeof fua_cases / sizeof fua_cases[0])
+
+static void
+run_fua_case (unsigned number)
+{
+  const struct fua_case *c = &fua_cases[number];
+  struct op first = { .kind = OP_WRITE, .count = 128 };
+  struct op before = { .kind = c->before, .first = 8, .count = 16 };
+  struct op op = { .kind = c->kind, .first = c->first, .count = c->count,
+                   .fua = true };
+  struct image *img = open_image ("recorder");
+  static char seen[DISK_SIZE];
+
+  if (run_op (img, &first, 1) < 0 || image_flush (img) < 0 ||
+      (c->before != OP_FLUSH && run_op (img, &before, 2) < 0) ||
+      run_op (img, &op, 4) < 0)
+    fail ("FUA case %u: a request failed", number);
+  if (image_read (img, buffer, DISK_SIZE, 0) < 0)
+    fail ("FUA case %u: reading", number);
+  state = recorder_crash (recorder, recorder_now (recorder),
+                          RECORDER_LOSE_ALL, 1, &state_size);
+  image_close (img);
+
+  img = open_image ("state");
+  if (image_read (img, seen, DISK_SIZE, 0) < 0)
+    fail ("FUA case %u: reading after the crash", number);
+  image_close (img);
+  free (state);
+  if (memcmp (buffer + c->first * SECTOR, seen + c->first * SECTOR,
+              c->count * SECTOR) != 0)
+    fail ("FUA case %u: what was done is lost", number);
+}
+
+static void
+check_fua (void)
+{
+  uint64_t size;
+  unsigned i;
+  char *bytes;
+
+  if (system (config->make) != 0)
+    fail ("cannot make the image");
+  bytes = read_file ("disk.qcow2", &size);
+  for (i = 0; i < NR_FUA_CASES; i++) {
+    recorder = recorder_create (bytes, size);
+    run_fua_case (i);
+    recorder_free (recorder);
+  }
+  free (bytes);
 }
 
 /* Everything above finds nothing if it does not look: a run on a disk
@@ -494,7 +683,8 @@ notice_lies (unsigned states)
   if (pid == 0) {
     if (freopen ("lies.out", "w", stdout) == NULL)
       _exit (2);
-    run (states, true);
+    mode = LIES;
+    run (states);
     _exit (0);
   }
   if (pid == -1 || waitpid (pid, &status, 0) != pid)
@@ -506,7 +696,7 @@ notice_lies (unsigned states)
 int
 main (int argc, char *argv[])
 {
-  const unsigned states = argc > 3 ? (unsigned) atoi (argv[3]) : 60;
+  const unsigned states = argc > 3 ? (unsigned) atoi (argv[3]) : 40;
   char dir[] = "tmp-crash.XXXXXX", command[100];
   size_t i;
 
@@ -519,15 +709,25 @@ main (int argc, char *argv[])
     perror (dir);
     return EXIT_FAILURE;
   }
+  report_set_sink (quiet);
   seed = argc > 2 ? strtoull (argv[2], NULL, 10) : 1;
-  for (i = 0; i < NR_CONFIGS; i++) {
-    config = &configs[i];
-    if (argc < 2 || strcmp (argv[1], config->name) == 0)
-      run (states, false);
+  for (mode = SOUND; mode < LIES; mode++) {
+    failed_in_mode = 0;
+    for (i = 0; i < NR_CONFIGS; i++) {
+      config = &configs[i];
+      if ((argc < 2 || strcmp (argv[1], config->name) == 0) &&
+          (argc < 5 || strcmp (argv[4], modes[mode]) == 0))
+        run (states);
+    }
+    if (argc < 2 && mode != SOUND && failed_in_mode == 0)
+      fail ("no request failed: this test looks wrongly");
   }
   config = &configs[1];
-  if (argc < 2)
+  if (argc < 2) {
+    mode = SOUND;
+    check_fua ();
     notice_lies (states);
+  }
 
   /* After a failure the directory stays, for whoever looks into it. */
   snprintf (command, sizeof command, "rm -rf ../%s", dir);
