@@ -1,5 +1,99 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 
+/* The tracker: its shape, what always holds, and its operations.
+ *
+ * The question is asked before every write, so it has to be answered in
+ * nanoseconds; the answer must never be lost, so there is no step in a
+ * check that can fail; and an image may be large and hostile, so nothing
+ * is sized by what it says.
+ *
+ *
+ * Shape
+ *
+ * The host file is cut into windows of 2^18 clusters (16 GiB of 64 KiB
+ * clusters).  From the outside in:
+ *
+ *     directory    a radix tree that skips levels; its leaves have a
+ *                  slot for each window      (overlap-directory.c)
+ *     window       what a slot points to: nothing, a run list, or a run
+ *                  list and some pages       (overlap-window.c)
+ *     run list     which clusters are of which class, sorted, in 8 to
+ *                  20 bits a run             (overlap-runs.c on top of
+ *                                             overlap-packed.c)
+ *     page         a byte per cluster for 4096 of them, for places that
+ *                  are updated often         (overlap-bytemap.c)
+ *     dictionary   what a class is: how many owners of each type the
+ *                  cluster has               (overlap-kind.c)
+ *
+ * Runs alone would do.  They are no slower to check than pages, and
+ * smaller; pages save an update from shifting a long list.
+ *
+ * overlap-memory.c accounts for every byte, overlap-limit.c knows what
+ * had to leave for want of memory, overlap-verify.c recounts.
+ *
+ *
+ * The states of a window, and who moves it
+ *
+ *                      ov_runs_edit               ov_page_promote
+ *     +---------+    (enter, claim)    +------+   (16 updates)   +-------+
+ *     | nothing | -------------------> | runs | ---------------> | paged |
+ *     | (slot 0)| <------------------- |      | <--------------- |       |
+ *     +---------+    ov_runs_edit      +------+   ov_page_evict  +-------+
+ *          |  ^      (last leave)         |       (cache full,       |
+ *          |  |                           |        limit, class      |
+ *          |  |                           |        beyond a byte)    |
+ *          |  +------------- ov_page_edit (last leave) --------------+
+ *          |                              |                          |
+ *          +------- ov_abandon -----------+------- ov_abandon -------+
+ *                                         |
+ *                                         v
+ *                                  +-------------+
+ *                                  |   outside   |  pinned marks alone,
+ *                                  +-------------+  as nothing or runs
+ *                                         |
+ *                                         | ov_restored, once the marks
+ *                                         v have been entered again
+ *                                  nothing or runs
+ *
+ * What happens when memory is short, in this order (relieve): a page of
+ * the bytemap becomes runs and the edit is tried again, until there are
+ * none; edits that need no more memory go on working where they are; the
+ * window that needs more leaves (ov_abandon); a mark of a pinned type is
+ * then made beyond the limit; and if malloc has nothing at all, it goes
+ * to a short list in struct overlap (ov_keep).  A limit, a failing malloc
+ * and a full dictionary are one case.
+ *
+ *
+ * What always holds (the self-check, overlap_verify, checks all but the
+ * last two)
+ *
+ * 1. A cluster is described once: by its page, else by the runs.
+ * 2. The run lists, the pages, the list of what is outside and the
+ *    dictionary keep the invariants stated in their files.
+ * 3. "used" is the sum of all blocks as the allocator gave them, struct
+ *    overlap and the directory included; "bytemap_bytes" is the part of
+ *    the cache, and never above bitmap_size.
+ * 4. "windows" counts the slots that are not 0, "runs" the pieces,
+ *    "outside_windows" the windows outside.
+ * 5. No window is empty and not 0; none is open when no update runs.
+ * 6. "used" is above total_limit only by the fixed part and by what
+ *    pinned marks need.
+ * 7. A mark is dropped only by overlap_leave, or with a notice of its
+ *    whole window.
+ *
+ *
+ * Locks
+ *
+ * Updates take overlap.lock, one at a time, and the write side of the
+ * slots they change.  Checks take the read side of one slot at a time
+ * (overlap-window.c), or nothing at all where the slot is 0.  So a check
+ * of a range in one window is one atomic step; over several windows it
+ * is one step per window.  Updates, overlap_claim above all, are atomic
+ * against each other whatever they span.  overlap.lock is the last in
+ * the order of all locks; the notice is called with it held and must not
+ * call back.
+ */
+
 #include <config.h>
 
 #include <errno.h>
@@ -257,8 +351,17 @@ static void
 update (struct overlap *o, uint64_t first, uint64_t end, struct ov_edit *e)
 {
   uint64_t next, last;
+  ov_slot *slot;
 
   for (; first < end; first = next) {
+    /* Where no mark was ever made there is none to take back. */
+    if (e->what == OV_LEAVE && nothing_fixed (o)) {
+      next = next_stretch (o, first, end, &slot);
+      if (!slot) {
+        e->missing += next - first;
+        continue;
+      }
+    }
     last = first | (OV_WINDOW - 1);
     next = last < end - 1 ? last + 1 : end;
     update_window (o, first, next, e);

@@ -359,6 +359,7 @@ START_TEST (fault_27_a_large_range_is_a_few_pieces)
   leave (BLOCK, 6, count - 2);
   leave (OVERLAP_BITMAP_DATA, 5, count);
   ck_assert_uint_eq (ask (0, UINT64_MAX).any, 0);
+  ck_assert_uint_eq (overlap_leave (o, L2, 0, UINT64_MAX), UINT64_MAX);
 }
 END_TEST
 
