@@ -19,9 +19,11 @@ rooms="lib/base lib/format lib/overlap lib/storage lib/image plugin tools"
 # HEADER although they do not match ALLOWED.
 includers ()
 {
+  local directive='^[[:space:]]*#[[:space:]]*include[[:space:]]*'
+
   ( cd "$1"
-    grep -rlE "^[[:space:]]*#[[:space:]]*include[[:space:]]*[\"<]([^\">]*/)?$2[\">]" \
-         --include='*.[ch]' lib plugin tools || true ) |
+    grep -rlE "${directive}[\"<]([^\">]*/)?$2[\">]" --include='*.[ch]' \
+         lib plugin tools || true ) |
     sed 's,^\./,,' | grep -vxE "$3" || true
 }
 
