@@ -51,19 +51,36 @@ bad ()
   refused "$1=$2 expected $3" disk.qcow2 "$1=$2"
 }
 
+# Servers take time to start under valgrind, so that values of different
+# parameters share one.
 good
-for t in none constant cached all; do
-  good "overlap-check=$t"
-  good "overlap-check.template=$t"
-done
+good overlap-check=none overlap-limit=unprotected discard=unmap \
+     lazy-refcounts=off locking=auto commit-interval=0 \
+     l2-cache-size=65536 refcount-cache-size=64K \
+     overlap-structures.bitmap-size=128s external-files=none
+good overlap-check=constant overlap-limit=verify discard=ignore \
+     lazy-refcounts=image locking=on commit-interval=1 \
+     l2-cache-size=64k refcount-cache-size=1M external-files=same-dir \
+     overlap-structures.total-size-limit=unlimited
+good overlap-check=cached overlap-limit=refuse locking=off \
+     commit-interval=2147483647 l2-cache-size=0 refcount-cache-size=100000b \
+     overlap-structures.bitmap-size=0 external-files=any \
+     overlap-structures.total-size-limit=64k
+good overlap-check=all overlap-check.template=none external-files=dir
+good overlap-check.template=constant external-files=same-dir \
+     "external-files=$PWD/dir" overlap-structures.bitmap-size=1g \
+     overlap-structures.total-size-limit=1E
+good overlap-check.template=cached event-log=events.json
+good overlap-check.template=all
+
 types="main-header active-l1 active-l2 refcount-block refcount-table"
 types+=" snapshot-table inactive-l1 inactive-l2 bitmap-directory"
 types+=" crypto-header bitmap-table bitmap-data"
-for t in $types; do
-  good "overlap-check.$t=on"
-  good "overlap-check.$t=off"
-  bad "overlap-check.$t" maybe "on or off"
-done
+# shellcheck disable=SC2046,SC2086
+good $(printf 'overlap-check.%s=on ' $types)
+# shellcheck disable=SC2046,SC2086
+good $(printf 'overlap-check.%s=off ' $types)
+bad overlap-check.active-l2 maybe "on or off"
 nbdkit qcow2 --dump-plugin | sed -n 's/^qcow2_overlap_types=//p' |
   tr ',' ' ' >dumped
 test "$types" = "$(cat dumped)"
@@ -72,38 +89,24 @@ bad overlap-check.template "" "none constant cached all"
 bad overlap-check.l2 on "template $types"
 bad overlap-check. on "template main-header"
 
-for v in unprotected verify refuse; do good "overlap-limit=$v"; done
 bad overlap-limit drop "unprotected verify refuse"
-for v in unmap ignore; do good "discard=$v"; done
 bad discard on "unmap ignore"
-for v in off image; do good "lazy-refcounts=$v"; done
 refused "lazy-refcounts=on supported yet" disk.qcow2 lazy-refcounts=on
 bad lazy-refcounts yes "on off image"
-for v in auto on off; do good "locking=$v"; done
 bad locking maybe "auto on off"
 
-for key in overlap-structures.bitmap-size l2-cache-size \
-           refcount-cache-size; do
-  for v in 65536 64k 64K 1M 128s 100b; do good "$key=$v"; done
-  for v in "" -1 +1 " 1" 1x 1kk 0x10 1.5M 9E 18446744073709551616 \
-           99999999999999999999 unlimited; do
-    bad "$key" "$v" size
-  done
+for v in "" -1 +1 " 1" 1x 1kk 0x10 1.5M 8E 18446744073709551616 \
+         99999999999999999999 unlimited; do
+  bad l2-cache-size "$v" size
 done
+bad refcount-cache-size 1x size
+bad overlap-structures.bitmap-size unlimited size
 key=overlap-structures.total-size-limit
-for v in unlimited 1M 64k; do good "$key=$v"; done
-for v in "" -1 1x none Unlimited; do bad $key "$v" "size unlimited"; done
-
-for v in 0 1 5 2147483647; do good "commit-interval=$v"; done
-for v in "" -1 1.5 5s 2147483648 99999999999999999999; do
+for v in 1x Unlimited; do bad $key "$v" "size unlimited"; done
+for v in "" -1 5s 2147483648; do
   bad commit-interval "$v" "seconds 2147483647"
 done
 
-good external-files=none
-good external-files=same-dir
-good external-files=any
-good external-files=dir
-good external-files=same-dir "external-files=$PWD/dir"
 bad external-files nosuchdir "none same-dir any directory"
 bad external-files disk.qcow2 "none same-dir any directory"
 bad external-files "" "none same-dir any directory"
@@ -111,7 +114,6 @@ bad external-files nbd://localhost/ "supported yet"
 refused "external-files none" disk.qcow2 external-files=none \
         external-files=any
 
-good event-log=events.json
 bad event-log "" "file fd:N"
 bad event-log fd: "descriptor"
 bad event-log fd:x "descriptor"
