@@ -20,7 +20,7 @@
 
 #include "storage-test.h"
 
-/* How the next calls go.  Every field is 0 in a fresh test. */
+/* How the next calls go.  All is 0 when a test begins. */
 static struct {
   int interrupt;                /* fail so many calls with EINTR */
   size_t at_most;               /* bytes that one call transfers */
@@ -175,20 +175,23 @@ ftruncate (int fd, off_t len)
 
 static struct storage *s;
 static char file[64];           /* its name */
+static int file_fd;
 
 static void
 setup (void)
 {
-  int fd;
-
-  disk_file (&fd, file);
+  memset (&fault, 0, sizeof fault);
+  swap_path = NULL;
+  disk_file (&file_fd, file);
   s = open_rw (file);
+  memset (&calls, 0, sizeof calls);
 }
 
 static void
 teardown (void)
 {
   storage_close (s);
+  close (file_fd);
 }
 
 #define LEN 5000
@@ -424,6 +427,7 @@ START_TEST (swapped_name)
   swap_path = fifo;
   alarm (10);
   err = storage_open_file (file, false, false, &t);
+  alarm (0);
   unlink (fifo);
   ck_assert_int_eq (err, -EINVAL);
   ck_assert_ptr_null (t);

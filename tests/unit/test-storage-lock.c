@@ -50,6 +50,7 @@ fcntl (int fd, int cmd, ...)
   return (int) syscall (SYS_fcntl, fd, cmd, arg);
 }
 
+static int file_fd;
 static int probe;               /* another opening of the file */
 static char path[64];
 static struct storage *s;
@@ -57,9 +58,10 @@ static struct storage *s;
 static void
 setup (void)
 {
-  int fd;
-
-  disk_file (&fd, path);
+  fault_errno = 0;
+  fault_offset = 0;
+  interrupts = 0;
+  disk_file (&file_fd, path);
   probe = open (path, O_RDWR | O_CLOEXEC);
   ck_assert_int_ge (probe, 0);
   s = open_rw (path);
@@ -70,6 +72,7 @@ teardown (void)
 {
   storage_close (s);
   close (probe);
+  close (file_fd);
 }
 
 static int

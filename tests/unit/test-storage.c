@@ -543,7 +543,7 @@ END_TEST
 /* Part of the write fits and the rest does not. */
 START_TEST (too_large)
 {
-  struct rlimit rl = { .rlim_cur = 100000, .rlim_max = 100000 };
+  struct rlimit old, limit;
   char *buf = malloc (200000);
   struct storage *s;
 
@@ -551,10 +551,14 @@ START_TEST (too_large)
   s = open_rw (the_path);
   memset (buf, 'x', 200000);
   signal (SIGXFSZ, SIG_IGN);
-  ck_ok (setrlimit (RLIMIT_FSIZE, &rl));
+  ck_ok (getrlimit (RLIMIT_FSIZE, &old));
+  limit = old;
+  limit.rlim_cur = 100000;
+  ck_ok (setrlimit (RLIMIT_FSIZE, &limit));
   ck_assert_int_eq (write_buf (s, buf, 200000, 0), -EFBIG);
   ck_assert_uint_eq (size_of (s), 100000);
   ck_assert_int_eq (storage_truncate (s, 100001), -EFBIG);
+  ck_ok (setrlimit (RLIMIT_FSIZE, &old));
   free (buf);
   storage_close (s);
 }
@@ -633,6 +637,7 @@ START_TEST (open_kinds)
   ck_assert_int_eq (try_open ("none", writable, nofollow), -ENOENT);
   ck_assert_int_eq (try_open ("file/x", writable, nofollow), -ENOTDIR);
   ck_assert_int_eq (try_open ("", writable, nofollow), -ENOENT);
+  alarm (0);
 }
 END_TEST
 
