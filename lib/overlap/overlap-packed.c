@@ -11,8 +11,8 @@
  *
  * Smaller chunks make pieces shorter and the index longer; the two are
  * in balance at 4 to 16 pieces a chunk, and ov_packed_tune holds them
- * there, nearer to 4.  For metadata at random places this comes to the logarithm of
- * their mean distance and about five bits.  A look-up reads two
+ * there, nearer to 4.  For metadata at random places this comes to the
+ * logarithm of their mean distance and some five bits.  A look-up reads two
  * neighbours of the index and searches between them.
  *
  * Invariants:

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 
-/* The tracker, operation by operation.  docs/design speaks of earlier
- * trackers and what went wrong in them; tests named fault_NN_ cover
- * what in that list the tracker itself can get wrong.
+/* The tracker, operation by operation.  docs/design/tracker.md lists
+ * what went wrong in an earlier tracker; tests named fault_NN_ cover
+ * what in that list a tracker by itself can get wrong.
  */
 
 #include <config.h>
@@ -782,6 +782,65 @@ START_TEST (the_limit_takes_pages_before_it_takes_marks)
 }
 END_TEST
 
+/* Faults 23 and 24: ages that wrapped, and a search for the oldest. */
+START_TEST (fault_23_24_the_page_updated_longest_ago_goes_first)
+{
+  const struct ov_page *page;
+  bool first = false;
+  unsigned i;
+
+  start (4 * sizeof (struct ov_page), UINT64_MAX);
+  for (i = 0; i < 12; ++i) {
+    warm_page ((i + 1) * OV_PAGE);
+    enter (BLOCK, OV_PAGE + 1000 + i * 3, 1);
+  }
+  for (page = o->oldest; page; page = page->newer)
+    first |= page->number == 1;
+  ck_assert (first);
+  ck_assert_uint_eq (o->newest->number, 1);
+  finish ();
+}
+END_TEST
+
+/* A page has to become runs and there is no memory at all. */
+START_TEST (pinned_marks_of_a_page_survive_its_window)
+{
+  start (65536, UINT64_MAX);
+  warm_page (0);
+  enter (OVERLAP_SNAPSHOT_TABLE, 1, 1);
+  enter (OVERLAP_ACTIVE_L1, 130, 2);
+  ov_fail_alloc (1, true);
+  enter (L2, 3 * OV_WINDOW, 1);
+  ov_fail_alloc (0, false);
+  ck_assert_uint_eq (n_told, 2);
+  ck_assert (ask (0, 1).outside);
+  ck_assert_uint_eq (ask (0, 1).any, 0);
+  ck_assert_uint_eq (ask (1, 1).any, BIT (OVERLAP_SNAPSHOT_TABLE));
+  ck_assert_uint_eq (ask (130, 2).any, BIT (OVERLAP_ACTIVE_L1));
+  finish ();
+}
+END_TEST
+
+/* The allocator may give more than it was asked for. */
+START_TEST (the_limit_counts_what_the_allocator_gave)
+{
+  uint64_t limit, fixed;
+  unsigned i;
+
+  start (0, 0);
+  fixed = used ();
+  finish ();
+  for (limit = fixed; limit < fixed + 4000; ++limit) {
+    start (0, limit);
+    for (i = 0; i < 70; ++i) {
+      enter (OLD_L2, 5, 1);
+      ck_assert_uint_le (used (), limit);
+    }
+    finish ();
+  }
+}
+END_TEST
+
 /* More classes than a byte can tell apart. */
 START_TEST (a_page_with_many_classes_goes_back_to_runs)
 {
@@ -919,6 +978,10 @@ main (void)
                   the_bytemap_cache_is_bounded_and_becomes_runs_again);
   tcase_add_test (limit, fault_28_a_dense_page_leaves_the_cache_and_returns);
   tcase_add_test (limit, the_limit_takes_pages_before_it_takes_marks);
+  tcase_add_test (limit,
+                  fault_23_24_the_page_updated_longest_ago_goes_first);
+  tcase_add_test (limit, pinned_marks_of_a_page_survive_its_window);
+  tcase_add_test (limit, the_limit_counts_what_the_allocator_gave);
   tcase_add_test (limit, a_page_with_many_classes_goes_back_to_runs);
   tcase_add_test (limit, a_full_dictionary_is_a_limit_like_any_other);
   tcase_add_test (limit, a_range_that_came_back_is_told_of_and_tracked);
