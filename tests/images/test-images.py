@@ -81,6 +81,7 @@ class Server:
                 stderr=subprocess.STDOUT, preexec_fn=limit)
         self.status = None
         self.seconds = 0.0
+        self.threads = 0        # when nobody is connected
 
     def log(self):
         with open(self.logname, errors="replace") as f:
@@ -111,6 +112,15 @@ class Server:
             time.sleep(0.005)
         return False
 
+    def disconnect(self, handle):
+        """The server is done with a connection a moment after the client:
+        nbdkit does not free one that is open when it ends."""
+        handle.shutdown()
+        end = time.monotonic() + 5
+        while (self.poll() and self.proc("Threads") > self.threads
+               and time.monotonic() < end):
+            time.sleep(0.005)
+
     def stop(self):
         if self.poll():
             self.process.send_signal(signal.SIGTERM)
@@ -127,11 +137,12 @@ class Server:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def proc(self, field):
-        """A number of /proc/PID/status, in bytes."""
+        """A number of /proc/PID/status, memory in bytes."""
         with open("/proc/%d/status" % self.process.pid) as f:
             for line in f:
                 if line.startswith(field + ":"):
-                    return int(line.split()[1]) * 1024
+                    value = line.split()[1:]
+                    return int(value[0]) * (1024 if "kB" in value else 1)
         raise Failure("no %s" % field)
 
     def cpu(self):
@@ -142,6 +153,7 @@ class Server:
                 / os.sysconf("SC_CLK_TCK"))
 
     def connect(self):
+        self.threads = self.proc("Threads")
         handle = nbd.NBD()
         handle.set_strict_mode(0)
         handle.add_meta_context(nbd.CONTEXT_BASE_ALLOCATION)
@@ -273,7 +285,7 @@ class Checker:
             memory = server.proc("VmHWM") - self.baseline[1]
             most = MAX_MEMORY_LENIENT if lenient else MAX_MEMORY
             check(memory < most, "took %d bytes", memory)
-        handle.shutdown()
+        server.disconnect(handle)
         server.stop()
         check(server.status == 0, "ended with status %d", server.status)
         if isinstance(expected, Serves):
@@ -346,7 +358,7 @@ class Checker:
             handle = server.connect()
             if len(image.guest) == handle.get_size():
                 self.check_reads(handle, image)
-            handle.shutdown()
+            server.disconnect(handle)
         finally:
             server.clean_up()
 

@@ -70,25 +70,29 @@ decode_table (const uint8_t *buf, size_t len, uint32_t count,
   return r;
 }
 
-/* Three entries of different shapes, all fields. */
+/* Entries of different shapes, all fields. */
 START_TEST (fields)
 {
   static const struct entry entries[] = {
     { 0x3000, 7, "1", "first", 16 },
     { 0x5000, 8, "22", "", 0 },
     { 0, 0, "", "a longer name of a snapshot", 30 },
+    { 0x3000, 1, "4", "4", 7 }, { 0x3000, 1, "5", "5", 8 },
+    { 0x3000, 1, "6", "6", 15 }, { 0x3000, 1, "7", "7", 23 },
+    { 0x3000, 1, "8", "8", 24 },
   };
   struct snapshot_table t;
   struct format_error e;
-  uint8_t buf[1024] = { 0 };
+  uint8_t buf[2048] = { 0 };
   size_t at = 0, i;
 
   for (i = 0; i < ARRAY_SIZE (entries); i++)
     put_entry (buf, &at, &entries[i]);
   /* What follows the table is not looked at. */
   memset (buf + at, 0xff, sizeof buf - at);
-  ck_accepted ("fields", decode_table (buf, sizeof buf, 3, &t, &e), &e);
-  ck_assert_uint_eq (t.count, 3);
+  ck_accepted ("fields", decode_table (buf, sizeof buf, ARRAY_SIZE (entries),
+                                       &t, &e), &e);
+  ck_assert_uint_eq (t.count, ARRAY_SIZE (entries));
   ck_assert_uint_eq (t.bytes, at);
   for (i = 0; i < t.count; i++) {
     const struct snapshot *s = &t.v[i];
