@@ -106,7 +106,8 @@ boot ()
   echo root >console.in
   expect 'root@guest:~#'
   # The second disk is the script, and zeroes after it.
-  echo "tr -d '\\000' </dev/vdb >/tmp/work; sh /tmp/work $2" >console.in
+  printf '%s\n' "tr -d '\\000' </dev/vdb >/tmp/work; sh /tmp/work $2" \
+    >console.in
   expect '^WORK: \(PASS\|FAIL\)'
   grep -a '^WORK:' "$console" | tr -d '\r'
   grep -q '^WORK: PASS' "$console" || fail "boot $2: the guest did not pass"
