@@ -94,4 +94,11 @@ image_is_writable_file (const struct image *img)
  */
 int image_prepare_write (struct image *img);
 
+/* image.c: the end of a request.  Want of space or memory is reported
+ * here, because it may be met and overcome below; everything else was
+ * reported where it happened.  Returns R.
+ */
+int image_request_end (struct image *img, const char *doing,
+                       uint64_t offset, uint64_t len, int r);
+
 #endif /* QCOW2_IMAGE_INTERNAL_H */

@@ -7,6 +7,7 @@
 #include <config.h>
 
 #include <errno.h>
+#include <inttypes.h>
 #include <string.h>
 
 #include "checked.h"
@@ -90,6 +91,16 @@ image_stop (struct image *img)
   if (r < 0)
     report_error ("%s: closing: some of what was written last could not be "
                   "made durable", img->config.filename);
+  return r;
+}
+
+int
+image_request_end (struct image *img, const char *doing, uint64_t offset,
+                   uint64_t len, int r)
+{
+  if (r == -ENOSPC || r == -ENOMEM)
+    report_error ("%s: %s %" PRIu64 " bytes at guest offset %" PRIu64 ": %s",
+                  img->config.filename, doing, len, offset, strerror (-r));
   return r;
 }
 

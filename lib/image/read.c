@@ -129,6 +129,7 @@ image_read (struct image *img, void *buf, size_t len, uint64_t offset)
   struct range_hold hold;
   uint8_t *p = buf;
   uint64_t cluster, n;
+  const uint64_t whole_offset = offset, whole_len = len;
   int r = 0;
 
   while (len > 0 && r == 0) {
@@ -144,5 +145,5 @@ image_read (struct image *img, void *buf, size_t len, uint64_t offset)
     offset += n;
     len -= n;
   }
-  return r;
+  return image_request_end (img, "reading", whole_offset, whole_len, r);
 }

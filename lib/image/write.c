@@ -53,6 +53,8 @@ advance (struct piece *p, uint64_t n)
 static int
 write_failed (struct image *img, uint64_t offset, uint64_t host, int r)
 {
+  if (r == -ENOSPC)
+    return r;                   /* tried again; see image_request_end */
   report_error ("%s: writing data at guest offset %" PRIu64 ", host offset "
                 "%" PRIu64 ": %s", img->config.filename, offset, host,
                 strerror (-r));
@@ -256,9 +258,6 @@ write_exclusively (struct image *img, struct piece *p)
     r = write_step (img, p);
     if (r == -ENOSPC && commit_now (img) == 0)
       r = write_step (img, p);
-    if (r == -ENOSPC)
-      report_error ("%s: no space left for guest offset %" PRIu64,
-                    img->config.filename, p->offset);
   }
   return r;
 }
@@ -274,7 +273,8 @@ write_piece (struct image *img, struct piece *p)
                   false);
   r = write_while_in_place (img, p);
   rangelock_unlock (&img->ranges, &hold);
-  if (r < 0 || p->len == 0)
+  /* A hole below a cluster in place needs space, too. */
+  if ((r < 0 && r != -ENOSPC) || p->len == 0)
     return r;
 
   r = commit_throttle (img);
@@ -327,5 +327,5 @@ image_write (struct image *img, const void *buf, size_t len,
     r = write_range (img, buf, len, offset, fua, &commit);
   if (r == 0 && fua && commit)
     r = commit_now (img);
-  return r;
+  return image_request_end (img, "writing", offset, len, r);
 }

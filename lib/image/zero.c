@@ -49,7 +49,10 @@ zero_in_slice (struct image *img, uint64_t first, uint64_t end,
   struct range_hold hold;
   int r;
 
-  r = commit_throttle (img);
+  /* Asked for each slice: a hit stops a long request too. */
+  r = guard_may_write (img);
+  if (r == 0)
+    r = commit_throttle (img);
   if (r < 0)
     return r;
   rangelock_lock (&img->ranges, &hold, first, end, true);
@@ -225,9 +228,12 @@ image_zero (struct image *img, uint64_t offset, uint64_t len,
   if (r == 0)
     r = zero_parts (img, &p, (flags & IMAGE_ZERO_MAY_TRIM)
                     && img->config.discard, &commit);
-  if (r == 0 && fua && commit)
+  /* Even if nothing had to change: what makes the range zero already may
+   * not be durable yet.
+   */
+  if (r == 0 && fua)
     r = commit_now (img);
-  return r;
+  return image_request_end (img, "zeroing", offset, len, r);
 }
 
 int
@@ -247,5 +253,5 @@ image_trim (struct image *img, uint64_t offset, uint64_t len, bool fua)
     r = zero_clusters (img, p.first, p.end, true);
   if (r == 0 && fua)
     r = commit_now (img);
-  return r;
+  return image_request_end (img, "trimming", offset, len, r);
 }
