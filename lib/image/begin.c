@@ -7,7 +7,8 @@
  * change a guest makes, the header's autoclear bits that we do not keep
  * up to date are cleared and synced (qcow2 specification,
  * "autoclear_features"): those we do not know, and that of the bitmaps,
- * since they are not maintained.  And the space of the L1 table and the
+ * since they are not maintained; everything written before us is synced.
+ * And the space of the L1 table and the
  * refcount table is reserved, so that no commit fails for want of it.
  *
  * Locks: begin_lock, across the sync of the first step; nobody who waits
@@ -21,6 +22,7 @@
 
 #include "byteorder.h"
 #include "cleanup.h"
+#include "corrupt.h"
 #include "image-internal.h"
 #include "report.h"
 
@@ -47,10 +49,12 @@ image_begin_writing (struct image *img)
                   "it (lslocks), or give locking=off if that is safe",
                   img->config.filename, conflict);
   else if (r < 0)
-    report_error ("%s: raising the lock: %s", img->config.filename,
-                  strerror (-r));
-  else
+    report_error ("%s: raising the lock to a writer's: %s; locking=off does "
+                  "without", img->config.filename, strerror (-r));
+  else {
     atomic_store (&img->writing, true);
+    image_corrupt_store (img);
+  }
   return r;
 }
 
@@ -114,7 +118,13 @@ image_prepare_write (struct image *img)
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&img->begin_lock);
   if (atomic_load (&img->header_ready))
     return 0;
-  r = clear_autoclear (img);
+  /* A server that was killed may have left mappings in the page cache
+   * only; what is read from now on counts as durable.
+   */
+  atomic_store (&img->guard.unsynced, true);
+  r = guard_sync (img);
+  if (r == 0)
+    r = clear_autoclear (img);
   if (r == 0)
     r = reserve_tables (img);
   if (r == 0)

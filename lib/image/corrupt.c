@@ -118,3 +118,16 @@ image_corrupt (struct image *img, uint64_t offset, uint64_t len,
   send_event (img, msg, offset, len);
   return -EIO;
 }
+
+void
+image_corrupt_store (struct image *img)
+{
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&img->corrupt_lock);
+
+  if (!atomic_load (&img->guard.corrupt)
+      || (img->header.incompatible & INCOMPAT_CORRUPT))
+    return;
+  marking = true;
+  set_corrupt_bit (img);
+  marking = false;
+}

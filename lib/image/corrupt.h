@@ -19,4 +19,9 @@ int image_corrupt (struct image *img, uint64_t offset, uint64_t len,
                    const char *fs, ...)
   __attribute__ ((format (printf, 4, 5)));
 
+/* The image has just got a writer's lock: if corruption was met before,
+ * by a reader, set the bit now.
+ */
+void image_corrupt_store (struct image *img);
+
 #endif /* QCOW2_CORRUPT_H */

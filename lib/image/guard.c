@@ -31,8 +31,11 @@
  * G4. After corruption was met no guest data is written.  Metadata is,
  *     so that what was acknowledged before becomes durable if it can.
  *
- * Locks: none are taken but the tracker's own and sync_lock, which
- * makes a second sync wait for the first one instead of overtaking it.
+ * Locks: none are taken but the tracker's own and sync_lock.  A sync
+ * holds it alone, so that a second one does not overtake the first;
+ * durable writes hold it shared, because they sync too: the kernel tells
+ * the loss of pages once, to whichever of the two asks first, and each
+ * must know what the other was told (G3).
  */
 
 #include <config.h>
@@ -57,7 +60,7 @@ guard_init (struct image *img)
   uint64_t end;
   int r;
 
-  pthread_mutex_init (&g->sync_lock, NULL);
+  pthread_rwlock_init (&g->sync_lock, NULL);
   r = storage_size (img->storage, &end);
   if (r < 0)
     return r;
@@ -70,8 +73,18 @@ guard_init (struct image *img)
 void
 guard_destroy (struct image *img)
 {
-  pthread_mutex_destroy (&img->guard.sync_lock);
+  pthread_rwlock_destroy (&img->guard.sync_lock);
   overlap_free (img->guard.overlap);
+}
+
+/* A guest may try for hours: the log gets one line. */
+static int
+refused (struct image *img, const char *why)
+{
+  if (!atomic_exchange (&img->guard.told, true))
+    report_error ("%s: writes are refused, because %s", img->config.filename,
+                  why);
+  return -EIO;
 }
 
 int
@@ -79,18 +92,12 @@ guard_may_write (struct image *img)
 {
   struct guard *g = &img->guard;
 
-  if (atomic_load_explicit (&g->failed, memory_order_relaxed)) {
-    report_error ("%s: not written, because making earlier writes durable "
-                  "failed; restart the server and check the image",
-                  img->config.filename);
-    return -EIO;
-  }
-  if (atomic_load_explicit (&g->corrupt, memory_order_relaxed)) {
-    report_error ("%s: not written, because the image is corrupt; repair it "
-                  "with 'qemu-img check -r all' and restart the server",
-                  img->config.filename);
-    return -EIO;
-  }
+  if (atomic_load_explicit (&g->failed, memory_order_relaxed))
+    return refused (img, "making earlier writes durable failed; restart "
+                    "the server and check the image");
+  if (atomic_load_explicit (&g->corrupt, memory_order_relaxed))
+    return refused (img, "the image is corrupt; repair it with 'qemu-img "
+                    "check -r all' and restart the server");
   return 0;
 }
 
@@ -239,6 +246,38 @@ written (struct guard *g)
   atomic_store (&g->unsynced, true);
 }
 
+/* Invariant G3. */
+static void
+sync_failed (struct image *img, int r)
+{
+  atomic_store (&img->guard.failed, true);
+  report_error ("%s: sync failed: %s; no more writes until the server is "
+                "restarted", img->config.filename, strerror (-r));
+}
+
+/* A durable write that fails may have failed as a write, for want of
+ * space, or as a sync.  In the first case a plain write fails too.
+ */
+static int
+write_durably (struct image *img, const struct iovec *iov, int cnt,
+               uint64_t offset)
+{
+  struct guard *g = &img->guard;
+  ACQUIRE_RDLOCK_FOR_CURRENT_SCOPE (&g->sync_lock);
+  int r;
+
+  if (atomic_load (&g->failed))
+    return -EIO;
+  r = storage_write (img->storage, iov, cnt, offset, true);
+  if (r == 0)
+    return 0;
+  if ((r == -ENOSPC || r == -EDQUOT)
+      && storage_write (img->storage, iov, cnt, offset, false) == r)
+    return r;
+  sync_failed (img, r);
+  return r;
+}
+
 int
 guard_write (struct image *img, int owner, const struct iovec *iov,
              int cnt, uint64_t offset, bool durable)
@@ -251,7 +290,8 @@ guard_write (struct image *img, int owner, const struct iovec *iov,
   r = enter (img, owner, offset, len);
   if (r < 0)
     return r;
-  r = storage_write (img->storage, iov, cnt, offset, durable);
+  r = durable ? write_durably (img, iov, cnt, offset)
+    : storage_write (img->storage, iov, cnt, offset, false);
   if (r < 0 || !durable)
     written (&img->guard);
   if (r == 0)
@@ -317,7 +357,7 @@ int
 guard_sync (struct image *img)
 {
   struct guard *g = &img->guard;
-  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&g->sync_lock);
+  ACQUIRE_WRLOCK_FOR_CURRENT_SCOPE (&g->sync_lock);
   int r;
 
   if (atomic_load (&g->failed))
@@ -326,11 +366,8 @@ guard_sync (struct image *img)
     return 0;
   atomic_fetch_add_explicit (&g->syncs, 1, memory_order_relaxed);
   r = storage_sync (img->storage);
-  if (r < 0) {
-    atomic_store (&g->failed, true);
-    report_error ("%s: sync failed: %s; no more writes until the server "
-                  "is restarted", img->config.filename, strerror (-r));
-  }
+  if (r < 0)
+    sync_failed (img, r);
   return r;
 }
 

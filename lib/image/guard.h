@@ -29,9 +29,10 @@ struct guard {
 
   atomic_bool corrupt;          /* corruption was met: guest writes stop */
   atomic_bool failed;           /* a sync failed: all writes stop */
+  atomic_bool told;             /* the log says that writes are refused */
   atomic_bool unsynced;         /* something was written since the sync */
   _Atomic uint64_t end;         /* length of the file */
-  pthread_mutex_t sync_lock;    /* one sync at a time */
+  pthread_rwlock_t sync_lock;   /* a sync alone, durable writes together */
 
   _Atomic uint64_t asked, refused, syncs;
 };
@@ -80,7 +81,7 @@ int guard_claim (struct image *img, enum overlap_type type,
 void guard_unclaim (struct image *img, enum overlap_type type,
                     uint64_t offset, uint64_t len);
 
-/* Is writing allowed at all?  0 or -EIO (reported). */
+/* Is writing allowed at all?  0 or -EIO (reported once). */
 int guard_may_write (struct image *img);
 
 #endif /* QCOW2_GUARD_H */
