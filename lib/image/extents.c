@@ -22,33 +22,52 @@
 #include "extents.h"
 #include "image-internal.h"
 
-/* Has the image many more clusters in use than the file has on disk?
- * Then it was preallocated.  Found out once; the margin is a tenth.
- */
+/* So many refcount blocks are looked at, then the answer is no. */
+#define MAX_BLOCKS 1024
+
+/* Are more than LIMIT of the counts of clusters not zero? */
 static bool
-is_preallocated (struct image *img)
+more_used_than (struct image *img, uint64_t limit)
+{
+  const unsigned bits = img->refcounts.block_bits;
+  uint64_t end = div_up (atomic_load (&img->guard.end), img->cluster_size);
+  uint64_t blocks = div_up (end, UINT64_C (1) << bits), i, n, used = 0;
+  unsigned seen = 0;
+
+  blocks = MIN (blocks, img->refcounts.table_entries);
+  for (i = 0; i < blocks && seen < MAX_BLOCKS && used <= limit; ++i) {
+    if (refcounts_block_offset (img, i) == 0)
+      continue;
+    ++seen;
+    if (refcounts_used_in_block (img, i, &n) < 0)
+      return false;
+    used += n;
+  }
+  return used > limit;
+}
+
+/* Has the image many more clusters in use than the file has on disk?
+ * Then it was preallocated.  The margin is a tenth, as QEMU has it.
+ * Found out once, before any range is locked.
+ */
+static void
+find_out_preallocated (struct image *img)
 {
   const uint64_t clusters = div_up (atomic_load (&img->guard.end),
                                     img->cluster_size);
-  uint64_t on_disk, limit, used = 0, i, value;
-  int known = atomic_load (&img->preallocated);
+  uint64_t on_disk, limit;
+  bool yes = false;
 
-  if (known >= 0)
-    return known;
-  known = 0;
+  if (atomic_load (&img->preallocated) >= 0)
+    return;
   if (storage_allocated (img->storage, &on_disk) == 0) {
     on_disk >>= img->cluster_bits;
     limit = MAX (on_disk * 10 / 9, on_disk + 2);
     /* Fewer clusters than the limit cannot exceed it. */
-    for (i = 0; clusters > limit && i < clusters && !known; ++i) {
-      if (refcounts_get (img, i, &value) < 0)
-        break;
-      used += value != 0;
-      known = used > limit;
-    }
+    yes = clusters > limit && !atomic_load (&img->guard.corrupt)
+      && more_used_than (img, limit);
   }
-  atomic_store (&img->preallocated, known);
-  return known;
+  atomic_store (&img->preallocated, yes);
 }
 
 static int
@@ -59,7 +78,7 @@ data_status (struct image *img, uint64_t host, uint64_t *len,
   int r;
 
   *status = 0;
-  if (!is_preallocated (img))
+  if (atomic_load (&img->preallocated) <= 0)
     return 0;
   r = storage_map (img->storage, host, len, &hole);
   if (r == 0 && hole)
@@ -146,6 +165,7 @@ image_extents (struct image *img, uint64_t offset, uint64_t len,
   uint64_t n;
   int r;
 
+  find_out_preallocated (img);
   while (len > 0) {
     n = len;
     r = next_piece (img, offset, &n, &status);

@@ -120,14 +120,24 @@ refcounts_write_fresh (struct image *img, struct refcounts_cut *cut)
     if (r < 0)
       return r;
   }
-  return cut->grown ? write_grown_table (img, cut) : 0;
+  if (!cut->grown)
+    return 0;
+  /* A table that the header may lead to already must not get entries for
+   * blocks that are not durable.
+   */
+  if (cut->table_offset == img->refcounts.tried_table_offset) {
+    r = guard_sync (img);
+    if (r < 0)
+      return r;
+  }
+  return write_grown_table (img, cut);
 }
 
 /* Offset and clusters are neighbours in the header: one write of 12
  * bytes within a sector.
  */
 static int
-write_header (struct image *img, const struct refcounts_cut *cut)
+write_header (struct image *img, struct refcounts_cut *cut)
 {
   struct refcounts *rc = &img->refcounts;
   uint8_t buf[12];
@@ -137,10 +147,16 @@ write_header (struct image *img, const struct refcounts_cut *cut)
   store_be32 (buf + 8, (uint32_t) cut->table_clusters);
   r = guard_write_buf (img, OVERLAP_MAIN_HEADER, buf, sizeof buf,
                        HEADER_OFFSET_REFCOUNT_TABLE);
-  if (r < 0)
+  if (r < 0) {
+    rc->tried_table_offset = cut->table_offset;
     return failed (img, "the header's refcount_table_offset",
                    HEADER_OFFSET_REFCOUNT_TABLE, r);
+  }
+  /* From here on it is a table like any other, also if this commit fails:
+   * it gets its entries one at a time, after their blocks.
+   */
   rc->disk_table_offset = cut->table_offset;
+  cut->grown = false;
   return 0;
 }
 

@@ -411,6 +411,29 @@ refcounts_get (struct image *img, uint64_t cluster, uint64_t *value)
 }
 
 int
+refcounts_used_in_block (struct image *img, uint64_t index, uint64_t *used)
+{
+  struct refcounts *rc = &img->refcounts;
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&rc->lock);
+  const uint64_t end = UINT64_C (1) << rc->block_bits;
+  struct refblock *block;
+  uint64_t i = 0, first;
+  int r;
+
+  *used = 0;
+  r = refcounts_block (img, index, &block);
+  if (r < 0 || !block)
+    return r;
+  for (;;) {
+    first = refcount_find_used (block->data, rc->order, i, end);
+    if (first == end)
+      return 0;
+    i = refcount_find_zero (block->data, rc->order, first, end);
+    *used += i - first;
+  }
+}
+
+int
 refcounts_all_one (struct image *img, uint64_t first, uint64_t count,
                    bool *yes, uint64_t *where, uint64_t *value)
 {

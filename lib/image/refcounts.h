@@ -48,6 +48,8 @@ struct refcounts {
   uint64_t table_clusters;
   uint64_t disk_table_offset;   /* where the header on disk has it */
   bool grown;                   /* moved; the header does not know yet */
+  uint64_t tried_table_offset;  /* writing this to the header failed: the
+                                   header may have it all the same */
 
   struct refblock **hash;
   size_t hash_size;
@@ -80,6 +82,10 @@ int refcounts_get (struct image *img, uint64_t cluster, uint64_t *value);
  */
 int refcounts_all_one (struct image *img, uint64_t first, uint64_t count,
                        bool *yes, uint64_t *where, uint64_t *value);
+
+/* How many of the counts of block INDEX are not zero. */
+int refcounts_used_in_block (struct image *img, uint64_t index,
+                             uint64_t *used);
 
 /* For the release: *COUNT clusters (in: at most, out: of one kind) from
  * FIRST on lose their last reference (*LAST), or not.  A count of zero
