@@ -174,13 +174,16 @@ notice (void *opaque, const struct overlap_notice *n)
     "writes there are refused"
   };
   struct image *img = opaque;
+  /* The last window may reach beyond what an offset can say. */
+  const uint64_t most = UINT64_MAX >> img->cluster_bits;
+  const uint64_t first = MIN (n->first, most);
   struct event event = {
     .kind = n->restored ? EVENT_OVERLAP_PROTECTION_RESTORED
       : EVENT_OVERLAP_MEMORY_LIMIT_REACHED,
     .image = img->config.filename,
     .has_range = true,
-    .offset = n->first << img->cluster_bits,
-    .size = n->count << img->cluster_bits,
+    .offset = first << img->cluster_bits,
+    .size = MIN (n->count, most - first) << img->cluster_bits,
     .limit = n->limit,
     .used = n->used,
     .policy = policies[img->guard.policy],
@@ -202,7 +205,11 @@ notice (void *opaque, const struct overlap_notice *n)
     img->config.event (img->config.event_opaque, &event);
 }
 
-/* Enter one piece of metadata, unless it cannot be where it says. */
+/* Enter one piece of metadata, unless it cannot be where it says.  The
+ * first that is wrong ends the walk: the image is read-only then and the
+ * tracker is not asked any more, and an image must not be able to make
+ * the opening long, or the log, by being wrong in many places.
+ */
 static int
 enter (void *opaque, struct image *img, enum overlap_type type,
        uint64_t offset, uint64_t len)
@@ -216,24 +223,25 @@ enter (void *opaque, struct image *img, enum overlap_type type,
     image_corrupt (img, offset, 0, "%s at host offset 0x%" PRIx64 ", not "
                    "a multiple of the cluster size %" PRIu64, text, offset,
                    img->cluster_size);
-    return 0;
+    return 1;
   }
   if (offset >= end || len > round_up (end, img->cluster_size) - offset) {
     image_corrupt (img, offset, len, "%s at host offset 0x%" PRIx64
                    ", past the end of the file (%" PRIu64 " bytes)", text,
                    offset, end);
-    return 0;
+    return 1;
   }
   first = offset >> img->cluster_bits;
   count = div_up (len, img->cluster_size);
   there = overlap_enter (img->guard.overlap, type, first, count, &where);
-  if (there != OVERLAP_NONE)
-    image_corrupt (img, where << img->cluster_bits, img->cluster_size,
+  if (there == OVERLAP_NONE)
+    return 0;
+  image_corrupt (img, where << img->cluster_bits, img->cluster_size,
                    "%s at host offset 0x%" PRIx64 " is also %s", text,
                    where << img->cluster_bits,
                    overlap_type_text ((enum overlap_type)
                                       __builtin_ctz (there)));
-  return 0;
+  return 1;
 }
 
 static int

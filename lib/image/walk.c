@@ -56,7 +56,7 @@ walk_active (const struct walk *w)
 
   r = visit (w, OVERLAP_ACTIVE_L1, img->header.l1_table_offset,
              img->map.l1_size * sizeof (uint64_t));
-  for (i = 0; i < img->map.l1_size && r >= 0
+  for (i = 0; i < img->map.l1_size && r == 0
          && wants (w, OVERLAP_ACTIVE_L2); ++i) {
     table = atomic_load (&img->map.l1[i]) & ENTRY_OFFSET;
     if (table != 0)
@@ -79,7 +79,7 @@ walk_refcounts (const struct walk *w)
     entries = rc->table_entries;
   }
   r = visit (w, OVERLAP_REFCOUNT_TABLE, offset, bytes);
-  for (i = 0; i < entries && r >= 0
+  for (i = 0; i < entries && r == 0
          && wants (w, OVERLAP_REFCOUNT_BLOCK); ++i) {
     offset = refcounts_block_offset (w->img, i);
     if (offset != 0)
@@ -102,7 +102,7 @@ walk_table (const struct walk *w, enum overlap_type type, uint64_t offset,
 
   if (!buf)
     return -ENOMEM;
-  for (; entries > 0 && r >= 0;
+  for (; entries > 0 && r == 0;
        entries -= n, offset += n * sizeof *buf) {
     n = MIN (entries, (uint64_t) PIECE);
     r = storage_read (w->img->storage, buf, n * sizeof *buf, offset);
@@ -112,7 +112,7 @@ walk_table (const struct walk *w, enum overlap_type type, uint64_t offset,
                     overlap_type_text (type), offset, strerror (-r));
       return r;
     }
-    for (i = 0; i < n && r >= 0; ++i)
+    for (i = 0; i < n && r == 0; ++i)
       if (be64toh (buf[i]) & mask)
         r = visit (w, type, be64toh (buf[i]) & mask, w->img->cluster_size);
   }
@@ -128,12 +128,12 @@ walk_snapshots (const struct walk *w)
 
   r = visit (w, OVERLAP_SNAPSHOT_TABLE, w->img->header.snapshots_offset,
              t->bytes);
-  for (i = 0; i < t->count && r >= 0; ++i) {
+  for (i = 0; i < t->count && r == 0; ++i) {
     const struct snapshot *s = &t->v[i];
 
     r = visit (w, OVERLAP_INACTIVE_L1, s->l1_table_offset,
                (uint64_t) s->l1_size * sizeof (uint64_t));
-    if (r >= 0 && wants (w, OVERLAP_INACTIVE_L2))
+    if (r == 0 && wants (w, OVERLAP_INACTIVE_L2))
       r = walk_table (w, OVERLAP_INACTIVE_L2, s->l1_table_offset,
                       s->l1_size, ENTRY_OFFSET);
   }
@@ -179,17 +179,24 @@ walk_bitmaps (const struct walk *w)
     return 0;
   r = visit (w, OVERLAP_BITMAP_DIRECTORY, h->bitmap_directory_offset,
              h->bitmap_directory_size);
-  if (r < 0 || (!wants (w, OVERLAP_BITMAP_TABLE)
+  if (r != 0 || (!wants (w, OVERLAP_BITMAP_TABLE)
                 && !wants (w, OVERLAP_BITMAP_DATA)))
     return r;
-  if (read_bitmap_directory (w->img, &d) < 0)
+  r = read_bitmap_directory (w->img, &d);
+  if (r == -EINVAL)
     return 0;                   /* said; nobody uses such bitmaps */
-  for (i = 0; i < d.count && r >= 0; ++i) {
+  if (r < 0) {
+    report_error ("%s: reading the bitmap directory at host offset %" PRIu64
+                  ": %s", w->img->config.filename,
+                  h->bitmap_directory_offset, strerror (-r));
+    return r;
+  }
+  for (i = 0; i < d.count && r == 0; ++i) {
     const struct bitmap *b = &d.v[i];
 
     r = visit (w, OVERLAP_BITMAP_TABLE, b->table_offset,
                (uint64_t) b->table_size * sizeof (uint64_t));
-    if (r >= 0 && wants (w, OVERLAP_BITMAP_DATA))
+    if (r == 0 && wants (w, OVERLAP_BITMAP_DATA))
       r = walk_table (w, OVERLAP_BITMAP_DATA, b->table_offset,
                       b->table_size, ENTRY_OFFSET);
   }
@@ -207,13 +214,13 @@ walk_metadata (struct image *img, overlap_set types, walk_fn *fn,
   int r;
 
   r = visit (&w, OVERLAP_MAIN_HEADER, 0, img->cluster_size);
-  if (r >= 0)
+  if (r == 0)
     r = walk_refcounts (&w);
-  if (r >= 0)
+  if (r == 0)
     r = walk_active (&w);
-  if (r >= 0)
+  if (r == 0)
     r = walk_snapshots (&w);
-  if (r >= 0)
+  if (r == 0)
     r = walk_bitmaps (&w);
   return r;
 }

@@ -12,8 +12,8 @@
 struct image;
 
 /* LEN host bytes at OFFSET hold metadata of TYPE.  OFFSET is as it stands
- * in the table that names it: not checked.  A negative return ends the
- * walk.
+ * in the table that names it: not checked.  A return that is not 0 ends
+ * the walk.
  */
 typedef int walk_fn (void *opaque, struct image *img,
                      enum overlap_type type, uint64_t offset,
