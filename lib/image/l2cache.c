@@ -65,31 +65,37 @@ bucket (struct image *img, struct shard *sh, uint64_t index)
 }
 
 /* How many slices the cache may hold: the whole disk, at most the
- * default, unless told otherwise.
+ * default, unless told otherwise.  *DIRTY of them may be dirty: enough
+ * stay clean for reads to get by (L4), which is no question where the
+ * whole disk fits.
  */
 static size_t
-wanted_slices (struct image *img)
+wanted_slices (struct image *img, size_t *dirty)
 {
   const uint64_t per_slice = slice_entries (img) << img->cluster_bits;
-  uint64_t cache = img->config.l2_cache_size;
-  uint64_t whole = div_up (img->size, per_slice);
+  const uint64_t cache = img->config.l2_cache_size;
+  const uint64_t whole = MAX (div_up (img->size, per_slice), UINT64_C (1));
+  const uint64_t most = MAX_DIRTY_BYTES / slice_bytes (img);
   uint64_t n = (cache ? cache : DEFAULT_CACHE) / slice_bytes (img);
 
-  n = MIN (n, whole);
-  return (size_t) MAX (n, 2);
+  if (n >= whole) {
+    *dirty = (size_t) most;
+    return (size_t) MAX (whole, UINT64_C (2));
+  }
+  n = MAX (n, UINT64_C (2));
+  *dirty = (size_t) MIN (n * 3 / 4 + 1, most);
+  return (size_t) n;
 }
 
 int
 l2cache_open (struct image *img)
 {
   struct l2cache *c = &img->l2cache;
-  size_t total = wanted_slices (img), i;
+  size_t total = wanted_slices (img, &c->dirty_limit), i;
 
   while (c->shard_bits < 6 && (total >> c->shard_bits) >= 16)
     c->shard_bits++;
   c->limit = (total >> c->shard_bits) + 1;
-  c->dirty_limit = MIN (total * 3 / 4 + 1,
-                        (size_t) (MAX_DIRTY_BYTES / slice_bytes (img)));
   c->hash_size = 4;
   while (c->hash_size < c->limit && c->hash_size < 4096)
     c->hash_size *= 2;
