@@ -54,6 +54,7 @@ struct image {
 
   bool is_top;                  /* not a backing file */
   bool opening;                 /* image_open has not returned yet */
+  bool bitmaps_valid;           /* their autoclear bit was set at open */
   bool read_only;               /* opened so, or found corrupt */
   atomic_bool writing;          /* holds a writer's lock */
   atomic_bool header_ready;     /* autoclear bits dealt with */

@@ -74,6 +74,7 @@ read_header (struct image *img)
     return header_failed (img, &e, r);
   img->cluster_bits = img->header.cluster_bits;
   img->size = img->header.size;
+  img->bitmaps_valid = img->header.autoclear & AUTOCLEAR_BITMAPS;
   return 0;
 }
 

@@ -88,6 +88,20 @@ walk_refcounts (const struct walk *w)
   return r;
 }
 
+/* How many entries at OFFSET lie in a hole of the file, which need not
+ * be read: a large disk has large tables with little in them.
+ */
+static uint64_t
+entries_in_hole (struct image *img, uint64_t offset, uint64_t entries)
+{
+  uint64_t len = entries * sizeof (uint64_t);
+  bool hole;
+
+  if (storage_map (img->storage, offset, &len, &hole) < 0 || !hole)
+    return 0;
+  return MIN (len / sizeof (uint64_t), entries);
+}
+
 /* Read a table of 64-bit numbers piece by piece, and visit the cluster
  * that each names: with MASK applied, 0 is none.
  */
@@ -104,6 +118,9 @@ walk_table (const struct walk *w, enum overlap_type type, uint64_t offset,
     return -ENOMEM;
   for (; entries > 0 && r == 0;
        entries -= n, offset += n * sizeof *buf) {
+    n = entries_in_hole (w->img, offset, entries);
+    if (n > 0)
+      continue;
     n = MIN (entries, (uint64_t) PIECE);
     r = storage_read (w->img->storage, buf, n * sizeof *buf, offset);
     if (r < 0) {
@@ -150,7 +167,7 @@ read_bitmap_directory (struct image *img, struct bitmap_directory *d)
   uint64_t end = atomic_load (&img->guard.end);
   int r;
 
-  if (h->bitmap_directory_size > end)
+  if (h->bitmap_directory_size > MIN (end, MAX_BITMAP_DIRECTORY_BYTES))
     return -EINVAL;
   buf = malloc (h->bitmap_directory_size);
   if (!buf)
@@ -175,7 +192,10 @@ walk_bitmaps (const struct walk *w)
   uint32_t i;
   int r;
 
-  if (!h->has_bitmaps)
+  /* If the autoclear bit was not set when the image was opened, what the
+   * extension names may have been freed and be in other use since.
+   */
+  if (!h->has_bitmaps || !w->img->bitmaps_valid)
     return 0;
   r = visit (w, OVERLAP_BITMAP_DIRECTORY, h->bitmap_directory_offset,
              h->bitmap_directory_size);
