@@ -7,6 +7,7 @@ in part."""
 import os
 import shutil
 import struct
+import subprocess
 import sys
 
 sys.dont_write_bytecode = True
@@ -303,6 +304,29 @@ def growth(lab):
               sorted(changed(before, after)))
 
 
+def stale_bitmaps(lab):
+    """Bitmaps that no longer count, whose clusters QEMU has freed: the
+    header may still name them, but they are anybody's."""
+    path = create(lab.path(), 64 * M)
+    qemu_img("bitmap", "--add", path, "b0")
+    with open(path, "rb") as f:
+        header = f.read(64 * K)
+    with lab.server(path) as server:
+        server.connect().pwrite(b"1" * 4096, 0)
+    subprocess.run(["qemu-img", "check", "-q", "-r", "leaks", path],
+                   stdout=subprocess.DEVNULL, check=True)
+    with open(path, "r+b") as f:
+        f.write(header[:88] + bytes(8) + header[96:])   # as an older writer
+    with lab.server(path) as server:
+        handle = server.connect()
+        for at in range(0, 16 * M, M):
+            handle.pwrite(b"2" * M, at)
+        handle.flush()
+        check(not server.events(), "corruption where there is none")
+    check(handle is not None and image_check(path).get("corruptions", 0) == 0,
+          "qemu-img finds corruption")
+
+
 def main():
     lab = Lab()
     lab.case("unknown things", unknown_things, lab)
@@ -319,6 +343,7 @@ def main():
     lab.case("growth", growth, lab)
     if lab.ours:
         lab.case("bitmaps", bitmaps, lab)
+        lab.case("stale bitmaps", stale_bitmaps, lab)
         lab.case("corrupt", corrupt, lab)
         lab.case("luks", luks, lab)
         for name, poke, texts, options in refusals(lab):
