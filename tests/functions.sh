@@ -74,15 +74,6 @@ requires_python ()
   requires "$PYTHON_NBD" -c 'import nbd'
 }
 
-# Under ThreadSanitizer the shell that nbdkit --run starts inherits the
-# preloaded runtime and dies of it: start_nbdkit does without.
-requires_run ()
-{
-  if [ "${QCOW2_SANITIZER-}" = thread ]; then
-    skip "nbdkit --run does not work under ThreadSanitizer"
-  fi
-}
-
 skip_if_valgrind ()
 {
   if [ "${QCOW2_VALGRIND-}" ]; then
