@@ -34,6 +34,7 @@
 #include <config.h>
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -205,10 +206,10 @@ release_run (struct image *img, const struct freed_run *run)
     uint64_t count = left;
 
     if (release_part (img, run, cluster, &count) < 0)
-      report_warning ("%s: %llu clusters at host offset %llu are leaked, "
-                      "because their reference counts could not be lowered",
-                      img->config.filename, (unsigned long long) count,
-                      (unsigned long long) (cluster << img->cluster_bits));
+      report_warning ("%s: %" PRIu64 " clusters at host offset %" PRIu64
+                      " are leaked, because their reference counts could "
+                      "not be lowered", img->config.filename, count,
+                      cluster << img->cluster_bits);
     cluster += count;
     left -= count;
   }

@@ -303,7 +303,7 @@ int
 guard_write_buf (struct image *img, int owner, const void *buf,
                  size_t len, uint64_t offset)
 {
-  struct iovec iov = { .iov_base = (void *) (uintptr_t) buf,
+  struct iovec iov = { .iov_base = (void *) buf,
                        .iov_len = len };
 
   return guard_write (img, owner, &iov, 1, offset, false);

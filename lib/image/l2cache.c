@@ -204,7 +204,7 @@ evict (struct image *img, struct shard *sh)
   size_t tries = 2 * sh->slices;
   struct slice *s;
 
-  while (sh->slices >= img->l2cache.limit && tries-- > 0) {
+  while (sh->hand && sh->slices >= img->l2cache.limit && tries-- > 0) {
     s = sh->hand;
     sh->hand = s->clock_next;
     if (s->loading || s->dirty_epoch != 0)

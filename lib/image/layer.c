@@ -159,7 +159,7 @@ layer_open (struct image *img, struct chain *chain, struct layer **ret)
   const char *name = chosen ? img->config.backing_file
     : img->header.backing_file;
   CLEANUP_FREE char *path = NULL;
-  struct storage *s;
+  struct storage *s = NULL;
   struct layer *layer;
   int r, qcow2;
 

@@ -82,7 +82,8 @@ old_clusters (struct image *img, uint64_t guest, uint64_t old,
 
   if (old & ENTRY_COMPRESSED) {
     if (!l2_compressed_place (old, img->cluster_bits, &place))
-      return map_bad_entry (img, guest, old, "is an invalid compressed cluster");
+      return map_bad_entry (img, guest, old,
+                            "is an invalid compressed cluster");
     *first = place.offset >> img->cluster_bits;
     last = (place.offset + place.length - 1) >> img->cluster_bits;
   }

@@ -77,9 +77,9 @@ map_open (struct image *img)
   m->slice_bits = MIN (m->l2_bits, 9u);
   for (i = 0; i < MAP_TABLE_LOCKS; ++i)
     pthread_mutex_init (&m->table_locks[i], NULL);
-  m->table_ok = calloc (map_bitmap_words (img), sizeof (uint64_t));
-  m->l1_dirty[0] = calloc (map_bitmap_words (img), sizeof (uint64_t));
-  m->l1_dirty[1] = calloc (map_bitmap_words (img), sizeof (uint64_t));
+  m->table_ok = calloc (map_bitmap_words (img), sizeof m->table_ok[0]);
+  m->l1_dirty[0] = calloc (map_bitmap_words (img), sizeof m->l1_dirty[0][0]);
+  m->l1_dirty[1] = calloc (map_bitmap_words (img), sizeof m->l1_dirty[1][0]);
   if (!m->table_ok || !m->l1_dirty[0] || !m->l1_dirty[1])
     return -ENOMEM;
   return read_l1 (img);

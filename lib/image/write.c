@@ -66,7 +66,7 @@ static int
 write_in_place (struct image *img, const struct piece *p,
                 const struct map_extent *e)
 {
-  struct iovec iov = { .iov_base = (void *) (uintptr_t) p->buf,
+  struct iovec iov = { .iov_base = (void *) p->buf,
                        .iov_len = e->len };
   bool durable = p->durable && e->durable;
   int r;
@@ -152,7 +152,7 @@ write_whole (struct image *img, const struct piece *p, uint64_t len,
     return r;
   iov[0].iov_base = head;
   iov[0].iov_len = head_len;
-  iov[1].iov_base = (void *) (uintptr_t) p->buf;
+  iov[1].iov_base = (void *) p->buf;
   iov[1].iov_len = len;
   iov[2].iov_base = tail;
   iov[2].iov_len = tail_len;
