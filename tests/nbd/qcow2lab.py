@@ -476,6 +476,9 @@ class Lab:
         self.counter = 0
         self.failures = 0
         atexit.register(self.clean_up)
+        # So that clean_up is called then too.
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda *_: sys.exit(1))
 
     @staticmethod
     def find_plugin():
