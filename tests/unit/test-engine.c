@@ -264,13 +264,15 @@ START_TEST (any_operation_may_fail_once)
   static const char *const options[] = {
     "-o cluster_size=64k", "-o cluster_size=512,refcount_bits=64",
   };
+  /* Valgrind runs fewer of them. */
+  const unsigned slower = getenv ("QCOW2_VALGRIND") ? 10 : 1;
   unsigned failures, total = 0;
   struct temporary t;
 
   temporary_name (&t, "qcow2");
   qemu_img ("create -f qcow2 %s %s 8M", options[_i / 2], t.name);
   fail_with = _i & 1 ? ENOSPC : EIO;
-  for (fail_at = 0; ; fail_at += _i < 2 ? 1 : 29) {
+  for (fail_at = 0; ; fail_at += (_i < 2 ? 1u : 29u) * slower) {
     open_loaded (t.name);
     seen = 0;
     failures = 0;
@@ -288,7 +290,7 @@ START_TEST (any_operation_may_fail_once)
     stop_clean ();
   }
   temporary_remove (&t);
-  ck_assert_uint_gt (total, 2);
+  ck_assert_uint_gt (total, slower > 1 ? 0 : 2);
 }
 END_TEST
 
