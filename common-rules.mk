@@ -56,7 +56,7 @@ check-valgrind:
 	@if test '$(VALGRIND)' = no; then \
 	  echo 'configure did not find valgrind' >&2; exit 1; \
 	fi
-	QCOW2_VALGRIND=1 CK_FORK=no $(MAKE) $(AM_MAKEFLAGS) check \
+	QCOW2_VALGRIND=1 $(MAKE) $(AM_MAKEFLAGS) check \
 	    UNIT_RUNNER='$(VALGRIND_UNIT_RUNNER)'
 
 .PHONY: check-valgrind

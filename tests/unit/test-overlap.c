@@ -10,6 +10,8 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <check.h>
 
@@ -382,6 +384,8 @@ END_TEST
 /* The account lost or invented bytes each time a list shrank. */
 START_TEST (fault_14_the_account_is_exact_after_100000_rounds)
 {
+  /* What malloc may give one time and not another, for few blocks. */
+  const uint64_t malloc_spare = 64;
   uint64_t filled = 0, thin = 0;
   unsigned i, k;
 
@@ -397,12 +401,14 @@ START_TEST (fault_14_the_account_is_exact_after_100000_rounds)
     if (i % 128 == 63) {
       if (filled == 0)
         filled = used ();
-      ck_assert_uint_eq (used (), filled);
+      ck_assert_uint_le (used (), filled + malloc_spare);
+      ck_assert_uint_ge (used () + malloc_spare, filled);
     }
     if (i % 128 == 127) {
       if (thin == 0)
         thin = used ();
-      ck_assert_uint_eq (used (), thin);
+      ck_assert_uint_le (used (), thin + malloc_spare);
+      ck_assert_uint_ge (used () + malloc_spare, thin);
     }
     if (i % 64 == 0)
       verify ();
@@ -442,8 +448,8 @@ START_TEST (fault_17_any_limit_works_and_pinned_marks_stay)
 }
 END_TEST
 
-/* A small image: what it needs, a byte less, and so on. */
-static unsigned
+/* A small image, to see what it needs and what less than that does. */
+static void
 small_image (uint64_t bitmap_size, uint64_t limit)
 {
   uint64_t i;
@@ -458,36 +464,60 @@ small_image (uint64_t bitmap_size, uint64_t limit)
     if (limit != UINT64_MAX)
       ck_assert_uint_le (used (), limit);
   }
-  return n_told;
+}
+
+/* The same in a child process, so that each try starts from the same
+ * heap: malloc may give one block 16 bytes more than it gave to its
+ * like before, and the account counts what malloc gave.  Returns how
+ * many notices there were, and in *NEED the memory in use at the end.
+ */
+static unsigned
+try_small_image (uint64_t limit, uint64_t *need)
+{
+  uint64_t result[2];
+  int fd[2], status;
+  pid_t pid;
+
+  ck_assert_int_eq (pipe (fd), 0);
+  pid = fork ();
+  ck_assert_int_ge (pid, 0);
+  if (pid == 0) {
+    small_image (0, limit);
+    result[0] = n_told;
+    result[1] = used ();
+    _exit (write (fd[1], result, sizeof result) != sizeof result);
+  }
+  close (fd[1]);
+  ck_assert_int_eq (read (fd[0], result, sizeof result), sizeof result);
+  close (fd[0]);
+  ck_assert_int_eq (waitpid (pid, &status, 0), pid);
+  ck_assert_int_eq (status, 0);
+  if (need)
+    *need = result[1];
+  return (unsigned) result[0];
 }
 
 START_TEST (the_exact_limit_suffices_and_a_byte_less_does_not)
 {
   uint64_t lo = 1500, hi, i;
 
-  small_image (0, UINT64_MAX);
-  ck_assert_uint_eq (n_told, 0);
-  hi = used ();
-  finish ();
-
-  ck_assert_uint_eq (small_image (0, hi), 0);
-  for (i = 0; i < 300; ++i)
-    ck_assert_uint_eq (ask (i * 8193 + 17, 1).all, BIT (L2));
-  finish ();
+  ck_assert_uint_eq (try_small_image (UINT64_MAX, &hi), 0);
+  ck_assert_uint_eq (try_small_image (hi, NULL), 0);
 
   /* The least that suffices; a list may do with less spare room. */
   while (hi - lo > 1) {
     uint64_t mid = lo + (hi - lo) / 2;
-    unsigned n = small_image (0, mid);
-    finish ();
-    if (n == 0)
+
+    if (try_small_image (mid, NULL) == 0)
       hi = mid;
     else
       lo = mid;
   }
-  ck_assert_uint_eq (small_image (0, hi), 0);
-  finish ();
-  ck_assert_uint_eq (small_image (0, hi - 1), 1);
+  ck_assert_uint_eq (try_small_image (hi - 1, NULL), 1);
+  small_image (0, hi);
+  ck_assert_uint_eq (n_told, 0);
+  for (i = 0; i < 300; ++i)
+    ck_assert_uint_eq (ask (i * 8193 + 17, 1).all, BIT (L2));
   ck_assert_uint_eq (ask (0, 1).all, BIT (OVERLAP_MAIN_HEADER));
   finish ();
 }
@@ -501,9 +531,8 @@ START_TEST (fault_11_18_what_stays_is_right_and_each_notice_comes_once)
   uint64_t limit, i, gone = 0;
   unsigned before;
 
-  small_image (0, UINT64_MAX);
-  limit = used () - 300;
-  finish ();
+  try_small_image (UINT64_MAX, &limit);
+  limit -= 300;
 
   start (0, limit);
   for (i = 0; i < 300; ++i)
@@ -552,10 +581,9 @@ START_TEST (fault_13_leaving_works_at_the_limit_and_gives_memory_back)
 {
   uint64_t limit, i;
 
-  small_image (0, UINT64_MAX);
-  limit = used ();
-  finish ();
-  ck_assert_uint_eq (small_image (0, limit), 0);
+  try_small_image (UINT64_MAX, &limit);
+  small_image (0, limit);
+  ck_assert_uint_eq (n_told, 0);
   for (i = 0; i < 300; ++i)
     if (i % 3)
       leave (L2, i * 8193 + 17, 1);
