@@ -8,6 +8,8 @@
 #ifndef QCOW2_PLUGIN_H
 #define QCOW2_PLUGIN_H
 
+#include <stdbool.h>
+
 #include "event.h"
 #include "image.h"
 #include "report.h"
@@ -34,6 +36,29 @@ int config_complete (void);
 
 /* Free what the parameters took.  The image is closed by then. */
 void config_free (void);
+
+/* A connection, as nbdkit's callbacks get it. */
+struct handle {
+  struct image *image;          /* the active disk, or a snapshot */
+  bool readonly;
+  const char *description;      /* of the export */
+};
+
+/* exports.c: what beside the active disk has a name. */
+
+struct nbdkit_exports;
+
+/* Add all exports.  -1 after an error. */
+int exports_list (struct image *image, struct nbdkit_exports *exports);
+
+/* Open the export NAME, which is not that of the active disk, and close
+ * it.  NULL after an error.
+ */
+struct handle *exports_open (struct image *image, const char *name);
+void exports_close (const struct handle *handle);
+
+/* Close those whose connections were not closed; before the image. */
+void exports_close_all (void);
 
 /* events.c: the event log.  Each function may be called without the
  * ones before it, and all but events_open twice.

@@ -17,9 +17,10 @@
  * .close: the last commit is the one in .cleanup.  nbdkit ends a process
  * whose .get_ready fails without .cleanup or .unload.
  *
- * A connection's handle only says whether it may write.  There is one of
- * each kind and none is allocated, since nobody would free those of
- * connections whose .close does not come.
+ * A connection's handle says which disk it is for and whether it may
+ * write.  For the active disk there is one of each kind and none is
+ * allocated, since nobody would free those of connections whose .close
+ * does not come; those of snapshots are kept in exports.c.
  *
  * The engine returns negative errnos and has reported them; they are
  * handed to nbdkit with nbdkit_set_error.
@@ -65,9 +66,6 @@ static struct image *image;
 static pthread_mutex_t writers_lock = PTHREAD_MUTEX_INITIALIZER;
 static unsigned writers;        /* writable connections */
 
-struct handle {
-  bool readonly;
-};
 static struct handle reader = { .readonly = true };
 static struct handle writer = { .readonly = false };
 
@@ -90,7 +88,7 @@ qcow2_dump_plugin (void)
   printf ("qcow2_encryption=no\n");
   printf ("qcow2_external_data=no\n");
   printf ("qcow2_image_over_nbd=no\n");
-  printf ("qcow2_snapshot_exports=no\n");
+  printf ("qcow2_snapshot_exports=yes\n");
   printf ("qcow2_overlap_types=");
   for (t = 0; t < OVERLAP_TYPES; t++)
     printf ("%s%s", t ? "," : "",
@@ -116,6 +114,8 @@ qcow2_get_ready (void)
     events_close ();
     return -1;
   }
+  reader.image = writer.image = image;
+  reader.description = writer.description = image_description (image);
   return 0;
 }
 
@@ -167,6 +167,7 @@ qcow2_unload (void)
   if (image)
     image_stop (image);
   events_stop ();
+  exports_close_all ();
   image_close (image);
   image = NULL;
   events_close ();
@@ -179,7 +180,7 @@ qcow2_list_exports (int readonly, int is_tls, struct nbdkit_exports *exports)
 {
   (void) readonly;
   (void) is_tls;
-  return nbdkit_add_export (exports, "", image_description (image));
+  return exports_list (image, exports);
 }
 
 static const char *
@@ -193,8 +194,9 @@ qcow2_default_export (int readonly, int is_tls)
 static const char *
 qcow2_export_description (void *handle)
 {
-  (void) handle;
-  return image_description (image);
+  const struct handle *h = handle;
+
+  return h->description;
 }
 
 /* Raise the image's lock and count one more writer.  -EROFS: the image
@@ -224,11 +226,8 @@ qcow2_open (int readonly)
 
   if (!name)
     return NULL;
-  if (*name) {
-    report_error ("export '%.200s': there is no such export, this server "
-                  "has one: '' (the active disk)", name);
-    return NULL;
-  }
+  if (*name)
+    return exports_open (image, name);
   r = readonly ? -EROFS : begin_writing ();
   if (r == -EROFS)
     return &reader;
@@ -245,7 +244,9 @@ qcow2_close (void *handle)
   const struct handle *h = handle;
   bool last = false;
 
-  if (!h->readonly) {
+  if (h->image != image)
+    exports_close (h);
+  else if (!h->readonly) {
     ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&writers_lock);
     last = --writers == 0;
   }
@@ -256,8 +257,9 @@ qcow2_close (void *handle)
 static int64_t
 qcow2_get_size (void *handle)
 {
-  (void) handle;
-  return (int64_t) image_size (image);
+  const struct handle *h = handle;
+
+  return (int64_t) image_size (h->image);
 }
 
 static int
@@ -331,11 +333,12 @@ static int
 qcow2_pread (void *handle, void *buf, uint32_t count, uint64_t offset,
              uint32_t flags)
 {
-  (void) handle;
+  const struct handle *h = handle;
+
   (void) flags;
   if (count == 0)
     return 0;
-  return answer (image_read (image, buf, count, offset), false);
+  return answer (image_read (h->image, buf, count, offset), false);
 }
 
 static int
@@ -352,9 +355,10 @@ qcow2_pwrite (void *handle, const void *buf, uint32_t count, uint64_t offset,
 static int
 qcow2_flush (void *handle, uint32_t flags)
 {
-  (void) handle;
+  const struct handle *h = handle;
+
   (void) flags;
-  return answer (image_flush (image), false);
+  return answer (image_flush (h->image), false);
 }
 
 static int
@@ -417,14 +421,14 @@ static int
 qcow2_extents (void *handle, uint32_t count, uint64_t offset, uint32_t flags,
                struct nbdkit_extents *extents)
 {
+  const struct handle *h = handle;
   struct extents_request rq = {
     .extents = extents, .start = offset, .end = offset + count
   };
 
-  (void) handle;
   if (count == 0)
     return 0;
-  return answer (image_extents (image, offset, count,
+  return answer (image_extents (h->image, offset, count,
                                 (flags & NBDKIT_FLAG_REQ_ONE) != 0,
                                 add_extent, &rq), false);
 }
@@ -432,11 +436,12 @@ qcow2_extents (void *handle, uint32_t count, uint64_t offset, uint32_t flags,
 static int
 qcow2_cache (void *handle, uint32_t count, uint64_t offset, uint32_t flags)
 {
-  (void) handle;
+  const struct handle *h = handle;
+
   (void) flags;
   if (count == 0)
     return 0;
-  return answer (image_cache (image, offset, count), false);
+  return answer (image_cache (h->image, offset, count), false);
 }
 
 static struct nbdkit_plugin plugin = {

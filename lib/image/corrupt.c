@@ -88,6 +88,8 @@ image_corrupt (struct image *img, uint64_t offset, uint64_t len,
   char msg[400];
   va_list args;
 
+  if (img->parent)              /* the file is one and the same */
+    img = img->parent;
   va_start (args, fs);
   vsnprintf (msg, sizeof msg, fs, args);
   va_end (args);

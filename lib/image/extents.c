@@ -60,6 +60,12 @@ find_out_preallocated (struct image *img)
 
   if (atomic_load (&img->preallocated) >= 0)
     return;
+  if (img->parent) {            /* it is a property of the file */
+    find_out_preallocated (img->parent);
+    atomic_store (&img->preallocated,
+                  atomic_load (&img->parent->preallocated));
+    return;
+  }
   if (storage_allocated (img->storage, &on_disk) == 0) {
     on_disk >>= img->cluster_bits;
     limit = MAX (on_disk * 10 / 9, on_disk + 2);

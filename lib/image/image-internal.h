@@ -52,7 +52,9 @@ struct image {
   uint64_t cluster_size;        /* bytes */
   uint64_t size;                /* guest bytes */
 
-  bool is_top;                  /* not a backing file */
+  struct image *parent;         /* of a view of a snapshot: storage and
+                                   backing are its; else NULL */
+  bool is_top;                  /* not a backing file, not a view */
   bool opening;                 /* image_open has not returned yet */
   bool bitmaps_valid;           /* their autoclear bit was set at open */
   bool read_only;               /* opened so, or found corrupt */
@@ -88,6 +90,10 @@ image_is_writable_file (const struct image *img)
 {
   return storage_is_writable (img->storage);
 }
+
+/* open.c: an image in which only what needs no I/O is set up. */
+struct image *image_new (const struct image_config *config,
+                         struct storage *storage, bool is_top);
 
 /* begin.c: before the first guest write, deal with the autoclear bits
  * and reserve what commits will need.  Cheap when done already.  0 or a

@@ -89,6 +89,23 @@ bool image_is_writable (const struct image *img);   /* could be, if asked */
 int image_is_rotational (const struct image *img);
 const char *image_description (const struct image *img);
 
+/* Internal snapshots, in the order of the image's table. */
+struct image_snapshot {
+  const char *id, *name;        /* live as long as the image */
+  uint64_t size;                /* guest bytes */
+  uint32_t seconds;             /* when it was made, since 1970 */
+};
+uint32_t image_snapshots (const struct image *img);
+void image_snapshot_info (const struct image *img, uint32_t i,
+                          struct image_snapshot *info);
+
+/* Open a snapshot as an image that can be read (image_read,
+ * image_extents, image_cache, the facts) while IMG is written.  Close it
+ * with image_close, before IMG.
+ */
+int image_open_snapshot (struct image *img, uint32_t i,
+                         struct image **view);
+
 /* Raise the lock to a writer's; call before the first write (a writable
  * connection).  Cheap when it is raised already.  -EROFS if not
  * writable, -EAGAIN if another process is in the way.

@@ -53,7 +53,8 @@ read_l1 (struct image *img)
   buf = calloc (m->l1_size + 1, sizeof buf[0]);
   if (!m->l1 || !buf)
     return -ENOMEM;
-  r = storage_read (img->storage, buf, m->l1_size * sizeof buf[0],
+  r = storage_read (img->storage, buf,
+                    img->header.l1_size * sizeof buf[0],
                     img->header.l1_table_offset);
   if (r < 0) {
     report_error ("%s: reading the L1 table at host offset %" PRIu64 ": %s",
@@ -72,7 +73,14 @@ map_open (struct image *img)
   struct map *m = &img->map;
   int i;
 
-  m->l1_size = img->header.l1_size;
+  /* A snapshot's table may end before its disk does; the rest is not
+   * allocated.
+   */
+  m->l1_size = MAX ((uint64_t) img->header.l1_size,
+                    header_l1_entries (img->cluster_bits,
+                                       (img->header.incompatible
+                                        & INCOMPAT_EXTL2) != 0,
+                                       img->size));
   m->l2_bits = img->cluster_bits - 3;
   m->slice_bits = MIN (m->l2_bits, 9u);
   for (i = 0; i < MAP_TABLE_LOCKS; ++i)

@@ -267,8 +267,8 @@ fill_tracker (struct image *img)
  * All of it.
  */
 
-static struct image *
-new_image (const struct image_config *config, struct storage *storage,
+struct image *
+image_new (const struct image_config *config, struct storage *storage,
            bool is_top)
 {
   struct image *img = calloc (1, sizeof *img);
@@ -370,7 +370,7 @@ image_open_in_chain (const struct image_config *config,
                      struct storage *storage, struct chain *chain,
                      struct image **ret)
 {
-  struct image *img = new_image (config, storage, chain->length <= 1);
+  struct image *img = image_new (config, storage, chain->length <= 1);
   int r;
 
   if (!img) {
@@ -449,7 +449,8 @@ image_close (struct image *img)
   if (!img)
     return;
   commit_stop (img);
-  layer_close (img->backing);
+  if (!img->parent)
+    layer_close (img->backing);
   if (img->refcounts.hash || img->refcounts.table)
     refcounts_close (img);
   l2cache_close (img);
@@ -462,7 +463,8 @@ image_close (struct image *img)
   guard_destroy (img);
   pthread_mutex_destroy (&img->begin_lock);
   pthread_mutex_destroy (&img->corrupt_lock);
-  storage_close (img->storage);
+  if (!img->parent)
+    storage_close (img->storage);
   free (img->description);
   free (img);
 }

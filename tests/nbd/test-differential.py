@@ -315,9 +315,11 @@ class Subject:
         check(handles[0].get_size() == self.size, "size is %d, not %d",
               handles[0].get_size(), self.size)
         snapshots = []
-        listed = server.exports() if self.lab.ours else []
-        for name, raw in self.saved.items():
-            if "snapshot:" + name in listed:
+        if self.lab.ours:
+            names = [""] + ["snapshot:" + name for name in self.saved]
+            check(server.exports() == names, "listed are %s, not %s",
+                  server.exports(), names)
+            for name, raw in self.saved.items():
                 snapshots.append((server.connect("snapshot:" + name),
                                   os.open(raw, os.O_RDONLY | os.O_CLOEXEC)))
         # Version 2 has no zero flag: over a backing file a trim would

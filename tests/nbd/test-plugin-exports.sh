@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: BSD-3-Clause
 #
-# The one export is the empty name; others are refused, with an error
-# that says what there is and cannot break the log's lines.
+# The empty name is the active disk; names that lead to nothing are refused,
+# with an error that says what there is and cannot break the log's lines.
 
 # shellcheck source=../functions.sh
 source "$top_srcdir/tests/functions.sh"
@@ -30,7 +30,7 @@ for name in ("disk", "snapshot:nosuch", "a\nb\x1b[1m", "x" * 4000):
         pass
 PY
 grep -qF "export 'disk': there is no such export" "$nbdkit_log"
-grep -qF "one: ''" "$nbdkit_log"
+grep -qF "expected ''" "$nbdkit_log"
 grep -qF "export 'a?b?[1m':" "$nbdkit_log"
 if grep -v 'error: ' "$nbdkit_log" | grep -q .; then
   fail "a line of the log was broken"

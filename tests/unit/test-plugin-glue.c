@@ -34,6 +34,8 @@ static struct engine {
   bool writable;
   uint64_t cluster_size;
   const struct extent { uint64_t offset, len; unsigned status; } *extents;
+  const struct image_snapshot *snapshots;
+  uint32_t nr_snapshots;
 
   unsigned calls, begins, flushes, starts, stops, closes;
   uint64_t offset, len;
@@ -47,9 +49,13 @@ static char last_error[1024];
 static const char *export_name;
 static struct extent added[16];
 static unsigned nr_added;
+static char listed[2000];       /* names, each followed by a space */
 
 struct image { int dummy; };
 static struct image the_image;
+static struct image views[8];   /* of snapshots */
+static int views_open[ARRAY_SIZE (views)];
+static struct image *asked;     /* by the last request */
 
 /* The engine's side. */
 
@@ -86,7 +92,11 @@ image_stop (struct image *img)
 void
 image_close (struct image *img)
 {
-  if (img) {
+  if (img >= views && img < views + ARRAY_SIZE (views)) {
+    ck_assert_int_eq (--views_open[img - views], 0);
+    ck_assert_uint_eq (engine.closes, 0);
+  }
+  else if (img) {
     ck_assert_uint_gt (engine.stops, 0);
     engine.closes++;
   }
@@ -95,8 +105,8 @@ image_close (struct image *img)
 uint64_t
 image_size (const struct image *img)
 {
-  (void) img;
-  return UINT64_C (1) << 40;
+  return img == &the_image ? UINT64_C (1) << 40
+    : (uint64_t) (1 + img - views);
 }
 
 uint64_t
@@ -127,6 +137,34 @@ image_description (const struct image *img)
   return "an image";
 }
 
+uint32_t
+image_snapshots (const struct image *img)
+{
+  ck_assert_ptr_eq (img, &the_image);
+  return engine.nr_snapshots;
+}
+
+void
+image_snapshot_info (const struct image *img, uint32_t i,
+                     struct image_snapshot *info)
+{
+  ck_assert_ptr_eq (img, &the_image);
+  ck_assert_uint_lt (i, engine.nr_snapshots);
+  *info = engine.snapshots[i];
+}
+
+int
+image_open_snapshot (struct image *img, uint32_t i, struct image **view)
+{
+  ck_assert_ptr_eq (img, &the_image);
+  ck_assert_uint_lt (i, engine.nr_snapshots);
+  if (engine.open_result < 0)
+    return engine.open_result;
+  *view = &views[i];
+  ck_assert_int_eq (++views_open[i], 1);
+  return 0;
+}
+
 int
 image_begin_writing (struct image *img)
 {
@@ -149,8 +187,8 @@ called (uint64_t offset, uint64_t len, unsigned flags, bool fua)
 int
 image_read (struct image *img, void *buf, size_t len, uint64_t offset)
 {
-  (void) img;
   (void) buf;
+  asked = img;
   return called (offset, len, 0, false);
 }
 
@@ -279,8 +317,12 @@ nbdkit_add_export (struct nbdkit_exports *exports, const char *name,
                    const char *description)
 {
   (void) exports;
-  ck_assert_str_eq (name, "");
-  ck_assert_str_eq (description, "an image");
+  if (!*name)
+    ck_assert_str_eq (description, "an image");
+  else
+    ck_assert_ptr_nonnull (strstr (description, "internal snapshot, id "));
+  strncat (listed, name, sizeof listed - strlen (listed) - 2);
+  strcat (listed, " ");
   return 0;
 }
 
@@ -294,6 +336,8 @@ set_up (void)
   last_error[0] = '\0';
   export_name = "";
   nr_added = 0;
+  listed[0] = '\0';
+  memset (views_open, 0, sizeof views_open);
   p = plugin_init ();
   p->load ();
 }
@@ -535,13 +579,80 @@ START_TEST (test_open)
   export_name = "other\nname";
   ck_assert_ptr_null (p->open (0));
   ck_assert_str_eq (last_error, "export 'other?name': there is no such "
-                    "export, this server has one: '' (the active disk)");
+                    "export, expected '' (the active disk)");
   export_name = NULL;
   ck_assert_ptr_null (p->open (0));
   ck_assert_int_eq (p->list_exports (0, 0, NULL), 0);
   ck_assert_str_eq (p->default_export (0, 0), "");
   ck_assert_str_eq (p->export_description (ro), "an image");
   p->close (ro);
+}
+END_TEST
+
+static const struct image_snapshot snapshots[] = {
+  { .id = "1", .name = "2" },
+  { .id = "2", .name = "same" },
+  { .id = "3", .name = "same" },
+  { .id = "4", .name = "" },
+  { .id = "5", .name = "tw\no" },
+  { .id = "6", .name = "\xc3\xbc" },
+  { .id = "7", .name = "\xc3(" },
+  { .id = "2", .name = "" },    /* cannot be named */
+};
+
+/* Which name is which snapshot? */
+START_TEST (test_snapshots)
+{
+  static const struct { const char *name; int index; } names[] = {
+    { "snapshot:2", 0 }, { "snapshot:1", 0 }, { "snapshot:same", 1 },
+    { "snapshot:3", 2 }, { "snapshot-id:3", 2 }, { "snapshot-id:2", 1 },
+    { "snapshot:", 3 }, { "snapshot:tw\no", 4 }, { "snapshot:nosuch", -1 },
+    { "snapshot-id:same", -1 }, { "snapshot", -1 }, { "same", -1 },
+    { "snapshot-id:", -1 }
+  };
+  void *h = serve (), *s1, *s2;
+  size_t i;
+
+  engine.snapshots = snapshots;
+  engine.nr_snapshots = ARRAY_SIZE (snapshots);
+  ck_assert_int_eq (p->list_exports (0, 0, NULL), 0);
+  ck_assert_str_eq (listed, " snapshot:2 snapshot:same snapshot-id:3 "
+                    "snapshot-id:4 snapshot-id:5 snapshot:\xc3\xbc "
+                    "snapshot-id:7 ");
+  for (i = 0; i < ARRAY_SIZE (names); i++) {
+    export_name = names[i].name;
+    s1 = p->open (0);
+    ck_assert_msg (!s1 == (names[i].index < 0), "%s", names[i].name);
+    if (!s1)
+      continue;
+    ck_assert_int_eq (p->can_write (s1), 0);
+    ck_assert_int_eq (p->get_size (s1), names[i].index + 1);
+    ck_assert_int_eq (p->pread (s1, buffer, 1, 0, 0), 0);
+    ck_assert_ptr_eq (asked, &views[names[i].index]);
+    ck_assert_str_ne (p->export_description (s1), "an image");
+    /* One engine for all its connections. */
+    s2 = p->open (1);
+    ck_assert_ptr_nonnull (s2);
+    p->close (s1);
+    ck_assert_int_eq (views_open[names[i].index], 1);
+    p->close (s2);
+    ck_assert_int_eq (views_open[names[i].index], 0);
+  }
+  /* The writer beside them is still the last to leave. */
+  ck_assert_uint_eq (engine.flushes, 0);
+  p->close (h);
+  ck_assert_uint_eq (engine.flushes, 1);
+
+  /* It cannot be opened; nobody closes it. */
+  export_name = "snapshot:same";
+  engine.open_result = -EIO;
+  ck_assert_ptr_null (p->open (0));
+  engine.open_result = 0;
+  ck_assert_ptr_nonnull (p->open (0));
+  p->cleanup ();
+  p->unload ();
+  ck_assert_int_eq (views_open[1], 0);
+  ck_assert_uint_eq (engine.closes, 1);
 }
 END_TEST
 
@@ -642,6 +753,7 @@ main (void)
   tcase_add_test (tc, test_no_length);
   tcase_add_test (tc, test_extents);
   tcase_add_test (tc, test_open);
+  tcase_add_test (tc, test_snapshots);
   tcase_add_test (tc, test_close);
   tcase_add_test (tc, test_life);
   tcase_add_test (tc, test_block_size);
