@@ -130,6 +130,7 @@ struct ov_edit {
   enum overlap_type type;       /* enter, leave */
   uint16_t put;                 /* put: the new class */
   bool force;                   /* beyond the limit */
+  bool again;                   /* enter: rebuilding, so it may fail */
   uint64_t missing;             /* leave: clusters that had no such mark */
   uint16_t old, new;            /* the last answer of ov_edit_class */
 };
@@ -326,8 +327,11 @@ void ov_abandon (struct overlap *o, uint64_t number, struct ov_window *w);
 /* Tell of what left since the last call. */
 void ov_tell (struct overlap *o);
 
-/* Windows FIRST to LAST are complete again: the seam for rebuilding.
- * False if the fixed list has no room for what stays outside.
+/* Drop the marks of a window, open or not, but for the pinned ones. */
+void ov_strip (struct overlap *o, ov_slot *slot, uint64_t number);
+
+/* Windows FIRST to LAST are complete again.  False if the fixed list has
+ * no room for what stays outside.
  */
 bool ov_restored (struct overlap *o, uint64_t first, uint64_t last);
 
@@ -346,12 +350,43 @@ void ov_fixed_scan (struct overlap *o, uint64_t first, uint64_t count,
                     struct ov_scan *s, bool *any, bool *every);
 bool ov_fixed_verify (struct overlap *o, const char **why);
 
+/* ---- overlap-restore.c: coming back ---- */
+
+/* A range that is being rebuilt. */
+#define OV_TAKEN_MAX 64
+struct ov_restore {
+  struct ov_span span;          /* windows; LAST falls when memory is short */
+  uint64_t last;                /* LAST at the beginning */
+  bool given_up;                /* nothing of it is left */
+  unsigned n_taken;
+  struct ov_kept taken[OV_TAKEN_MAX]; /* marks taken back meanwhile */
+};
+
+/* Is this window being rebuilt? */
+bool ov_restoring (const struct overlap *o, uint64_t window);
+
+/* Memory is short: give up a window of what is being rebuilt.  False if
+ * nothing was.
+ */
+bool ov_restore_shrink (struct overlap *o);
+
+/* A mark was taken back in a window that is being rebuilt. */
+void ov_restore_taken (struct overlap *o, enum overlap_type type,
+                       uint64_t first, uint64_t count);
+
+/* For tests: another limit from now on. */
+void ov_set_limit (struct overlap *o, uint64_t limit);
+
 /* ---- overlap-types.c ---- */
 
 /* The types that may own a cluster beside TYPE. */
 overlap_set ov_allowed (enum overlap_type type);
 
 /* ---- overlap.c ---- */
+
+/* Edit [FIRST, END), which lie in one window. */
+void ov_update_window (struct overlap *o, uint64_t first, uint64_t end,
+                       struct ov_edit *e);
 
 struct overlap {
   /* Read by checks. */
@@ -377,7 +412,12 @@ struct overlap {
   struct ov_recent recent[OV_RECENT];
 
   struct ov_span left;          /* not told yet */
-  bool tell;
+  bool tell, hold;
+
+  struct ov_restore *restore;   /* NULL: nothing is being rebuilt */
+  uint64_t retry_below;         /* bytes in use that allow another try, */
+  unsigned retry_after, asked;  /* or being asked so often */
+  unsigned turn;                /* which range is tried next */
 };
 
 static inline const struct ov_kind *

@@ -15,14 +15,13 @@
  * Invariants:
  *
  * 1. Spans are sorted, and between two there is at least one window.
- * 2. A window in a span has only clusters with a pinned mark.  (It is
- *    in the span before it is stripped: a check that meets less than
- *    everything finds it outside.)
+ * 2. A window in a span has only clusters with a pinned mark, unless it
+ *    is being rebuilt.  (It is in the span before it is stripped: a check
+ *    that meets less than everything finds it outside.)
  * 3. A window with a mark in "kept" is outside.
  * 4. "fixed" is 0 if and only if both lists are empty.
  *
- * Coming back: once a window's marks have been entered again (see
- * ov_restored), it is taken from its span, and the notice says so.
+ * Coming back is overlap-restore.c; it ends in ov_restored.
  *
  * Locks: overlap.lock, and the slot "fixed" as the windows' slots.
  */
@@ -31,6 +30,7 @@
 
 #include <assert.h>
 
+#include "cleanup.h"
 #include "overlap-internal.h"
 
 /* Any value that is neither 0 nor one of the flags will do. */
@@ -77,6 +77,18 @@ notify (struct overlap *o, struct ov_span span, bool restored)
 }
 
 void
+overlap_hold_notices (struct overlap *o, bool hold)
+{
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&o->lock);
+  unsigned i;
+
+  /* Nothing was told before, so what is outside is what left. */
+  for (i = 0; !hold && o->hold && i < o->n_outside; ++i)
+    notify (o, o->outside[i], false);
+  o->hold = hold;
+}
+
+void
 ov_tell (struct overlap *o)
 {
   if (o->tell)
@@ -88,6 +100,8 @@ ov_tell (struct overlap *o)
 static void
 tell_later (struct overlap *o, struct ov_span span)
 {
+  if (o->hold)
+    return;
   if (o->tell && span.first == o->left.last + 1)
     o->left.last = span.last;
   else if (o->tell && span.last + 1 == o->left.first)
@@ -187,9 +201,8 @@ strip (struct overlap *o, struct ov_window *w)
   }
 }
 
-/* Strip a window, open or not. */
-static void
-strip_window (struct overlap *o, ov_slot *slot, uint64_t number)
+void
+ov_strip (struct overlap *o, ov_slot *slot, uint64_t number)
 {
   struct ov_window *opened = ov_window_opened (o, number), w;
 
@@ -216,13 +229,13 @@ ov_abandon (struct overlap *o, uint64_t number, struct ov_window *w)
       slot = ov_dir_next (o, &i);
       if (!slot || i > gap.last)
         break;
-      strip_window (o, slot, i);
+      ov_strip (o, slot, i);
     }
     tell_later (o, gap);
   }
   slot = w ? w->slot : ov_dir_find (o, number);
   if (slot)
-    strip_window (o, slot, number);
+    ov_strip (o, slot, number);
   tell_later (o, one);
 }
 
@@ -385,7 +398,7 @@ ov_fixed_verify (struct overlap *o, const char **why)
 
       if (!slot || w >= span->last)
         w = span->last;
-      if (v != 0 && !(v & OV_PAGED)
+      if (v != 0 && !(v & OV_PAGED) && !ov_restoring (o, w)
           && ov_runs_each ((struct ov_runs *) v, unpinned, o)) {
         *why = "a window outside the tracker has marks that are not pinned";
         return false;

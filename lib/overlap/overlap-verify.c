@@ -110,6 +110,8 @@ fixed_bytes (struct overlap *o)
   uint64_t sum = ov_size (o) + ov_dir_recount (o);
   unsigned i;
 
+  if (o->restore)
+    sum += ov_size (o->restore);
   if (o->hash != o->hash_here)
     sum += ov_size (o->hash);
   for (i = 0; i < OV_KIND_BLOCKS; ++i) {

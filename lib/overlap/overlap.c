@@ -29,7 +29,8 @@
  * smaller; pages save an update from shifting a long list.
  *
  * overlap-memory.c accounts for every byte, overlap-limit.c knows what
- * had to leave for want of memory, overlap-verify.c recounts.
+ * had to leave for want of memory, overlap-restore.c brings it back,
+ * overlap-verify.c recounts.
  *
  *
  * The states of a window, and who moves it
@@ -51,14 +52,15 @@
  *                                  |   outside   |  pinned marks alone,
  *                                  +-------------+  as nothing or runs
  *                                         |
- *                                         | ov_restored, once the marks
- *                                         v have been entered again
- *                                  nothing or runs
+ *                                         | overlap_restore_end, once the
+ *                                         v marks have been entered again
+ *                                  nothing, runs or paged
  *
  * What happens when memory is short, in this order (relieve): a page of
  * the bytemap becomes runs and the edit is tried again, until there are
- * none; edits that need no more memory go on working where they are; the
- * window that needs more leaves (ov_abandon); a mark of a pinned type is
+ * none; what is being rebuilt is given up (ov_restore_shrink); edits that
+ * need no more memory go on working where they are; the window that
+ * needs more leaves (ov_abandon); a mark of a pinned type is
  * then made beyond the limit; and if malloc has nothing at all, it goes
  * to a short list in struct overlap (ov_keep).  A limit, a failing malloc
  * and a full dictionary are one case.
@@ -111,6 +113,7 @@ overlap_new (const struct overlap_config *config)
     return NULL;
   o->config = *config;
   o->used = ov_size (o);
+  o->retry_below = UINT64_MAX;
   pthread_mutex_init (&o->lock, NULL);
   ov_kind_init (o);
   return o;
@@ -149,6 +152,7 @@ overlap_free (struct overlap *o)
     ov_free (o, atomic_load (&o->kind_block[i]));
   if (o->hash != o->hash_here)
     ov_free (o, o->hash);
+  ov_free (o, o->restore);
   pthread_mutex_destroy (&o->lock);
   free (o);
 }
@@ -268,11 +272,11 @@ static bool
 relieve (struct overlap *o, uint64_t number, struct ov_window *w,
          struct ov_edit *e)
 {
-  if (ov_page_evict (o))
+  if (ov_page_evict (o) || ov_restore_shrink (o))
     return true;
   if (!ov_outside (o, number))
     ov_abandon (o, number, w);
-  if (!(OVERLAP_BIT (e->type) & OV_PINNED) || e->force)
+  if (!(OVERLAP_BIT (e->type) & OV_PINNED) || e->force || e->again)
     return false;
   e->force = true;              /* beyond the limit, if malloc can */
   return true;
@@ -283,7 +287,7 @@ static bool
 tracked (struct overlap *o, uint64_t number, const struct ov_edit *e)
 {
   return e->what == OV_LEAVE || (OVERLAP_BIT (e->type) & OV_PINNED)
-    || !ov_outside (o, number);
+    || !ov_outside (o, number) || ov_restoring (o, number);
 }
 
 /* Edit [A, B) of a window that has a slot.  Returns where it stopped
@@ -310,9 +314,8 @@ update_slot (struct overlap *o, ov_slot *slot, uint64_t number, uint32_t a,
   return done;
 }
 
-/* Edit [FIRST, END), which lie in one window. */
-static void
-update_window (struct overlap *o, uint64_t first, uint64_t end,
+void
+ov_update_window (struct overlap *o, uint64_t first, uint64_t end,
                struct ov_edit *e)
 {
   uint64_t number = first >> OV_WINDOW_BITS, missing = e->missing, done;
@@ -337,9 +340,11 @@ update_window (struct overlap *o, uint64_t first, uint64_t end,
   }
 
   /* No memory at all. */
-  if (done < end && e->what == OV_ENTER
+  if (done < end && e->what == OV_ENTER && !e->again
       && (OVERLAP_BIT (e->type) & OV_PINNED))
     ov_keep (o, e->type, done, end - done);
+  if (e->what == OV_LEAVE && ov_restoring (o, number))
+    ov_restore_taken (o, e->type, first, end - first);
   if (e->what == OV_LEAVE && e->missing > missing) {
     ov_unkeep (o, e->type, first, end - first);
     if (ov_outside (o, number))
@@ -364,7 +369,7 @@ update (struct overlap *o, uint64_t first, uint64_t end, struct ov_edit *e)
     }
     last = first | (OV_WINDOW - 1);
     next = last < end - 1 ? last + 1 : end;
-    update_window (o, first, next, e);
+    ov_update_window (o, first, next, e);
   }
   ov_tell (o);
 }

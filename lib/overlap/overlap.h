@@ -94,6 +94,13 @@ struct overlap;
 struct overlap *overlap_new (const struct overlap_config *config);
 void overlap_free (struct overlap *o);
 
+/* While many marks are entered in whatever order, as when an image is
+ * opened: keep the notices of what leaves, and tell of all of it joined
+ * when HOLD is false again.  Only for a tracker from which nothing has
+ * left yet.
+ */
+void overlap_hold_notices (struct overlap *o, bool hold);
+
 /* Mark COUNT clusters from FIRST on as TYPE, in addition to what they
  * are.  Returns the set of other owners met there that are not allowed
  * beside TYPE: 0 is the good case.  Allowed together are active-l2 with
@@ -140,6 +147,26 @@ void overlap_query (struct overlap *o, uint64_t first, uint64_t count,
  */
 bool overlap_hit (struct overlap *o, uint64_t first, uint64_t count,
                   overlap_set mask);
+
+/* Coming back.  If something is outside and there has been memory for
+ * it for a while, begin to rebuild a range of it: true.  From then on the
+ * caller walks all metadata and calls overlap_restore_enter for each
+ * piece that he meets, and in the end overlap_restore_end, with false if
+ * he could not finish.  What is rebuilt counts as outside until then.
+ *
+ * Updates may go on meanwhile, and reach what is rebuilt, too.  The walk
+ * may meet a piece twice and may meet what has been taken back while it
+ * ran: such marks are not made (but owners as inactive-l2 are counted
+ * each time, so those must not change).  It must not miss what was
+ * there all the time from before overlap_restore_begin.
+ *
+ * overlap_restore_end returns true if some of the range, or all, is back
+ * in the tracker; the notice says what.
+ */
+bool overlap_restore_begin (struct overlap *o);
+void overlap_restore_enter (struct overlap *o, enum overlap_type type,
+                            uint64_t first, uint64_t count);
+bool overlap_restore_end (struct overlap *o, bool complete);
 
 struct overlap_stats {
   uint64_t used;                /* accounted bytes, everything */
