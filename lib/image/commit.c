@@ -61,12 +61,17 @@
 #include "cleanup.h"
 #include "image-internal.h"
 #include "report.h"
+#include "sabotage.h"
 #include "verify.h"
 
 /* So many chunks of dropped references (about 700,000 clusters if they
  * lie scattered, 16 MB) are worth a commit.
  */
 #define MAX_FREED_CHUNKS 4096
+
+#ifdef QCOW2_SABOTAGE
+enum sabotage sabotage_now;
+#endif
 
 int
 commit_init (struct image *img)
@@ -130,7 +135,8 @@ make_cut (struct image *img, struct cut *cut)
    * that the old one is released in this commit and the header changed in
    * the next.
    */
-  freed_take (&img->freed, &cut->freed);
+  if (!SABOTAGED (SABOTAGE_CUT_FREED))
+    freed_take (&img->freed, &cut->freed);
   refcounts_cut (img, &cut->counts);
 }
 
@@ -157,7 +163,7 @@ write_new_blocks (struct image *img, struct cut *cut)
   if (!cut->counts.fresh && !cut->counts.grown)
     return 0;
   r = refcounts_write_fresh (img, &cut->counts);
-  if (r == 0)
+  if (r == 0 && !SABOTAGED (SABOTAGE_BLOCK_ORDER))
     r = guard_sync (img);
   if (r == 0)
     r = refcounts_write_links (img, &cut->counts);
@@ -170,7 +176,8 @@ write_counts (struct image *img, struct cut *cut, bool pointers)
 {
   int r = refcounts_write_dirty (img);
 
-  if (r == 0 && pointers && cut->barrier)
+  if (r == 0 && pointers && cut->barrier
+      && !SABOTAGED (SABOTAGE_POINTER_SYNC))
     r = guard_sync (img);
   return r;
 }
@@ -183,7 +190,7 @@ write_pointers (struct image *img, struct cut *cut)
 
   if (r == 0)
     r = map_write_l1_cut (img, cut->epoch);
-  if (r == 0)
+  if (r == 0 && !SABOTAGED (SABOTAGE_LAST_SYNC))
     r = guard_sync (img);
   return r;
 }
@@ -213,6 +220,8 @@ do_commit (struct image *img)
   refcounts_cut_end (img, &cut.counts, true);
   l2cache_cut_end (img, cut.epoch, true);
   map_l1_cut_end (img, cut.epoch, true);
+  if (SABOTAGED (SABOTAGE_CUT_FREED))
+    freed_take (&img->freed, &cut.freed);
   freed_release (img, &cut.freed);
   if (img->config.overlap_debug)
     verify_tracker (img);

@@ -19,6 +19,7 @@
 #include "image-internal.h"
 #include "l2cache-internal.h"
 #include "report.h"
+#include "sabotage.h"
 
 bool
 l2cache_cut_is_empty (struct image *img, uint64_t epoch)
@@ -93,7 +94,7 @@ take (struct image *img, struct slice *s, uint8_t *buf)
 {
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&shard_of (img, s->index)->lock);
 
-  if (s->frozen) {
+  if (s->frozen && !SABOTAGED (SABOTAGE_CUT_SLICE)) {
     memcpy (buf, s->frozen, slice_bytes (img));
     free (s->frozen);
     s->frozen = NULL;

@@ -31,6 +31,7 @@
 #include "image-internal.h"
 #include "map-internal.h"
 #include "report.h"
+#include "sabotage.h"
 
 /* What entry I of a change becomes, and whether the host clusters of
  * OLD are freed.
@@ -241,5 +242,9 @@ map_set (struct image *img, uint64_t cluster, uint64_t count,
       r = fetch (img, cluster);
   }
   freed_list_free (&p.freed);
+  if (SABOTAGED (SABOTAGE_QUARANTINE)) {
+    freed_take (&img->freed, &p.freed);
+    freed_release (img, &p.freed);
+  }
   return r;
 }

@@ -33,7 +33,9 @@
 #include "byteorder.h"
 #include "cleanup.h"
 #include "image-internal.h"
+#include "refcount.h"
 #include "report.h"
+#include "sabotage.h"
 
 void
 refcounts_cut (struct image *img, struct refcounts_cut *cut)
@@ -71,6 +73,10 @@ write_fresh_block (struct image *img, const struct refblock *b,
     ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&rc->lock);
     memcpy (buf, b->data, img->cluster_size);
   }
+  if (SABOTAGED (SABOTAGE_SELF_COUNT)
+      && b->offset >> img->cluster_bits >> rc->block_bits == b->index)
+    refcount_set (buf, rc->order, (b->offset >> img->cluster_bits)
+                  & ((UINT64_C (1) << rc->block_bits) - 1), 0);
   r = guard_write_buf (img, OVERLAP_REFCOUNT_BLOCK, buf, img->cluster_size,
                        b->offset);
   return r < 0 ? failed (img, "a new refcount block", b->offset, r) : 0;

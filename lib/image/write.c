@@ -32,6 +32,7 @@
 #include "image-internal.h"
 #include "read.h"
 #include "report.h"
+#include "sabotage.h"
 #include "write.h"
 
 /* What is left of a request, within one slice. */
@@ -325,7 +326,7 @@ image_write (struct image *img, const void *buf, size_t len,
     r = image_prepare_write (img);
   if (r == 0)
     r = write_range (img, buf, len, offset, fua, &commit);
-  if (r == 0 && fua && commit)
+  if (r == 0 && fua && commit && !SABOTAGED (SABOTAGE_FUA))
     r = commit_now (img);
   return image_request_end (img, "writing", offset, len, r);
 }

@@ -30,6 +30,7 @@
 #include "checked.h"
 #include "cleanup.h"
 #include "image-internal.h"
+#include "sabotage.h"
 #include "write.h"
 
 /* Can whole clusters be made zero by changing entries alone? */
@@ -55,7 +56,8 @@ zero_in_slice (struct image *img, uint64_t first, uint64_t end,
     r = commit_throttle (img);
   if (r < 0)
     return r;
-  rangelock_lock (&img->ranges, &hold, first, end, true);
+  rangelock_lock (&img->ranges, &hold, first, end,
+                  !SABOTAGED (SABOTAGE_IN_FLIGHT));
   r = map_set (img, first, end - first, change, 0);
   if (r == -ENOSPC && commit_now (img) == 0)
     r = map_set (img, first, end - first, change, 0);

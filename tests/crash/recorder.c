@@ -9,7 +9,8 @@
  * records order all of it even with many threads.
  *
  * LOCK guards everything, and is held over each operation's change of
- * the current contents.
+ * the current contents; not from an operation's begin to its end, so
+ * that syncs meet operations in flight.
  */
 
 #include <config.h>
@@ -22,6 +23,7 @@
 #include <string.h>
 
 #include "recorder.h"
+#include "recorder-internal.h"
 #include "storage-impl.h"
 
 #define SECTOR 512u
@@ -29,36 +31,6 @@
 
 static const char *const kind_names[] = {
   "write", "zero", "punch", "reserve", "truncate", "sync",
-};
-
-struct record {
-  enum recorder_op kind;
-  bool durable;
-  uint64_t offset, len;         /* TRUNCATE: offset is the length */
-  char *data;                   /* WRITE */
-  size_t began;                 /* SYNC: records at its begin */
-  size_t ended;                 /* others: records at the end, or SIZE_MAX */
-};
-
-/* Bytes of a file; those past SIZE are not there. */
-struct content {
-  char *bytes;
-  uint64_t size, space;
-};
-
-struct recorder {
-  pthread_mutex_t lock;
-  struct content first, now;
-  struct record *records;
-  size_t count, space;
-  bool lies;
-  recorder_hook *hook;
-  void *opaque;
-
-  /* The blocks of NOW that have space; all that are not named do. */
-  bool *holes;
-  uint64_t nr_holes;            /* elements of HOLES */
-  uint64_t space_left;          /* blocks, UINT64_MAX no limit */
 };
 
 struct recorder_storage {
@@ -205,6 +177,31 @@ recorder_of (struct storage *s)
   return ((struct recorder_storage *) s)->rec;
 }
 
+/* Let other threads run, if a test wants that. */
+static void
+pause_here (struct recorder *rec)
+{
+  if (rec->pause)
+    rec->pause (rec->pause_opaque);
+}
+
+/* Record I, made under the lock, has taken effect: let go of the lock,
+ * and say after a while that it has ended.
+ */
+static void
+end_record (struct recorder *rec, size_t i)
+{
+  if (!rec->pause) {
+    rec->records[i].ended = rec->count;
+    return;
+  }
+  pthread_mutex_unlock (&rec->lock);
+  pause_here (rec);
+  pthread_mutex_lock (&rec->lock);
+  if (!rec->records[i].doomed)
+    rec->records[i].ended = rec->count;
+}
+
 static int
 change (struct storage *s, enum recorder_op kind, uint64_t offset, uint64_t len)
 {
@@ -212,6 +209,7 @@ change (struct storage *s, enum recorder_op kind, uint64_t offset, uint64_t len)
   struct record *r;
   int err;
 
+  pause_here (rec);
   pthread_mutex_lock (&rec->lock);
   err = may_change (rec, kind, offset, len);
   if (err == 0) {
@@ -219,7 +217,7 @@ change (struct storage *s, enum recorder_op kind, uint64_t offset, uint64_t len)
     r->offset = offset;
     r->len = len;
     apply (&rec->now, r);
-    r->ended = rec->count;
+    end_record (rec, rec->count - 1);
   }
   pthread_mutex_unlock (&rec->lock);
   return err;
@@ -243,6 +241,7 @@ record_write (struct storage *s, const struct iovec *iov, int cnt,
       p = mempcpy (p, iov[i].iov_base, iov[i].iov_len);
   }
 
+  pause_here (rec);
   pthread_mutex_lock (&rec->lock);
   err = may_change (rec, RECORDER_WRITE, offset, len);
   if (err < 0) {
@@ -259,7 +258,7 @@ record_write (struct storage *s, const struct iovec *iov, int cnt,
     r->data = data;
     r->durable = durable && err == 0;
     apply (&rec->now, r);
-    r->ended = rec->count;
+    end_record (rec, rec->count - 1);
   }
   pthread_mutex_unlock (&rec->lock);
   return err;
@@ -289,11 +288,8 @@ record_truncate (struct storage *s, uint64_t size)
   return change (s, RECORDER_TRUNCATE, size, 0);
 }
 
-/* Everything that ended among the first so many records is certain at
- * the moment CRASH.
- */
-static size_t
-certain_until (struct recorder *rec, size_t crash)
+size_t
+recorder_certain_until (const struct recorder *rec, size_t crash)
 {
   size_t i, until = 0;
 
@@ -306,24 +302,21 @@ certain_until (struct recorder *rec, size_t crash)
   return until;
 }
 
-static bool
-is_certain (const struct record *r, size_t until, size_t crash)
-{
-  return r->ended <= until || (r->durable && r->ended <= crash);
-}
-
 /* A sync failed: what is not certain will never be.  The lock is held. */
 static void
 doom (struct recorder *rec)
 {
-  const size_t until = certain_until (rec, rec->count);
+  const size_t until = recorder_certain_until (rec, rec->count);
   size_t i;
 
   for (i = 0; i < rec->count; i++) {
     struct record *r = &rec->records[i];
 
-    if (r->kind != RECORDER_SYNC && !is_certain (r, until, rec->count))
+    if (r->kind != RECORDER_SYNC
+        && !record_is_certain (r, until, rec->count)) {
       r->ended = SIZE_MAX;
+      r->doomed = true;
+    }
   }
 }
 
@@ -336,6 +329,9 @@ record_sync (struct storage *s)
 
   pthread_mutex_lock (&rec->lock);
   began = rec->lies ? 0 : rec->count;
+  pthread_mutex_unlock (&rec->lock);
+  pause_here (rec);
+  pthread_mutex_lock (&rec->lock);
   err = may_change (rec, RECORDER_SYNC, 0, 0);
   if (err < 0)
     doom (rec);
@@ -362,6 +358,7 @@ record_read (struct storage *s, void *buf, size_t len, uint64_t offset)
   struct recorder *rec = recorder_of (s);
   uint64_t there = 0;
 
+  pause_here (rec);
   pthread_mutex_lock (&rec->lock);
   if (offset < rec->now.size) {
     there = rec->now.size - offset < len ? rec->now.size - offset : len;
@@ -509,6 +506,13 @@ recorder_set_hook (struct recorder *rec, recorder_hook *hook, void *opaque)
 }
 
 void
+recorder_set_pause (struct recorder *rec, recorder_pause *pause, void *opaque)
+{
+  rec->pause = pause;
+  rec->pause_opaque = opaque;
+}
+
+void
 recorder_set_space (struct recorder *rec, uint64_t bytes)
 {
   const uint64_t blocks = (rec->now.size + BLOCK - 1) / BLOCK;
@@ -567,7 +571,7 @@ char *
 recorder_crash (struct recorder *rec, size_t crash, enum recorder_loss loss,
                 uint64_t seed, uint64_t *size)
 {
-  const size_t until = certain_until (rec, crash);
+  const size_t until = recorder_certain_until (rec, crash);
   uint64_t random = seed * 2 + 1;
   struct content c;
   size_t i;
@@ -579,7 +583,7 @@ recorder_crash (struct recorder *rec, size_t crash, enum recorder_loss loss,
   for (i = 0; i < crash; i++) {
     const struct record *r = &rec->records[i];
 
-    if (is_certain (r, until, crash) || loss == RECORDER_LOSE_NOTHING)
+    if (record_is_certain (r, until, crash) || loss == RECORDER_LOSE_NOTHING)
       apply (&c, r);
     else if (loss == RECORDER_LOSE_SOME && toss (&random))
       apply (&c, r);
@@ -593,13 +597,13 @@ recorder_crash (struct recorder *rec, size_t crash, enum recorder_loss loss,
 void
 recorder_print (struct recorder *rec, size_t crash)
 {
-  const size_t until = certain_until (rec, crash);
+  const size_t until = recorder_certain_until (rec, crash);
   size_t i;
 
   for (i = 0; i < crash; i++) {
     const struct record *r = &rec->records[i];
 
-    if (r->kind != RECORDER_SYNC && !is_certain (r, until, crash))
+    if (r->kind != RECORDER_SYNC && !record_is_certain (r, until, crash))
       printf ("  record %zu: %s %" PRIu64 "+%" PRIu64 "\n", i,
               kind_names[r->kind], r->offset, r->len);
   }

@@ -59,6 +59,14 @@ typedef int recorder_hook (void *opaque, enum recorder_op op);
 void recorder_set_hook (struct recorder *rec, recorder_hook *hook,
                         void *opaque);
 
+/* Called without any lock before every operation, a second time before
+ * a change has ended, and while a sync is under way: a test with threads
+ * can let others run there.  Set it before they begin.
+ */
+typedef void recorder_pause (void *opaque);
+void recorder_set_pause (struct recorder *rec, recorder_pause *pause,
+                         void *opaque);
+
 /* The disk has so many bytes left, in blocks of 4096: what fills a hole
  * or makes the file longer than that fails with -ENOSPC, what punches
  * holes gets space back.

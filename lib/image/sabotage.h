@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* Breaking the rules of crash safety, one at a time, on purpose: so that
+ * a test can show that the tests notice (tests/crash/test-sabotage.c).
+ *
+ * Only libqcow2sabotage.la, which tests link instead of libqcow2image.la,
+ * is compiled with QCOW2_SABOTAGE.  Elsewhere SABOTAGED is a constant and
+ * no code remains of it; tests/crash/check-no-sabotage.sh looks.
+ */
+
+#ifndef QCOW2_SABOTAGE_H
+#define QCOW2_SABOTAGE_H
+
+#include <stdbool.h>
+
+enum sabotage {
+  SABOTAGE_NONE,
+  SABOTAGE_POINTER_SYNC,        /* no sync before the pointers */
+  SABOTAGE_QUARANTINE,          /* what is freed is free at once */
+  SABOTAGE_BLOCK_ORDER,         /* no sync between block and entry */
+  SABOTAGE_CUT_FREED,           /* the freed are taken after the commit */
+  SABOTAGE_CUT_SLICE,           /* slices are written as they are now */
+  SABOTAGE_IN_FLIGHT,           /* freeing waits for no request */
+  SABOTAGE_SELF_COUNT,          /* a new block does not count itself */
+  SABOTAGE_LAST_SYNC,           /* no sync after the pointers */
+  SABOTAGE_FUA,                 /* FUA commits nothing */
+  NR_SABOTAGES
+};
+
+#ifdef QCOW2_SABOTAGE
+extern enum sabotage sabotage_now; /* set by the test; in commit.c */
+#define SABOTAGED(rule) (sabotage_now == (rule))
+#else
+#define SABOTAGED(rule) false
+#endif
+
+#endif /* QCOW2_SABOTAGE_H */

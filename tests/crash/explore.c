@@ -1,0 +1,306 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* Exploring crash states; see explore.h.
+ *
+ * For every moment of a run: the prefix (all arrived that had begun),
+ * and if anything was uncertain, the state without any of it and some
+ * that have a part of it.  Each state is judged:
+ *
+ *   - fsck finds no corruption (leaks are counted);
+ *   - the engine opens it for writing, and finds nothing wrong;
+ *   - each sector holds what it may (history.h), read by the engine;
+ *   - for a share, qemu-img check finds no corruption, and what
+ *     qemu-img convert reads is what the engine read;
+ *   - for a share, it takes requests like any other image, and is sound
+ *     and right after them.
+ */
+
+#include <config.h>
+
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "explore.h"
+#include "fsck.h"
+#include "work.h"
+
+#define REQUESTS 48             /* of a run */
+#define SOME_STATES 3           /* of a moment, with a part of it */
+#define GO_ON_SHARE 20
+
+struct explore_stats explore_stats;
+
+/* What is being looked at. */
+static struct {
+  const struct base *base;
+  uint64_t seed;
+  struct recorder *rec;
+  struct history *history;
+  struct states *states;
+  size_t crash;
+  enum loss loss;
+  uint64_t choice;
+  struct disk *disk;
+  tag *tags;
+} now;
+
+static void __attribute__ ((noreturn, format (printf, 1, 2)))
+wrong (const char *fs, ...)
+{
+  va_list args;
+
+  printf ("FAIL after %" PRIu64 " states: ", explore_stats.states);
+  va_start (args, fs);
+  vprintf (fs, args);
+  va_end (args);
+  printf ("\n  %s, seed %" PRIu64, now.base->kind->name, now.seed);
+  if (now.states) {
+    printf (", crash at %zu, %s (%" PRIu64 ")\n", now.crash,
+            loss_names[now.loss], now.choice);
+    states_print (now.states);
+  }
+  if (now.disk && disk_save (now.disk, "wrong.qcow2"))
+    printf ("  the state is in wrong.qcow2");
+  printf ("\n  the first thing that the engine said: %s\n", work_problem);
+  fflush (stdout);
+  _exit (EXIT_FAILURE);         /* at once: what is left is not a leak */
+}
+
+static uint64_t
+next_random (uint64_t *state)
+{
+  *state ^= *state >> 12;
+  *state ^= *state << 25;
+  *state ^= *state >> 27;
+  return *state * UINT64_C (0x2545f4914f6cdd1d) >> 32;
+}
+
+static struct image *
+open_state (void)
+{
+  struct image *img;
+
+  work_on_state (now.disk);
+  img = work_open (NAME_STATE);
+  if (img == NULL || work_problem[0])
+    wrong ("opening the image");
+  return img;
+}
+
+/* Read it with the engine, and compare with what may be there. */
+static void
+check_contents (void)
+{
+  const unsigned n = history_sectors (now.history);
+  struct image *img = open_state ();
+  unsigned i;
+
+  if (work_read_tags (img, now.tags) < 0 || work_problem[0])
+    wrong ("reading the image");
+  image_close (img);
+  for (i = 0; i < n; i++) {
+    if (!history_is_legal (now.history, i, now.tags[i])) {
+      history_print (now.history, i);
+      wrong ("sector %u holds %" PRIx64, i, now.tags[i]);
+    }
+  }
+}
+
+static void
+check_fsck (const char *when)
+{
+  struct fsck_result r;
+
+  if (!fsck (now.disk, &r))
+    wrong ("%s: %s", when, r.problem);
+  explore_stats.leaks += r.leaks;
+  explore_stats.leaky += r.leaks > 0;
+}
+
+static int
+run (const char *command)
+{
+  int status;
+
+  fflush (stdout);
+  status = system (command);
+  return WIFEXITED (status) ? WEXITSTATUS (status) : 128;
+}
+
+/* The same, from the outside. */
+static void
+ask_qemu (void)
+{
+  const unsigned n = history_sectors (now.history);
+  tag *tags = calloc (n, sizeof *tags);
+  int status;
+
+  if (tags == NULL || !disk_save (now.disk, "state.qcow2"))
+    abort ();
+  status = run ("qemu-img check -q -f qcow2 state.qcow2 >check.out 2>&1");
+  if (status != 0 && status != 3) {
+    run ("tail -n 20 check.out");
+    wrong ("qemu-img check finds corruption");
+  }
+  if (run ("qemu-img convert -f qcow2 -O raw state.qcow2 state.raw") != 0)
+    wrong ("qemu-img convert fails");
+  base_read_raw (now.base, "state.raw", tags);
+  if (memcmp (tags, now.tags, n * sizeof *tags) != 0)
+    wrong ("qemu-img reads something else");
+  free (tags);
+  explore_stats.qemu++;
+}
+
+/* The image is used again.  The state itself changes. */
+static void
+go_on (void)
+{
+  const unsigned n = history_sectors (now.history);
+  tag *tags = calloc (n, sizeof *tags);
+  struct image *img = open_state ();
+  unsigned i;
+
+  if (tags == NULL)
+    abort ();
+  if (work_on_after_crash (img, now.tags, 10, UINT64_C (1) << 40,
+                           now.seed + now.crash) < 0
+      || work_problem[0])
+    wrong ("a request after the crash failed");
+  image_close (img);
+  check_fsck ("after going on");
+  img = open_state ();
+  if (work_read_tags (img, tags) < 0)
+    wrong ("reading after going on");
+  image_close (img);
+  for (i = 0; i < n; i++) {
+    if (tags[i] != now.tags[i])
+      wrong ("after going on sector %u holds %" PRIx64 ", not %" PRIx64, i,
+             tags[i], now.tags[i]);
+  }
+  free (tags);
+  explore_stats.gone_on++;
+}
+
+static void
+check_state (unsigned kind, enum loss loss, uint64_t choice,
+             unsigned qemu_share)
+{
+  uint64_t random = (now.seed << 32) + now.crash * NR_LOSSES + loss + 1;
+
+  explore_stats.states++;
+  explore_stats.by_kind[kind]++;
+  explore_stats.by_loss[loss]++;
+  now.loss = loss;
+  now.choice = choice;
+  now.disk = states_make (now.states, loss, choice);
+  check_fsck ("fsck");
+  check_contents ();
+  next_random (&random);
+  next_random (&random);
+  if (qemu_share && next_random (&random) % qemu_share == 0)
+    ask_qemu ();
+  if (next_random (&random) % GO_ON_SHARE == 0)
+    go_on ();
+  disk_free (now.disk);
+  now.disk = NULL;
+}
+
+/* All states of one moment. */
+static void
+check_moment (unsigned kind, uint64_t *random, uint64_t most,
+              unsigned qemu_share)
+{
+  const unsigned uncertain = states_goto (now.states, now.crash);
+  const uint64_t begin = explore_stats.states;
+  unsigned i;
+
+  history_goto (now.history, now.crash);
+  check_state (kind, LOSE_NOTHING, 0, qemu_share);
+  if (uncertain == 0 || explore_stats.states - begin >= most)
+    return;
+  check_state (kind, LOSE_ALL, 0, qemu_share);
+  for (i = 0; i < SOME_STATES; i++) {
+    enum loss loss
+      = (enum loss) (LOSE_SUBSET + (now.crash + i) % (NR_LOSSES
+                                                      - LOSE_SUBSET));
+
+    if (uncertain == 1 && (loss == LOSE_SUBSET || loss == LOSE_REORDERED))
+      continue;
+    if (explore_stats.states - begin >= most)
+      return;
+    check_state (kind, loss, next_random (random) << 32
+                 | next_random (random), qemu_share);
+  }
+}
+
+/* Let guests work, and note what became of the refcounts. */
+static void
+make_run (void)
+{
+  struct fsck_result before, after;
+  struct disk *d = disk_create (now.base->bytes, now.base->size);
+  struct states *st;
+
+  if (!fsck (d, &before))
+    wrong ("at first: %s", before.problem);
+  disk_free (d);
+  if (work (now.history, REQUESTS, now.seed) < 0 || work_problem[0])
+    wrong ("a request failed");
+  st = states_create (now.rec);
+  states_goto (st, recorder_now (now.rec));
+  now.disk = states_make (st, LOSE_NOTHING, 0);
+  if (!fsck (now.disk, &after))
+    wrong ("after a clean end: %s", after.problem);
+  if (after.leaks > before.leaks)
+    wrong ("after a clean end %" PRIu64 " clusters are leaked",
+           after.leaks);
+  disk_free (now.disk);
+  now.disk = NULL;
+  states_free (st);
+  explore_stats.blocks_made += after.blocks - before.blocks;
+  explore_stats.tables_grown += after.table_clusters > before.table_clusters;
+}
+
+void
+explore (unsigned kind, uint64_t seed, uint64_t most, unsigned qemu_share)
+{
+  uint64_t random = seed * UINT64_C (0x9e3779b97f4a7c15) | 1;
+  const uint64_t begin = explore_stats.states;
+  size_t moments;
+
+  memset (&now, 0, sizeof now);
+  now.base = base_get (kind);
+  now.seed = seed;
+  now.rec = recorder_create (now.base->bytes, now.base->size);
+  now.history = history_create (now.base->windows, now.base->nr_windows,
+                                now.base->initial);
+  now.tags = calloc (history_sectors (now.history), sizeof (tag));
+  if (now.tags == NULL)
+    abort ();
+  work_forget_problem ();
+  work_on (now.base, now.rec);
+  make_run ();
+  explore_stats.runs++;
+  explore_stats.requests += REQUESTS;
+  explore_stats.syncs += recorder_syncs (now.rec);
+
+  now.states = states_create (now.rec);
+  moments = recorder_now (now.rec);
+  for (; now.crash <= moments; now.crash++) {
+    const uint64_t done = explore_stats.states - begin;
+
+    if (done >= most)
+      break;
+    check_moment (kind, &random, most - done, qemu_share);
+  }
+  states_free (now.states);
+  history_free (now.history);
+  recorder_free (now.rec);
+  free (now.tags);
+  now.states = NULL;
+}

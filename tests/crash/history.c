@@ -1,0 +1,277 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* What guests did; see history.h.
+ *
+ * For each sector two numbers are kept up to the moment of the crash:
+ * when the latest durable request for it began (its floor), and when the
+ * last request that put zeroes there ended.  A value is legal if its
+ * request ended at or after the floor; what has not ended when the
+ * crash comes ends in the future.
+ *
+ * Locks: LOCK guards the list and the clock while requests run.
+ */
+
+#include <config.h>
+
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "history.h"
+
+const char *const op_names[NR_OPS] = { "write", "zero", "trim", "flush" };
+
+struct history {
+  pthread_mutex_t lock;
+  const struct window *windows;
+  unsigned nr_windows, sectors;
+  tag *initial;
+  uint64_t clock;
+
+  struct op **ops;
+  size_t count, space;
+
+  /* At the moment of the crash. */
+  size_t crash;
+  uint64_t *floor;              /* of each sector */
+  uint64_t *zeroed;             /* 0: never */
+  bool *begun;                  /* of each request: its zeroes count */
+  bool *durable;                /* of each request: its floor counts */
+};
+
+static void *
+check_memory (void *p)
+{
+  if (p == NULL)
+    abort ();
+  return p;
+}
+
+struct history *
+history_create (const struct window *windows, unsigned n,
+                const tag *initial)
+{
+  struct history *h = check_memory (calloc (1, sizeof *h));
+  unsigned i;
+
+  pthread_mutex_init (&h->lock, NULL);
+  h->windows = windows;
+  h->nr_windows = n;
+  for (i = 0; i < n; i++)
+    h->sectors += (unsigned) (windows[i].len / SECTOR);
+  h->initial = check_memory (calloc (h->sectors, sizeof (tag)));
+  memcpy (h->initial, initial, h->sectors * sizeof (tag));
+  h->floor = check_memory (calloc (h->sectors, sizeof *h->floor));
+  h->zeroed = check_memory (calloc (h->sectors, sizeof *h->zeroed));
+  h->clock = 1;
+  return h;
+}
+
+void
+history_free (struct history *h)
+{
+  size_t i;
+
+  for (i = 0; i < h->count; i++)
+    free (h->ops[i]);
+  free (h->ops);
+  free (h->initial);
+  free (h->floor);
+  free (h->zeroed);
+  free (h->begun);
+  free (h->durable);
+  pthread_mutex_destroy (&h->lock);
+  free (h);
+}
+
+unsigned
+history_sectors (const struct history *h)
+{
+  return h->sectors;
+}
+
+struct op *
+history_begin (struct history *h, const struct op *op, size_t moment)
+{
+  struct op *copy = check_memory (malloc (sizeof *copy));
+
+  *copy = *op;
+  pthread_mutex_lock (&h->lock);
+  if (h->count == h->space) {
+    h->space = h->space * 2 + 200;
+    h->ops = check_memory (reallocarray (h->ops, h->space,
+                                         sizeof *h->ops));
+  }
+  h->ops[h->count++] = copy;
+  copy->number = h->count;
+  copy->began_at = h->clock++;
+  copy->ended_at = UINT64_MAX;
+  copy->began = moment;
+  copy->ended = SIZE_MAX;
+  pthread_mutex_unlock (&h->lock);
+  return copy;
+}
+
+void
+history_end (struct history *h, struct op *op, size_t moment)
+{
+  pthread_mutex_lock (&h->lock);
+  op->ended_at = h->clock++;
+  op->ended = moment;
+  pthread_mutex_unlock (&h->lock);
+}
+
+/* Sixteen bytes that say who wrote them and where they belong. */
+void
+history_fill (uint64_t number, uint64_t offset, uint64_t len, char *buf)
+{
+  uint64_t words[2] = { number, 0 }, i;
+
+  for (i = 0; i < len; i += sizeof words) {
+    words[1] = (offset + i) | UINT64_C (1) << 63;
+    memcpy (buf + i, words, sizeof words);
+  }
+}
+
+/* What is neither zeroes nor a request's: never the number of one. */
+static tag
+hash (const uint64_t *w)
+{
+  uint64_t h = UINT64_C (0xcbf29ce484222325);
+  unsigned i;
+
+  for (i = 0; i < SECTOR / 8; i++) {
+    h = (h ^ w[i]) * UINT64_C (0x100000001b3);
+    h ^= h >> 29;
+  }
+  return h | UINT64_C (1) << 63;
+}
+
+tag
+history_tag (const char *sector, uint64_t offset)
+{
+  uint64_t w[SECTOR / 8], bad = 0;
+  unsigned i;
+
+  memcpy (w, sector, SECTOR);
+  if (w[1] == 0) {
+    for (i = 0; i < SECTOR / 8; i++)
+      bad |= w[i];
+    return bad ? hash (w) : 0;
+  }
+  for (i = 0; i < SECTOR / 8; i += 2) {
+    bad |= w[i] ^ w[0];
+    bad |= w[i + 1] ^ ((offset + i * 8) | UINT64_C (1) << 63);
+  }
+  return bad || w[0] >> 63 ? hash (w) : w[0];
+}
+
+/* Let *V be at least VALUE for all sectors that the request changed. */
+static void
+raise (const struct history *h, const struct op *op, uint64_t *v,
+       uint64_t value)
+{
+  unsigned i, first = 0;
+
+  for (i = 0; i < h->nr_windows; i++) {
+    const struct window *w = &h->windows[i];
+    uint64_t from = op->from > w->offset ? op->from : w->offset, s;
+    const uint64_t end
+      = op->end < w->offset + w->len ? op->end : w->offset + w->len;
+
+    for (; from < end; from += SECTOR) {
+      s = first + (from - w->offset) / SECTOR;
+      if (v[s] < value)
+        v[s] = value;
+    }
+    first += (unsigned) (w->len / SECTOR);
+  }
+}
+
+void
+history_goto (struct history *h, size_t crash)
+{
+  uint64_t flushed = 0;
+  size_t i;
+
+  if (h->begun == NULL) {
+    h->begun = check_memory (calloc (h->count + 1, sizeof (bool)));
+    h->durable = check_memory (calloc (h->count + 1, sizeof (bool)));
+  }
+  h->crash = crash;
+  for (i = 0; i < h->count; i++) {
+    const struct op *op = h->ops[i];
+
+    if (op->kind == OP_FLUSH && op->ended <= crash
+        && op->began_at > flushed)
+      flushed = op->began_at;
+  }
+  for (i = 0; i < h->count; i++) {
+    const struct op *op = h->ops[i];
+
+    if (op->kind == OP_FLUSH)
+      continue;
+    if (!h->begun[i] && op->began <= crash) {
+      h->begun[i] = true;
+      if (op->kind != OP_WRITE)
+        raise (h, op, h->zeroed, op->ended_at);
+    }
+    if (!h->durable[i]
+        && (op->ended_at < flushed || (op->fua && op->ended <= crash))) {
+      h->durable[i] = true;
+      raise (h, op, h->floor, op->began_at);
+    }
+  }
+}
+
+bool
+history_is_legal (const struct history *h, unsigned sector, tag seen)
+{
+  const uint64_t floor = h->floor[sector];
+  const struct op *op;
+
+  if (seen == h->initial[sector] && floor == 0)
+    return true;
+  if (seen == 0)
+    return h->zeroed[sector] != 0 && h->zeroed[sector] >= floor;
+  if (seen > h->count)
+    return false;
+  op = h->ops[seen - 1];
+  return op->kind == OP_WRITE && op->began <= h->crash
+    && op->ended_at >= floor;
+}
+
+void
+history_print (const struct history *h, unsigned sector)
+{
+  uint64_t offset = 0;
+  unsigned i, left = sector;
+  size_t n;
+
+  for (i = 0; i < h->nr_windows; i++) {
+    if (left < h->windows[i].len / SECTOR) {
+      offset = h->windows[i].offset + (uint64_t) left * SECTOR;
+      break;
+    }
+    left -= (unsigned) (h->windows[i].len / SECTOR);
+  }
+  printf ("  sector %u, guest offset %" PRIu64 ", floor %" PRIu64
+          ", zeroed %" PRIu64 ", at first %" PRIx64 "\n", sector, offset,
+          h->floor[sector], h->zeroed[sector], h->initial[sector]);
+  for (n = 0; n < h->count; n++) {
+    const struct op *op = h->ops[n];
+
+    if (op->kind != OP_FLUSH && (offset < op->from || offset >= op->end))
+      continue;
+    printf ("  request %" PRIu64 " of client %u, moments %zu to %zd, time "
+            "%" PRIu64 " to %" PRId64 ": %s%s", op->number, op->client,
+            op->began, (ssize_t) op->ended, op->began_at,
+            (int64_t) op->ended_at, op_names[op->kind],
+            op->fua ? " fua" : "");
+    if (op->kind != OP_FLUSH)
+      printf (" %" PRIu64 "+%" PRIu64, op->offset, op->len);
+    printf ("\n");
+  }
+}

@@ -1,0 +1,276 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* Kinds of images; see kinds.h.
+ *
+ * Disks are small, so that many states can be looked at, and their size
+ * is no multiple of the cluster size.  With clusters above 64 KiB only
+ * the beginning, the middle and the end of each are looked at.
+ *
+ * A refcount table grows when the file becomes longer than its blocks
+ * can count.  That takes least with clusters of 512 bytes and wide
+ * counts; such images are filled, before anything begins, until little
+ * is left to that.
+ */
+
+#include <config.h>
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "kinds.h"
+
+#define KIB UINT64_C (1024)
+
+const struct kind kinds[] = {
+  { "512",                 9, 3, 16, 0, 1 },
+  { "4k",                 12, 3, 16, 0, 1 },
+  { "4k-4",               12, 3, 16, 0, 4 },
+  { "512-r64-far",         9, 3, 64, KIND_FAR, 1 },
+  { "4k-snapshots",       12, 3, 16, KIND_SNAPSHOTS, 1 },
+  { "4k-compressed",      12, 3, 16, KIND_COMPRESSED, 1 },
+  { "64k-4",              16, 3, 16, 0, 4 },
+  { "512-r1-2",            9, 3,  1, KIND_FULL, 2 },
+  { "4k-backing-2",       12, 3, 16, KIND_BACKING, 2 },
+  { "512-tiny-4",          9, 3, 16, KIND_TINY | KIND_FULL, 4 },
+  { "512-r64-far-4",       9, 3, 64, KIND_FAR, 4 },
+  { "1k-r8-2",            10, 3,  8, 0, 2 },
+  { "2k-r64",             11, 3, 64, 0, 1 },
+  { "2k-v2-2",            11, 2, 16, 0, 2 },
+  { "4k-snapshots-4",     12, 3, 16, KIND_SNAPSHOTS, 4 },
+  { "4k-compressed-4",    12, 3, 16, KIND_COMPRESSED, 4 },
+  { "512-r32-far-2",       9, 3, 32, KIND_FAR, 2 },
+  { "4k-v2-backing",      12, 2, 16, KIND_BACKING, 1 },
+  { "4k-full-4",          12, 3, 16, KIND_FULL, 4 },
+  { "4k-r2-snapshots",    12, 3,  2, KIND_SNAPSHOTS, 1 },
+  { "4k-zstd-snapshots-2", 12, 3, 16,
+    KIND_COMPRESSED | KIND_ZSTD | KIND_SNAPSHOTS, 2 },
+  { "8k-r4-full",         13, 3,  4, KIND_FULL, 1 },
+  { "16k-r32-2",          14, 3, 32, 0, 2 },
+  { "32k-v2-full",        15, 2, 16, KIND_FULL, 1 },
+  { "64k",                16, 3, 16, 0, 1 },
+  { "64k-snapshots-2",    16, 3, 16, KIND_SNAPSHOTS, 2 },
+  { "64k-backing-4",      16, 3, 16, KIND_BACKING, 4 },
+  { "512-v2-tiny-snapshots-2", 9, 2, 16, KIND_TINY | KIND_SNAPSHOTS, 2 },
+  { "1k-r1-tiny",     10, 3,  1, KIND_TINY, 1 },
+  { "128k-2",             17, 3, 16, 0, 2 },
+  { "256k-r1",            18, 3,  1, KIND_FULL, 1 },
+  { "512k",               19, 3,  8, KIND_BACKING, 1 },
+  { "1m-v2",              20, 2, 16, 0, 1 },
+  { "2m-r64-2",           21, 3, 64, 0, 2 },
+};
+const unsigned nr_kinds = sizeof kinds / sizeof kinds[0];
+
+static struct base bases[sizeof kinds / sizeof kinds[0]];
+
+static void *
+check_memory (void *p)
+{
+  if (p == NULL)
+    abort ();
+  return p;
+}
+
+static void __attribute__ ((noreturn))
+give_up (const char *what)
+{
+  printf ("FAIL: %s: %s\n", what, strerror (errno));
+  exit (EXIT_FAILURE);
+}
+
+static void __attribute__ ((format (printf, 1, 2)))
+run (const char *fs, ...)
+{
+  char command[1000];
+  va_list args;
+
+  va_start (args, fs);
+  vsnprintf (command, sizeof command, fs, args);
+  va_end (args);
+  fflush (stdout);
+  if (system (command) != 0)
+    give_up (command);
+}
+
+static uint64_t
+hot_length (const struct kind *k)
+{
+  static const uint64_t by_bits[] = {
+    192, 256, 384, 512, 512, 768, 1024, 1536,
+  };
+
+  if (k->cluster_bits <= 16)
+    return by_bits[k->cluster_bits - 9] * KIB;
+  return UINT64_C (10) << k->cluster_bits;
+}
+
+/* For KIND_FAR: what is filled, so that the file nearly fills what one
+ * cluster of the table can count.
+ */
+static uint64_t
+far_length (const struct kind *k)
+{
+  return k->flags & KIND_FAR ? (UINT64_C (128) / k->refcount_bits) * 960 * KIB
+    : 0;
+}
+
+static void
+make_windows (struct base *b)
+{
+  const uint64_t cluster = UINT64_C (1) << b->kind->cluster_bits;
+  const uint64_t piece = 4 * KIB;
+  uint64_t offset;
+  unsigned n = 0, i;
+
+  b->windows = check_memory (calloc (3 * 11 + 1, sizeof *b->windows));
+  if (b->kind->cluster_bits <= 16)
+    b->windows[n++] = (struct window) { b->hot, b->disk_size - b->hot };
+  else {
+    for (offset = b->hot; offset + cluster <= b->disk_size;
+         offset += cluster) {
+      b->windows[n++] = (struct window) { offset, piece };
+      b->windows[n++] = (struct window) { offset + cluster / 2, piece };
+      b->windows[n++] = (struct window) { offset + cluster - piece, piece };
+    }
+    b->windows[n++] = (struct window) { offset, b->disk_size - offset };
+  }
+  b->nr_windows = n;
+  for (i = 0; i < n; i++)
+    b->sectors += (unsigned) (b->windows[i].len / SECTOR);
+}
+
+static void
+make_image (const struct base *b)
+{
+  const struct kind *k = b->kind;
+  const uint64_t len = b->disk_size - b->hot;
+  char options[200], backing[100] = "", width[40] = "";
+
+  if (k->version == 3)
+    snprintf (width, sizeof width, ",refcount_bits=%u", k->refcount_bits);
+  snprintf (options, sizeof options, "compat=%s,cluster_size=%u%s%s",
+            k->version == 2 ? "0.10" : "1.1", 1u << k->cluster_bits, width,
+            k->flags & KIND_ZSTD ? ",compression_type=zstd" : "");
+  if (k->flags & KIND_BACKING) {
+    run ("rm -f %s.raw && truncate -s %" PRIu64 " %s.raw && "
+         "qemu-io -f raw -c 'write -q -P 9 %" PRIu64 " %" PRIu64 "' %s.raw",
+         k->name, b->hot + len / 4 * 3 / SECTOR * SECTOR, k->name,
+         b->hot + len / 8 / SECTOR * SECTOR, len / 2 / SECTOR * SECTOR,
+         k->name);
+    snprintf (backing, sizeof backing, " -b %s.raw -F raw", k->name);
+  }
+  if (k->flags & KIND_COMPRESSED)
+    run ("rm -f first.raw && truncate -s %" PRIu64 " first.raw && "
+         "qemu-io -f raw -c 'write -q -P 6 %" PRIu64 " %" PRIu64 "' "
+         "first.raw && qemu-img convert -c -f raw -O qcow2 -o %s first.raw "
+         "disk.qcow2", b->disk_size, b->hot, len / 4 * 3 / SECTOR * SECTOR,
+         options);
+  else
+    run ("qemu-img create -q -f qcow2 -o %s%s disk.qcow2 %" PRIu64, options,
+         backing, b->disk_size);
+  if (k->flags & KIND_FAR)
+    run ("qemu-io -f qcow2 -c 'write -q -P 5 0 %" PRIu64 "' disk.qcow2",
+         b->hot);
+  if (k->flags & KIND_FULL)
+    run ("qemu-io -f qcow2 -c 'write -q -P 4 %" PRIu64 " %" PRIu64 "' "
+         "disk.qcow2", b->hot, len);
+  if (k->flags & KIND_SNAPSHOTS)
+    run ("qemu-io -f qcow2 -c 'write -q -P 7 %" PRIu64 " %" PRIu64 "' "
+         "disk.qcow2 && qemu-img snapshot -c one disk.qcow2 && "
+         "qemu-io -f qcow2 -c 'write -q -P 8 %" PRIu64 " %" PRIu64 "' "
+         "disk.qcow2 && qemu-img snapshot -c two disk.qcow2", b->hot,
+         len / 2 / SECTOR * SECTOR, b->hot + len / 4 / SECTOR * SECTOR,
+         len / 2 / SECTOR * SECTOR);
+}
+
+static char *
+read_file (const char *path, uint64_t *size)
+{
+  FILE *fp = fopen (path, "r");
+  struct stat st;
+  char *p;
+
+  if (fp == NULL || fstat (fileno (fp), &st) == -1)
+    give_up (path);
+  *size = (uint64_t) st.st_size;
+  p = check_memory (malloc (*size + 1));
+  if (fread (p, 1, *size, fp) != *size)
+    give_up (path);
+  fclose (fp);
+  return p;
+}
+
+void
+base_read_raw (const struct base *b, const char *path, tag *tags)
+{
+  FILE *fp = fopen (path, "r");
+  char sector[SECTOR];
+  unsigned i, n = 0;
+  uint64_t j;
+
+  if (fp == NULL)
+    give_up (path);
+  for (i = 0; i < b->nr_windows; i++) {
+    const struct window *w = &b->windows[i];
+
+    if (fseek (fp, (long) w->offset, SEEK_SET) != 0)
+      give_up (path);
+    for (j = 0; j < w->len; j += SECTOR) {
+      if (fread (sector, 1, SECTOR, fp) != SECTOR)
+        give_up (path);
+      tags[n++] = history_tag (sector, w->offset + j);
+    }
+  }
+  fclose (fp);
+}
+
+const struct base *
+base_get (unsigned kind)
+{
+  struct base *b = &bases[kind];
+  char *bytes, name[100];
+  uint64_t size;
+
+  if (b->kind)
+    return b;
+  b->kind = &kinds[kind];
+  b->hot = far_length (b->kind);
+  b->disk_size = b->hot + hot_length (b->kind) + 3 * SECTOR;
+  make_windows (b);
+  make_image (b);
+  b->bytes = read_file ("disk.qcow2", &b->size);
+  b->initial = check_memory (calloc (b->sectors, sizeof (tag)));
+  run ("qemu-img convert -f qcow2 -O raw disk.qcow2 first.raw");
+  base_read_raw (b, "first.raw", b->initial);
+  if (b->kind->flags & KIND_BACKING) {
+    snprintf (name, sizeof name, "%s.raw", b->kind->name);
+    bytes = read_file (name, &size);
+    b->backing = disk_create (bytes, size);
+    free (bytes);
+  }
+  run ("rm -f disk.qcow2 first.raw");
+  return b;
+}
+
+void
+bases_free (void)
+{
+  unsigned i;
+
+  for (i = 0; i < nr_kinds; i++) {
+    struct base *b = &bases[i];
+
+    if (b->kind == NULL)
+      continue;
+    free (b->bytes);
+    free (b->windows);
+    free (b->initial);
+    if (b->backing)
+      disk_free (b->backing);
+    memset (b, 0, sizeof *b);
+  }
+}

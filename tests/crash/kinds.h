@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* The kinds of images that the explorer begins with. */
+
+#ifndef QCOW2_KINDS_H
+#define QCOW2_KINDS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "disk.h"
+#include "history.h"
+
+#define KIND_SNAPSHOTS  1       /* two, which share L2 tables */
+#define KIND_BACKING    2       /* a raw file, shorter than the disk */
+#define KIND_COMPRESSED 4       /* all clusters were compressed */
+#define KIND_FULL       8       /* all clusters are there */
+#define KIND_FAR       16       /* the refcount table will have to grow */
+#define KIND_TINY      32       /* caches as small as they get */
+#define KIND_ZSTD      64       /* with KIND_COMPRESSED */
+
+struct kind {
+  const char *name;
+  unsigned cluster_bits, version, refcount_bits;
+  unsigned flags;
+  unsigned clients;             /* which work at once */
+};
+
+extern const struct kind kinds[];
+extern const unsigned nr_kinds;
+
+/* An image of that kind, before anything happens to it. */
+struct base {
+  const struct kind *kind;
+  char *bytes;                  /* of the file */
+  uint64_t size;
+  uint64_t disk_size;           /* guest bytes */
+  uint64_t hot;                 /* the part from here on is worked on */
+  struct window *windows;
+  unsigned nr_windows, sectors;
+  tag *initial;
+  struct disk *backing;         /* or NULL */
+};
+
+/* Made in the current directory at the first call, with QEMU's tools. */
+const struct base *base_get (unsigned kind);
+void bases_free (void);
+
+/* The tags of all sectors of the windows, out of a raw disk. */
+void base_read_raw (const struct base *b, const char *path, tag *tags);
+
+#endif /* QCOW2_KINDS_H */

@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* Power losses, many of them: see explore.c.  One run of each kind of
+ * image after the other, with seeds that go on, until there are STATES.
+ *
+ *   test-explore [STATES [SHARE [SEED [KIND]]]]
+ *
+ * On average one state in SHARE is judged by qemu-img, too.  With KIND
+ * (its name) only that.  A failure says kind and seed; with one client
+ * these give the same run again.
+ */
+
+#include <config.h>
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "explore.h"
+
+/* Under valgrind and the sanitizers everything takes longer. */
+static uint64_t
+default_states (void)
+{
+  const char *sanitizer = getenv ("QCOW2_SANITIZER");
+
+  if (getenv ("QCOW2_VALGRIND"))
+    return 300;
+  return sanitizer && *sanitizer ? 2000 : 20000;
+}
+
+struct feature {
+  const char *name;
+  bool (*has) (const struct kind *k);
+};
+
+#define FEATURE(fn, condition) \
+  static bool fn (const struct kind *k) { return condition; }
+FEATURE (small, k->cluster_bits <= 11)
+FEATURE (medium, k->cluster_bits > 11 && k->cluster_bits <= 16)
+FEATURE (large, k->cluster_bits > 16)
+FEATURE (v2, k->version == 2)
+FEATURE (v3, k->version == 3)
+FEATURE (narrow, k->refcount_bits < 8)
+FEATURE (wide, k->refcount_bits > 16)
+FEATURE (snapshots, k->flags & KIND_SNAPSHOTS)
+FEATURE (backing, k->flags & KIND_BACKING)
+FEATURE (compressed, k->flags & KIND_COMPRESSED)
+FEATURE (far_away, k->flags & KIND_FAR)
+FEATURE (tiny, k->flags & KIND_TINY)
+FEATURE (one, k->clients == 1)
+FEATURE (several, k->clients > 1)
+
+static const struct feature features[] = {
+  { "clusters of 512 to 2048 bytes", small },
+  { "clusters of 4 to 64 KiB", medium },
+  { "clusters of 128 KiB to 2 MiB", large },
+  { "version 2", v2 }, { "version 3", v3 },
+  { "refcounts of 1 to 4 bits", narrow },
+  { "refcounts of 32 and 64 bits", wide },
+  { "snapshots", snapshots }, { "backing file", backing },
+  { "compressed clusters", compressed },
+  { "the refcount table about to grow", far_away },
+  { "tiny caches", tiny },
+  { "one client", one }, { "2 or 4 clients", several },
+};
+
+static void
+print_figures (void)
+{
+  const struct explore_stats *s = &explore_stats;
+  unsigned i, k;
+
+  for (i = 0; i < nr_kinds; i++) {
+    if (s->by_kind[i])
+      printf ("%10" PRIu64 "  image %s\n", s->by_kind[i], kinds[i].name);
+  }
+  for (i = 0; i < sizeof features / sizeof features[0]; i++) {
+    uint64_t n = 0;
+
+    for (k = 0; k < nr_kinds; k++) {
+      if (features[i].has (&kinds[k]))
+        n += s->by_kind[k];
+    }
+    printf ("%10" PRIu64 "  %s\n", n, features[i].name);
+  }
+  for (i = 0; i < NR_LOSSES; i++)
+    printf ("%10" PRIu64 "  %s\n", s->by_loss[i], loss_names[i]);
+  printf ("%10" PRIu64 "  states in all, of %" PRIu64 " runs with %" PRIu64
+          " requests, %" PRIu64 " syncs, %" PRIu64 " new refcount blocks, %"
+          PRIu64 " grown tables\n", s->states, s->runs, s->requests,
+          s->syncs, s->blocks_made, s->tables_grown);
+  printf ("%10" PRIu64 "  had leaks, %" PRIu64 " clusters in all\n",
+          s->leaky, s->leaks);
+  printf ("%10" PRIu64 "  judged by qemu-img, too\n", s->qemu);
+  printf ("%10" PRIu64 "  took requests afterwards\n", s->gone_on);
+}
+
+int
+main (int argc, char *argv[])
+{
+  const uint64_t states = argc > 1 ? strtoull (argv[1], NULL, 0)
+    : default_states ();
+  const unsigned share = argc > 2 ? (unsigned) atoi (argv[2]) : 25;
+  uint64_t seed = argc > 3 ? strtoull (argv[3], NULL, 0) : 1;
+  char dir[] = "tmp-explore.XXXXXX", command[100];
+  time_t said = time (NULL);
+  unsigned kind = 0;
+
+  if (system ("qemu-img --version >/dev/null 2>&1 && "
+              "qemu-io --version >/dev/null 2>&1") != 0) {
+    fprintf (stderr, "skipped: needs qemu-img and qemu-io\n");
+    return 77;
+  }
+  while (argc > 4 && kind < nr_kinds
+         && strcmp (kinds[kind].name, argv[4]) != 0)
+    kind++;
+  if (kind == nr_kinds) {
+    fprintf (stderr, "there is no kind %s\n", argv[4]);
+    return EXIT_FAILURE;
+  }
+  if (mkdtemp (dir) == NULL || chdir (dir) == -1) {
+    perror (dir);
+    return EXIT_FAILURE;
+  }
+  for (; explore_stats.states < states;
+       seed++, kind = argc > 4 ? kind : (kind + 1) % nr_kinds) {
+    explore (kind, seed, states - explore_stats.states, share);
+    if (time (NULL) - said >= 60) {
+      said = time (NULL);
+      printf ("%" PRIu64 " states, seed %" PRIu64 "\n",
+              explore_stats.states, seed);
+      fflush (stdout);
+    }
+  }
+  print_figures ();
+  bases_free ();
+
+  /* After a failure the directory stays, for whoever looks into it. */
+  snprintf (command, sizeof command, "rm -rf ../%s", dir);
+  return system (command) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}

@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* The test of the tests: the rules of the commit are broken, one at a
+ * time (lib/image/sabotage.h), and the explorer must notice each.
+ *
+ * Every rule has a child process, which explores like test-explore, but
+ * without QEMU, and must fail before it has seen MOST states.  Which of
+ * the judges notices does not matter.  Unbroken, the same engine passes.
+ *
+ * Some rules take threads that race to break; under the sanitizers,
+ * which would say so, and under valgrind, which is slow, these are left
+ * out.
+ *
+ *   test-sabotage [RULE [MOST]]
+ */
+
+#include <config.h>
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "explore.h"
+#include "sabotage.h"
+
+static const char *const rules[NR_SABOTAGES] = {
+  [SABOTAGE_NONE] = "nothing is broken",
+  [SABOTAGE_POINTER_SYNC] = "no sync before the pointers",
+  [SABOTAGE_QUARANTINE] = "no quarantine of the freed",
+  [SABOTAGE_BLOCK_ORDER] = "no order of refcount block and table entry",
+  [SABOTAGE_CUT_FREED] = "the freed are not part of the cut",
+  [SABOTAGE_CUT_SLICE] = "slices are not part of the cut",
+  [SABOTAGE_IN_FLIGHT] = "no wait for requests in flight",
+  [SABOTAGE_SELF_COUNT] = "a new refcount block does not count itself",
+  [SABOTAGE_LAST_SYNC] = "no sync after the pointers",
+  [SABOTAGE_FUA] = "FUA commits nothing",
+};
+
+static unsigned rule;
+
+static void __attribute__ ((noreturn))
+fail (const char *what)
+{
+  printf ("FAIL: %s: %s\n", rules[rule], what);
+  exit (EXIT_FAILURE);
+}
+
+/* The child; a failure of the explorer ends it. */
+static void __attribute__ ((noreturn))
+explore_broken (uint64_t most)
+{
+  uint64_t seed = 1;
+  unsigned kind = 0;
+
+  if (freopen ("found.out", "w", stdout) == NULL)
+    _exit (2);
+  alarm (600);
+  sabotage_now = (enum sabotage) rule;
+  for (; explore_stats.states < most; seed++, kind = (kind + 1) % nr_kinds)
+    explore (kind, seed, most - explore_stats.states, 0);
+  printf ("not found in %" PRIu64 " states\n", explore_stats.states);
+  fflush (stdout);
+  _exit (EXIT_SUCCESS);
+}
+
+/* What the child found, or did not. */
+static void
+print_found (void)
+{
+  FILE *fp = fopen ("found.out", "r");
+  char line[500];
+  unsigned n = 0;
+
+  printf ("%s:\n", rules[rule]);
+  while (fp && n < 2 && fgets (line, sizeof line, fp)) {
+    if (n == 0 && strncmp (line, "FAIL", 4) != 0
+        && strncmp (line, "not", 3) != 0)
+      continue;
+    printf ("    %s", line);
+    n++;
+  }
+  if (fp)
+    fclose (fp);
+  fflush (stdout);
+}
+
+static void
+check_rule (uint64_t most)
+{
+  int status;
+  pid_t pid;
+
+  fflush (stdout);
+  pid = fork ();
+  if (pid == 0)
+    explore_broken (most);
+  if (pid == -1 || waitpid (pid, &status, 0) != pid)
+    fail (strerror (errno));
+  print_found ();
+  if (!WIFEXITED (status) || WEXITSTATUS (status) > 1)
+    fail ("the explorer did not end as it should");
+  if ((WEXITSTATUS (status) == 1) != (rule != SABOTAGE_NONE))
+    fail (rule == SABOTAGE_NONE ? "something was found" : "not noticed");
+}
+
+/* Is this rule for another time? */
+static bool
+left_out (void)
+{
+  const char *sanitizer = getenv ("QCOW2_SANITIZER");
+
+  if (!getenv ("QCOW2_VALGRIND") && !(sanitizer && *sanitizer))
+    return false;
+  return rule == SABOTAGE_CUT_FREED || rule == SABOTAGE_CUT_SLICE
+    || rule == SABOTAGE_IN_FLIGHT || rule == SABOTAGE_QUARANTINE;
+}
+
+int
+main (int argc, char *argv[])
+{
+  const uint64_t most = argc > 2 ? strtoull (argv[2], NULL, 0) : 100000;
+  char dir[] = "tmp-sabotage.XXXXXX", command[100];
+
+  if (system ("qemu-img --version >/dev/null 2>&1 && "
+              "qemu-io --version >/dev/null 2>&1") != 0) {
+    fprintf (stderr, "skipped: needs qemu-img and qemu-io\n");
+    return 77;
+  }
+  if (mkdtemp (dir) == NULL || chdir (dir) == -1) {
+    perror (dir);
+    return EXIT_FAILURE;
+  }
+  for (rule = 0; rule < NR_SABOTAGES; rule++) {
+    if (argc < 2 ? !left_out () : rule == (unsigned) atoi (argv[1]))
+      check_rule (rule == SABOTAGE_NONE ? 300 : most);
+  }
+  snprintf (command, sizeof command, "rm -rf ../%s", dir);
+  return system (command) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
