@@ -26,7 +26,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "overlap-internal.h"
+#include "overlap-fast.h"
 
 struct ov_page *
 ov_page_of (const struct ov_paged *paged, uint32_t cluster)

@@ -21,20 +21,8 @@
 
 #include <config.h>
 
-#include "overlap-internal.h"
+#include "overlap-fast.h"
 
-#define WAY_BITS 4
-#define WAYS (1u << WAY_BITS)
-
-struct ov_node {
-  uint64_t prefix;              /* window >> (shift + WAY_BITS) */
-  union {
-    ov_slot slot;               /* at shift 0 */
-    _Atomic (struct ov_node *) node;
-  } way[WAYS];
-};
-
-/* The low byte of "prefix" holds the shift; windows leave it free. */
 static unsigned
 shift_of (const struct ov_node *n)
 {
@@ -45,7 +33,7 @@ shift_of (const struct ov_node *n)
 static uint64_t
 above (uint64_t window, unsigned shift)
 {
-  return window >> shift >> WAY_BITS;
+  return window >> shift >> OV_WAY_BITS;
 }
 
 static bool
@@ -57,26 +45,13 @@ covers (const struct ov_node *n, uint64_t window)
 static unsigned
 way_of (const struct ov_node *n, uint64_t window)
 {
-  return (window >> shift_of (n)) & (WAYS - 1);
+  return (window >> shift_of (n)) & (OV_WAYS - 1);
 }
 
 static struct ov_node *
 child (const struct ov_node *n, unsigned way)
 {
   return atomic_load_explicit (&n->way[way].node, memory_order_acquire);
-}
-
-ov_slot *
-ov_dir_find (const struct overlap *o, uint64_t window)
-{
-  struct ov_node *n = atomic_load_explicit (&o->root, memory_order_acquire);
-
-  while (n && covers (n, window)) {
-    if (shift_of (n) == 0)
-      return &n->way[way_of (n, window)].slot;
-    n = child (n, way_of (n, window));
-  }
-  return NULL;
 }
 
 static struct ov_node *
@@ -93,12 +68,12 @@ new_node (struct overlap *o, uint64_t window, unsigned shift, bool force)
 static struct ov_node *
 part (struct overlap *o, struct ov_node *n, uint64_t window, bool force)
 {
-  uint64_t other = n->prefix >> 8 << shift_of (n) << WAY_BITS;
+  uint64_t other = n->prefix >> 8 << shift_of (n) << OV_WAY_BITS;
   unsigned shift = shift_of (n);
   struct ov_node *upper;
 
   do
-    shift += WAY_BITS;
+    shift += OV_WAY_BITS;
   while (above (window, shift) != above (other, shift));
   upper = new_node (o, window, shift, force);
   if (upper)
@@ -131,7 +106,7 @@ static ov_slot *
 next_below (struct ov_node *n, uint64_t *window)
 {
   unsigned shift = shift_of (n), way;
-  uint64_t first = n->prefix >> 8 << shift << WAY_BITS;
+  uint64_t first = n->prefix >> 8 << shift << OV_WAY_BITS;
   ov_slot *slot;
 
   if (*window < first)
@@ -140,7 +115,7 @@ next_below (struct ov_node *n, uint64_t *window)
     return NULL;
   if (shift == 0)
     return &n->way[way_of (n, *window)].slot;
-  for (way = way_of (n, *window); way < WAYS; ++way) {
+  for (way = way_of (n, *window); way < OV_WAYS; ++way) {
     struct ov_node *c = child (n, way);
 
     slot = c ? next_below (c, window) : NULL;
@@ -169,7 +144,7 @@ walk (struct overlap *o, struct ov_node *n, bool free)
     return 0;
   sum = ov_size (n);
   if (shift_of (n) > 0)
-    for (way = 0; way < WAYS; ++way)
+    for (way = 0; way < OV_WAYS; ++way)
       sum += walk (o, child (n, way), free);
   if (free)
     ov_free (o, n);

@@ -82,12 +82,17 @@ struct ov_piece {
 
 struct ov_runs {
   uint32_t n;                   /* pieces */
-  uint16_t units;               /* the block is 24 + 16 * units bytes */
+  uint16_t units;               /* how large the block is */
   uint8_t chunk_bits;           /* clusters of a chunk, power of two */
-  uint8_t kind_bits;            /* and OV_WIDE */
-  uint8_t data[];               /* index of the chunks, then the pieces */
+  uint8_t kind_bits;            /* and the log of the entries' size */
+  uint8_t data[];               /* the pieces; at the end the index */
 };
-#define OV_WIDE 0x80            /* index entries have 32 bits, not 16 */
+
+/* Blocks of 24 + 16 * units bytes are what malloc has no waste for. */
+#define OV_BLOCK_BASE 24u
+#define OV_BLOCK_UNIT 16u
+#define OV_KIND_BITS_MASK 0x1fu
+#define OV_ENTRY_SHIFT 5        /* entries of 1, 2 or 4 bytes */
 
 /* A piece is never longer than its chunk, so it lies in one. */
 static inline uint32_t
@@ -96,17 +101,10 @@ ov_chunks (const struct ov_runs *r)
   return OV_WINDOW >> r->chunk_bits;
 }
 
-uint32_t ov_packed_prefix (const struct ov_runs *r, uint32_t chunk);
 struct ov_piece ov_packed_get (const struct ov_runs *r, uint32_t chunk,
                                uint32_t i);
 uint32_t ov_packed_find (const struct ov_runs *r, uint32_t chunk,
                          uint32_t cluster);
-
-/* The last piece that begins at or before CLUSTER, in the chunk of
- * CLUSTER.  False if there is none.
- */
-bool ov_packed_at (const struct ov_runs *r, uint32_t cluster,
-                   struct ov_piece *piece);
 
 /* Replace M pieces from the I-th on, all in CHUNK, by K new ones.  Needs
  * no memory if K <= M and no kind is new to the list.  Frees the block
@@ -225,15 +223,11 @@ struct ov_window {
   struct ov_window *outer;      /* another one, open meanwhile */
 };
 
-/* The readers' side.  ov_read_lock returns what the slot holds; 0 means
- * that nothing is locked.
- */
-struct ov_reader;
-uintptr_t ov_read_lock (ov_slot *slot, struct ov_reader **reader);
-void ov_read_unlock (struct ov_reader *reader);
+/* The readers' side is in overlap-fast.h. */
+void ov_readers_init (struct overlap *o);
 
 /* The writers' side; they hold overlap.lock. */
-uintptr_t ov_write_lock (ov_slot *slot);
+uintptr_t ov_write_lock (struct overlap *o, ov_slot *slot);
 void ov_write_unlock (ov_slot *slot, uintptr_t value);
 
 void ov_window_open (struct overlap *o, struct ov_window *w, ov_slot *slot,
@@ -281,7 +275,6 @@ bool ov_page_evict (struct overlap *o);
 /* ---- overlap-directory.c ---- */
 
 struct ov_node;
-ov_slot *ov_dir_find (const struct overlap *o, uint64_t window);
 ov_slot *ov_dir_insert (struct overlap *o, uint64_t window, bool force);
 
 /* The first window from *WINDOW on that has a node; NULL if none. */
@@ -391,6 +384,7 @@ void ov_update_window (struct overlap *o, uint64_t first, uint64_t end,
 struct overlap {
   /* Read by checks. */
   _Atomic (struct ov_node *) root;
+  _Atomic (uint64_t) fenced;    /* groups of slots, overlap-window.c */
   ov_slot fixed;                /* guards the two fixed lists */
   _Atomic (struct ov_kind *) kind_block[OV_KIND_BLOCKS];
   struct ov_kind kind[OV_KINDS_HERE];
@@ -401,6 +395,8 @@ struct overlap {
   /* Held by every update; the rest belongs to its holder. */
   pthread_mutex_t lock;
   struct overlap_config config;
+  unsigned fences;              /* since "fenced" was 0 */
+  bool always_fenced;
   uint64_t used, bytemap_bytes, windows, runs, outside_windows;
   struct ov_window *open;
 

@@ -31,7 +31,7 @@
 #include <assert.h>
 
 #include "cleanup.h"
-#include "overlap-internal.h"
+#include "overlap-fast.h"
 
 /* Any value that is neither 0 nor one of the flags will do. */
 #define SOMETHING ((uintptr_t) 4)
@@ -39,7 +39,7 @@
 static void
 change_begin (struct overlap *o)
 {
-  ov_write_lock (&o->fixed);
+  ov_write_lock (o, &o->fixed);
 }
 
 static void
@@ -343,7 +343,7 @@ ov_fixed_scan (struct overlap *o, uint64_t first, uint64_t count,
   unsigned i;
 
   *any = *every = false;
-  if (ov_read_lock (&o->fixed, &reader) == 0)
+  if (ov_read_lock (o, &o->fixed, &reader) == 0)
     return;
   for (i = 0; i < o->n_outside; ++i) {
     if (o->outside[i].first <= last && w <= o->outside[i].last)

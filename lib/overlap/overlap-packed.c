@@ -2,18 +2,21 @@
 
 /* A sorted list of pieces in as few bits as position and kind need.
  *
- * The window is cut into chunks of 1 << chunk_bits clusters.  An index
- * says how many pieces lie before each chunk but the first; behind the
- * index the pieces stand in one string of bits, each with its offset in
- * its chunk (chunk_bits bits) and its kind less one (kind_bits bits):
+ * The window is cut into chunks of 1 << chunk_bits clusters.  The pieces
+ * stand in one string of bits, each with its offset in its chunk
+ * (chunk_bits bits) and its kind less one (kind_bits bits).  An index at
+ * the end of the block, which begins with its last entry, says how many
+ * pieces lie before each chunk, in entries of 1, 2 or 4 bytes:
  *
- *     header | index[1] ... index[chunks - 1] | piece 0, piece 1, ...
+ *     header | piece 0, piece 1, ... | room | index[chunks] ... index[0]
+ *
+ * So a look-up needs the header and its own chunk only to find its way:
+ * it reads two neighbours of the index and searches between them.
  *
  * Smaller chunks make pieces shorter and the index longer; the two are
- * in balance at 4 to 16 pieces a chunk, and ov_packed_tune holds them
- * there, nearer to 4.  For metadata at random places this comes to the
- * logarithm of their mean distance and some five bits.  A look-up reads two
- * neighbours of the index and searches between them.
+ * in balance at a few pieces a chunk, and ov_packed_tune holds them
+ * there.  For metadata at random places this comes to the logarithm of
+ * their mean distance and some five bits.
  *
  * Invariants:
  *
@@ -35,55 +38,23 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "overlap-internal.h"
+#include "overlap-fast.h"
 
 #define HEADER offsetof (struct ov_runs, data)
-
-/* Blocks of 24 + 16 * n bytes are what malloc has no waste for. */
-#define UNIT 16u
-#define BASE 24u
 
 #define MIN_CHUNK_BITS (OV_WINDOW_BITS < 3 ? OV_WINDOW_BITS : 3)
 
 static size_t
-block_bytes (const struct ov_runs *r)
+index_bytes (unsigned chunk_bits, unsigned entry_log)
 {
-  return BASE + (size_t) UNIT * r->units;
+  return (size_t) ((OV_WINDOW >> chunk_bits) + 1) << entry_log;
 }
 
+/* The index has numbers up to N. */
 static unsigned
-kind_bits (const struct ov_runs *r)
+entry_log_for (uint32_t n)
 {
-  return r->kind_bits & ~(unsigned) OV_WIDE;
-}
-
-static unsigned
-piece_bits (const struct ov_runs *r)
-{
-  return r->chunk_bits + kind_bits (r);
-}
-
-static size_t
-index_bytes (unsigned chunk_bits, bool wide)
-{
-  return ((OV_WINDOW >> chunk_bits) - 1) * (wide ? (size_t) 4 : (size_t) 2);
-}
-
-/* The bit at which piece I begins, counted from the block's start. */
-static size_t
-piece_at (const struct ov_runs *r, uint32_t i)
-{
-  return (HEADER + index_bytes (r->chunk_bits, r->kind_bits & OV_WIDE)) * 8
-    + (size_t) i * piece_bits (r);
-}
-
-static uint64_t
-load64 (const uint8_t *p)
-{
-  uint64_t v;
-
-  memcpy (&v, p, sizeof v);
-  return le64toh (v);
+  return n <= UINT8_MAX ? 0 : n <= UINT16_MAX ? 1 : 2;
 }
 
 static void
@@ -99,7 +70,7 @@ store64 (uint8_t *p, uint64_t v)
 static uint8_t *
 word_of (const struct ov_runs *r, size_t bit, unsigned *shift)
 {
-  size_t byte = bit / 8, last = block_bytes (r) - 8;
+  size_t byte = bit / 8, last = ov_block_bytes (r) - 8;
 
   if (byte > last)
     byte = last;
@@ -108,60 +79,47 @@ word_of (const struct ov_runs *r, size_t bit, unsigned *shift)
 }
 
 static uint64_t
-mask (unsigned bits)
-{
-  return (UINT64_C (1) << bits) - 1;
-}
-
-static uint64_t
 load_piece (const struct ov_runs *r, uint32_t i)
 {
   unsigned shift;
-  const uint8_t *p = word_of (r, piece_at (r, i), &shift);
+  const uint8_t *p = word_of (r, ov_piece_at (r, i), &shift);
 
-  return load64 (p) >> shift & mask (piece_bits (r));
+  return ov_load64 (p) >> shift & ov_mask (ov_piece_bits (r));
 }
 
 static void
 store_piece (struct ov_runs *r, uint32_t i, const struct ov_piece *piece)
 {
   unsigned shift;
-  uint8_t *p = word_of (r, piece_at (r, i), &shift);
-  uint64_t v = (piece->start & mask (r->chunk_bits)) << kind_bits (r)
+  uint8_t *p = word_of (r, ov_piece_at (r, i), &shift);
+  uint64_t v = (piece->start & ov_mask (r->chunk_bits)) << ov_kind_bits (r)
     | (uint64_t) (piece->kind - 1);
-  uint64_t keep = ~(mask (piece_bits (r)) << shift);
+  uint64_t keep = ~(ov_mask (ov_piece_bits (r)) << shift);
 
-  store64 (p, (load64 (p) & keep) | v << shift);
+  store64 (p, (ov_load64 (p) & keep) | v << shift);
 }
 
-/* Pieces before CHUNK. */
-uint32_t
-ov_packed_prefix (const struct ov_runs *r, uint32_t chunk)
+static uint8_t *
+index_entry (struct ov_runs *r, uint32_t chunk)
 {
-  if (chunk == 0)
-    return 0;
-  if (chunk == ov_chunks (r))
-    return r->n;
-  if (r->kind_bits & OV_WIDE) {
-    uint32_t v;
-    memcpy (&v, r->data + (chunk - 1) * sizeof v, sizeof v);
-    return v;
-  }
-  else {
-    uint16_t v;
-    memcpy (&v, r->data + (chunk - 1) * sizeof v, sizeof v);
-    return v;
-  }
+  return (uint8_t *) r + ov_block_bytes (r)
+    - ((size_t) (chunk + 1) << ov_entry_log (r));
 }
 
 static void
 set_prefix (struct ov_runs *r, uint32_t chunk, uint32_t v)
 {
-  if (r->kind_bits & OV_WIDE)
-    memcpy (r->data + (chunk - 1) * sizeof v, &v, sizeof v);
-  else {
-    uint16_t narrow = (uint16_t) v;
-    memcpy (r->data + (chunk - 1) * sizeof narrow, &narrow, sizeof narrow);
+  uint8_t *entry = index_entry (r, chunk);
+
+  switch (ov_entry_log (r)) {
+  case 0:
+    *entry = (uint8_t) v;
+    break;
+  case 1:
+    *(uint16_t *) (void *) entry = (uint16_t) v;
+    break;
+  default:
+    *(uint32_t *) (void *) entry = v;
   }
 }
 
@@ -169,17 +127,23 @@ set_prefix (struct ov_runs *r, uint32_t chunk, uint32_t v)
 static void
 shift_index (struct ov_runs *r, uint32_t chunk, uint32_t by)
 {
-  uint32_t i, n = ov_chunks (r) - 1;
+  uint32_t i, n = ov_chunks (r) - chunk;
+  uint8_t *v8 = index_entry (r, ov_chunks (r));
+  uint16_t *v16 = (uint16_t *) (void *) v8;
+  uint32_t *v32 = (uint32_t *) (void *) v8;
 
-  if (r->kind_bits & OV_WIDE) {
-    uint32_t *v = (uint32_t *) (void *) r->data;
-    for (i = chunk; i < n; ++i)
-      v[i] += by;
-  }
-  else {
-    uint16_t *v = (uint16_t *) (void *) r->data;
-    for (i = chunk; i < n; ++i)
-      v[i] = (uint16_t) (v[i] + by);
+  switch (ov_entry_log (r)) {
+  case 0:
+    for (i = 0; i < n; ++i)
+      v8[i] = (uint8_t) (v8[i] + by);
+    break;
+  case 1:
+    for (i = 0; i < n; ++i)
+      v16[i] = (uint16_t) (v16[i] + by);
+    break;
+  default:
+    for (i = 0; i < n; ++i)
+      v32[i] += by;
   }
 }
 
@@ -188,52 +152,11 @@ ov_packed_get (const struct ov_runs *r, uint32_t chunk, uint32_t i)
 {
   uint64_t v = load_piece (r, i);
   struct ov_piece piece = {
-    .start = chunk << r->chunk_bits | (uint32_t) (v >> kind_bits (r)),
-    .kind = (uint16_t) ((v & mask (kind_bits (r))) + 1),
+    .start = chunk << r->chunk_bits | (uint32_t) (v >> ov_kind_bits (r)),
+    .kind = (uint16_t) ((v & ov_mask (ov_kind_bits (r))) + 1),
   };
 
   return piece;
-}
-
-/* The piece whose last bit is bit LAST of the block, in the top bits of
- * a word.  The eight bytes that end there are read: they never reach
- * out of the block, whose header has as many.
- */
-static inline uint64_t
-top_piece (const struct ov_runs *r, size_t last)
-{
-  return load64 ((const uint8_t *) r + last / 8 - 7) << (7 - last % 8);
-}
-
-/* Of N pieces, find the last one that does not begin behind the offset
- * in the top bits of TOP (the others are ones).  BEFORE is the bit
- * before the first, and returned if there is none; else the piece's
- * last bit is.  The steps are arithmetic, not branches: which way a
- * search goes is not predictable.
- */
-static inline size_t
-search (const struct ov_runs *r, size_t before, uint32_t n, unsigned bits,
-        uint64_t top)
-{
-  uint32_t half;
-  size_t step;
-
-  while (n > 0) {
-    half = (n + 1) / 2;
-    step = (size_t) half * bits;
-    before += step & -(size_t) (top_piece (r, before + step) <= top);
-    n -= half;
-  }
-  return before;
-}
-
-/* As "top" of search for a cluster of the window. */
-static inline uint64_t
-top_of (const struct ov_runs *r, uint32_t cluster)
-{
-  unsigned rest = 64u - r->chunk_bits;
-
-  return rest == 64 ? UINT64_MAX : (uint64_t) cluster << rest | mask (rest);
 }
 
 /* The first piece of CHUNK that begins behind CLUSTER, which lies in
@@ -244,31 +167,11 @@ ov_packed_find (const struct ov_runs *r, uint32_t chunk, uint32_t cluster)
 {
   uint32_t lo = ov_packed_prefix (r, chunk);
   uint32_t n = ov_packed_prefix (r, chunk + 1) - lo;
-  size_t before = piece_at (r, lo) - 1;
+  size_t before = ov_piece_at (r, lo) - 1;
 
-  return lo + (uint32_t) ((search (r, before, n, piece_bits (r),
-                                   top_of (r, cluster)) - before)
-                          / piece_bits (r));
-}
-
-bool
-ov_packed_at (const struct ov_runs *r, uint32_t cluster,
-              struct ov_piece *piece)
-{
-  uint32_t chunk = cluster >> r->chunk_bits;
-  uint32_t lo = ov_packed_prefix (r, chunk);
-  uint32_t n = ov_packed_prefix (r, chunk + 1) - lo;
-  unsigned bits = piece_bits (r), kbits = kind_bits (r);
-  size_t before = piece_at (r, lo) - 1, last;
-  uint64_t v;
-
-  last = search (r, before, n, bits, top_of (r, cluster));
-  if (last == before)
-    return false;
-  v = top_piece (r, last) >> (64 - bits);
-  piece->start = chunk << r->chunk_bits | (uint32_t) (v >> kbits);
-  piece->kind = (uint16_t) ((v & mask (kbits)) + 1);
-  return true;
+  return lo + (uint32_t) ((ov_search (r, before, n, ov_piece_bits (r),
+                                   ov_top_of (r, cluster)) - before)
+                          / ov_piece_bits (r));
 }
 
 /* Move N bits of the block up, from bit FROM to bit FROM + BY.  Whole
@@ -281,14 +184,14 @@ bits_up (uint8_t *block, size_t from, size_t n, size_t by)
   unsigned s = by % 8;
   uint8_t *lo = block + first + bytes, *hi = block + last + bytes;
   uint8_t below = block[first];
-  uint8_t keep = (uint8_t) mask (from % 8);
+  uint8_t keep = (uint8_t) ov_mask (from % 8);
 
   memmove (lo, block + first, last - first + 1);
   if (s > 0) {
     if ((from + n + by - 1) / 8 > last + bytes)
       hi[1] = (uint8_t) (*hi >> (8 - s));
     for (; hi - lo >= 8; hi -= 8)
-      store64 (hi - 7, load64 (hi - 7) << s | (uint64_t) hi[-8] >> (8 - s));
+      store64 (hi - 7, ov_load64 (hi - 7) << s | (uint64_t) hi[-8] >> (8 - s));
     for (; hi > lo; --hi)
       *hi = (uint8_t) (*hi << s | hi[-1] >> (8 - s));
     *lo = (uint8_t) (*lo << s);
@@ -304,13 +207,13 @@ bits_down (uint8_t *block, size_t from, size_t n, size_t by)
   unsigned s = by % 8;
   uint8_t *lo = block + to / 8, *hi = block + (from + n - 1) / 8 - bytes;
   uint8_t below = *lo;
-  uint8_t keep = (uint8_t) mask (to % 8);
+  uint8_t keep = (uint8_t) ov_mask (to % 8);
 
   memmove (block + from / 8 - bytes, block + from / 8,
            (from + n - 1) / 8 - from / 8 + 1);
   if (s > 0) {
     for (; hi - lo >= 8; lo += 8)
-      store64 (lo, load64 (lo) >> s | (uint64_t) lo[8] << (64 - s));
+      store64 (lo, ov_load64 (lo) >> s | (uint64_t) lo[8] << (64 - s));
     for (; lo < hi; ++lo)
       *lo = (uint8_t) (*lo >> s | lo[1] << (8 - s));
     *lo = (uint8_t) (*lo >> s);
@@ -328,9 +231,10 @@ bits_of (uint16_t kind)
 
 /* The bytes that N pieces take. */
 static size_t
-bytes_for (uint32_t n, unsigned chunk_bits, unsigned kbits, bool wide)
+bytes_for (uint32_t n, unsigned chunk_bits, unsigned kbits,
+           unsigned entry_log)
 {
-  return HEADER + index_bytes (chunk_bits, wide)
+  return HEADER + index_bytes (chunk_bits, entry_log)
     + ((size_t) n * (chunk_bits + kbits) + 7) / 8;
 }
 
@@ -338,15 +242,15 @@ static struct ov_runs *
 new_list (struct overlap *o, uint32_t n, unsigned chunk_bits,
           unsigned kbits, const struct ov_runs *old, bool force)
 {
-  bool wide = n > UINT16_MAX;
-  size_t bytes = bytes_for (n, chunk_bits, kbits, wide);
-  size_t units = bytes <= BASE ? 0 : (bytes - BASE + UNIT - 1) / UNIT;
-  struct ov_runs *r = ov_alloc_instead (o, BASE + units * UNIT, old, force);
+  unsigned entry_log = entry_log_for (n);
+  size_t bytes = bytes_for (n, chunk_bits, kbits, entry_log);
+  size_t units = bytes <= OV_BLOCK_BASE ? 0 : (bytes - OV_BLOCK_BASE + OV_BLOCK_UNIT - 1) / OV_BLOCK_UNIT;
+  struct ov_runs *r = ov_alloc_instead (o, OV_BLOCK_BASE + units * OV_BLOCK_UNIT, old, force);
 
   if (r) {
     r->units = (uint16_t) units;
     r->chunk_bits = (uint8_t) chunk_bits;
-    r->kind_bits = (uint8_t) (kbits | (wide ? OV_WIDE : 0));
+    r->kind_bits = (uint8_t) (kbits | entry_log << OV_ENTRY_SHIFT);
   }
   return r;
 }
@@ -367,17 +271,21 @@ move_list (struct overlap *o, struct ov_runs **r, uint32_t n, unsigned kbits,
     new = new_list (o, n, old->chunk_bits, kbits, old, force);
   if (!new)
     return -ENOMEM;
-  if (new->kind_bits == old->kind_bits)
+  if (new->kind_bits == old->kind_bits) {
+    size_t index = index_bytes (old->chunk_bits, ov_entry_log (old));
+
     memcpy (new->data, old->data,
-            (piece_at (old, old->n) + 7) / 8 - HEADER);
+            (ov_piece_at (old, old->n) + 7) / 8 - HEADER);
+    memcpy ((uint8_t *) new + ov_block_bytes (new) - index,
+            (uint8_t *) old + ov_block_bytes (old) - index, index);
+  }
   else {
     for (chunk = 0, i = 0; chunk < ov_chunks (old); ++chunk) {
-      if (chunk > 0)
-        set_prefix (new, chunk, i);
       for (; i < ov_packed_prefix (old, chunk + 1); ++i) {
         struct ov_piece piece = ov_packed_get (old, chunk, i);
         store_piece (new, i, &piece);
       }
+      set_prefix (new, chunk + 1, i);
     }
   }
   new->n = old->n;
@@ -395,12 +303,12 @@ make_room (struct overlap *o, struct ov_runs **r, uint32_t n, unsigned kbits,
     *r = new_list (o, n, OV_WINDOW_BITS, kbits, NULL, force);
     return *r ? 0 : -ENOMEM;
   }
-  if (kbits < kind_bits (*r))
-    kbits = kind_bits (*r);
-  if (kbits == kind_bits (*r)
-      && (n <= UINT16_MAX || ((*r)->kind_bits & OV_WIDE))
-      && bytes_for (n, (*r)->chunk_bits, kbits, (*r)->kind_bits & OV_WIDE)
-         <= block_bytes (*r))
+  if (kbits < ov_kind_bits (*r))
+    kbits = ov_kind_bits (*r);
+  if (kbits == ov_kind_bits (*r)
+      && entry_log_for (n) <= ov_entry_log (*r)
+      && bytes_for (n, (*r)->chunk_bits, kbits, ov_entry_log (*r))
+         <= ov_block_bytes (*r))
     return 0;
   return move_list (o, r, n, kbits, force);
 }
@@ -428,13 +336,13 @@ ov_packed_splice (struct overlap *o, struct ov_runs **list, uint32_t chunk,
     return -ENOMEM;
 
   r = *list;
-  tail = (size_t) (n - i - m) * piece_bits (r);
+  tail = (size_t) (n - i - m) * ov_piece_bits (r);
   if (tail > 0 && k > m)
-    bits_up ((uint8_t *) r, piece_at (r, i + m), tail,
-             (size_t) (k - m) * piece_bits (r));
+    bits_up ((uint8_t *) r, ov_piece_at (r, i + m), tail,
+             (size_t) (k - m) * ov_piece_bits (r));
   else if (tail > 0 && k < m)
-    bits_down ((uint8_t *) r, piece_at (r, i + m), tail,
-               (size_t) (m - k) * piece_bits (r));
+    bits_down ((uint8_t *) r, ov_piece_at (r, i + m), tail,
+               (size_t) (m - k) * ov_piece_bits (r));
   for (j = 0; j < k; ++j)
     store_piece (r, i + j, &pieces[j]);
   r->n = n - m + k;
@@ -522,23 +430,29 @@ recode (struct recode *c, const struct ov_runs *from)
   if (ov_runs_each (from, recode_add, c) < 0 || recode_flush (c) < 0)
     return -ENOMEM;
   if (c->to) {
-    while (c->chunk < ov_chunks (c->to) - 1)
+    while (c->chunk < ov_chunks (c->to))
       set_prefix (c->to, ++c->chunk, c->n);
     c->to->n = c->n;
   }
   return 0;
 }
 
-/* At 16 pieces a chunk, halving the chunks saves one bit a piece and
- * costs as much index.  Half as many pieces cost a third of a bit more
- * and save a step of each search.
+/* Half as many pieces in a chunk make each a bit shorter, and save a
+ * step of each search, but need twice the index.  Up to this mean number
+ * a chunk is left whole.
  */
+static uint32_t
+most_pieces (uint32_t n)
+{
+  return entry_log_for (n) == 0 ? 4 : 8;
+}
+
 static unsigned
 best_chunk_bits (uint32_t n)
 {
   unsigned bits = OV_WINDOW_BITS;
 
-  while (bits > MIN_CHUNK_BITS && n > 8 * (OV_WINDOW >> bits))
+  while (bits > MIN_CHUNK_BITS && n > most_pieces (n) * (OV_WINDOW >> bits))
     bits--;
   return bits;
 }
@@ -550,15 +464,17 @@ static bool
 needs_tuning (const struct ov_runs *r)
 {
   uint32_t chunks = ov_chunks (r);
-  size_t bytes = bytes_for (r->n, r->chunk_bits, kind_bits (r),
-                            r->kind_bits & OV_WIDE);
+  size_t bytes = bytes_for (r->n, r->chunk_bits, ov_kind_bits (r),
+                            ov_entry_log (r));
 
-  if (r->n > 10 * chunks && r->chunk_bits > MIN_CHUNK_BITS)
+  if (r->n > 5 * most_pieces (r->n) / 4 * chunks
+      && r->chunk_bits > MIN_CHUNK_BITS)
     return true;
-  if (r->n < 3 * chunks && r->chunk_bits < OV_WINDOW_BITS)
+  if (r->n < 3 * most_pieces (r->n) / 8 * chunks
+      && r->chunk_bits < OV_WINDOW_BITS)
     return true;
-  return block_bytes (r) > BASE
-    && block_bytes (r) - bytes > UNIT + UNIT / 2 + bytes / 8;
+  return ov_block_bytes (r) > OV_BLOCK_BASE
+    && ov_block_bytes (r) - bytes > OV_BLOCK_UNIT + OV_BLOCK_UNIT / 2 + bytes / 8;
 }
 
 void

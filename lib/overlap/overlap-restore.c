@@ -45,7 +45,7 @@
 
 #include "checked.h"
 #include "cleanup.h"
-#include "overlap-internal.h"
+#include "overlap-fast.h"
 
 /* So many questions at most between two tries. */
 #define RETRY_MAX 4096u

@@ -19,7 +19,7 @@
 
 #include <errno.h>
 
-#include "overlap-internal.h"
+#include "overlap-fast.h"
 
 /* The pieces that one edit takes, besides those of the runs at its two
  * ends, of which each has at most OV_WINDOW_BITS + 1.

@@ -7,7 +7,7 @@
 #include <config.h>
 
 #include "cleanup.h"
-#include "overlap-internal.h"
+#include "overlap-fast.h"
 
 struct recount {
   uint64_t bytes, bytemap_bytes, windows, runs, pages;

@@ -5,20 +5,38 @@
  *
  * A window has no lock of its own, it has a slot in the directory: one
  * word that says where the runs are.  A check that finds 0 there is
- * done.  Else it writes the slot's address into a place of its own in
+ * done.  Else it writes the slot's address into its thread's place in
  * "readers", looks at the slot again, and may then read what it points
  * to until it clears its place.  An update sets OV_BUSY in the slot,
  * then waits until no reader's place has this slot's address.  Both
- * sides write first and read second, in the one order of sequentially
- * consistent operations, so at least one of them sees the other: either
- * the check sees OV_BUSY and steps back, or the update sees the check
- * and waits.  (Dekker's argument; everything else follows from release
- * and acquire.)
+ * sides write first and read second; if neither side's read overtakes
+ * its write, at least one of them sees the other: either the check sees
+ * OV_BUSY and steps back, or the update sees the check and waits.
+ * (Dekker's argument; everything else follows from release and acquire.)
  *
- * So checks share no cache line that any of them writes, except that
- * two threads which meet in one place for readers part for good; and an
- * update delays no check in another window.  The places for readers
- * belong to the process, 64 cache lines for all trackers together.
+ * Holding a read back behind a write takes a fence, which costs as much
+ * as the rest of a check, and keeps the processor from working on what
+ * comes after it.  So the updates pay for both sides: before the first
+ * update of a window membarrier(2) makes every thread of the process
+ * pass a fence.  Thereafter the window counts as fenced, and checks of
+ * it have a fence of their own, so that more updates need no system
+ * call.  Which windows are fenced is a word of 64 bits, one for each
+ * group of slots.  After FENCES_MAX calls all groups are fenced at once:
+ * who updates so many windows updates many more, at random or because
+ * the image is being opened.  A thread that has met UNFENCE_AFTER fenced
+ * windows since then takes it all back, unless an update is under way.
+ *
+ * A check writes its place, then reads "fenced", then the slot.  Say the
+ * fence that membarrier gave its thread comes after the second: then the
+ * place was written before the fence, and the update sees it.  Or it
+ * comes before: then the check sees that the window is fenced.  Where
+ * membarrier is not to be had, all is fenced all the time.
+ *
+ * So checks share no cache line that any of them writes, and an update
+ * delays no check in another window.  The places belong to the process,
+ * for all trackers together.  A thread gets one at its first check and
+ * keeps it to its end.  When there is none left, it borrows one of a few
+ * that are shared, for each check and with a fence.
  *
  * Invariants:
  *
@@ -26,32 +44,188 @@
  * 2. A slot that is 0 is only ever replaced by something finished.
  * 3. A cluster is described by its page if there is one, else by the
  *    runs; the runs are empty where there is a page.
+ * 4. A slot has OV_BUSY only while its group is fenced.
  *
- * Locks: the write side needs overlap.lock.  A check holds one read
- * lock at a time and waits for nothing else, so an update may have
- * several windows open.
+ * Locks: the write side needs overlap.lock, and so does a change of
+ * "fenced", for which a check tries it but does not wait.  A check holds
+ * one read lock at a time and waits for nothing else, so an update may
+ * have several windows open.
  */
 
 #include <config.h>
 
 #include <errno.h>
 #include <sched.h>
+#include <time.h>
+#include <unistd.h>
 
-#include "overlap-internal.h"
+#ifdef __linux__
+#include <sys/syscall.h>
+#endif
 
-#define READERS 64
+#include "overlap-fast.h"
 
-struct ov_reader {
-  _Alignas (64) _Atomic (const void *) at;
-};
+/* Places, of which those from OWNED on are shared. */
+#define READERS 128
+#define OWNED 112
+
+#define FENCES_MAX 8
+#define UNFENCE_AFTER 8192
 
 static struct ov_reader readers[READERS];
 
-/* Places above this one have never been used. */
-static atomic_uint readers_used;
+/* Places below this one may be in use, and all that are shared. */
+static atomic_uint owned_used;
 
-/* Where this thread found a free place last. */
-static __thread unsigned my_place;
+__thread struct ov_reader *ov_mine OV_FAST_TLS;
+static __thread unsigned fenced_checks OV_FAST_TLS;
+
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static pthread_key_t key;
+static bool have_key, have_membarrier;
+
+/* ---- fences ---- */
+
+#ifdef SYS_membarrier
+
+/* From the system's ABI: <linux/membarrier.h> may be older than the
+ * system.
+ */
+#define PRIVATE_EXPEDITED (1 << 3)
+#define REGISTER_PRIVATE_EXPEDITED (1 << 4)
+
+static int
+membarrier (int command)
+{
+  return (int) syscall (SYS_membarrier, command, 0, 0);
+}
+
+static bool
+fence_register (void)
+{
+  return membarrier (REGISTER_PRIVATE_EXPEDITED) == 0
+    && membarrier (PRIVATE_EXPEDITED) == 0;
+}
+
+/* Let all threads of the process pass a fence.  What worked once fails
+ * only after a fork, if at all; should it really have been forbidden
+ * meanwhile, then the time that writes take to become visible is waited
+ * out, and from then on all is fenced.
+ */
+static void
+fence_all (struct overlap *o)
+{
+  struct timespec ts = { 0, 20000000 };
+
+  if (membarrier (PRIVATE_EXPEDITED) == 0 || fence_register ())
+    return;
+  atomic_store (&o->fenced, UINT64_MAX);
+  o->always_fenced = true;
+  nanosleep (&ts, NULL);
+}
+
+#else
+
+static bool
+fence_register (void)
+{
+  return false;
+}
+
+static void
+fence_all (struct overlap *o)
+{
+  (void) o;
+}
+
+#endif
+
+/* The group of a slot is to be fenced. */
+static void
+fence_group (struct overlap *o, uint64_t group)
+{
+  if (++o->fences >= FENCES_MAX)
+    group = UINT64_MAX;
+  atomic_fetch_or (&o->fenced, group);
+  fence_all (o);
+}
+
+/* A check met a fenced window. */
+static void
+count_fenced_check (struct overlap *o)
+{
+  if (++fenced_checks < UNFENCE_AFTER)
+    return;
+  fenced_checks = 0;
+  if (pthread_mutex_trylock (&o->lock) != 0)
+    return;
+  if (!o->always_fenced) {
+    o->fences = 0;
+    atomic_store (&o->fenced, 0);
+  }
+  pthread_mutex_unlock (&o->lock);
+}
+
+/* ---- places ---- */
+
+static void
+give_back_place (void *opaque)
+{
+  struct ov_reader *r = opaque;
+
+  ov_mine = NULL;
+  atomic_store_explicit (&r->owned, false, memory_order_release);
+}
+
+static void
+init_once (void)
+{
+  have_key = pthread_key_create (&key, give_back_place) == 0;
+  have_membarrier = fence_register ();
+}
+
+/* Nothing may be called once the code is gone. */
+static void __attribute__ ((destructor))
+forget_key (void)
+{
+  if (have_key)
+    pthread_key_delete (key);
+  have_key = false;
+}
+
+void
+ov_readers_init (struct overlap *o)
+{
+  pthread_once (&once, init_once);
+  o->always_fenced = !have_membarrier;
+  atomic_init (&o->fenced, have_membarrier ? 0 : UINT64_MAX);
+}
+
+/* Give this thread a place of its own if there is one. */
+static void
+own_place (void)
+{
+  unsigned i, used;
+
+  for (i = 0; have_key && i < OWNED; ++i) {
+    bool owned = false;
+
+    if (atomic_load_explicit (&readers[i].owned, memory_order_relaxed)
+        || !atomic_compare_exchange_strong (&readers[i].owned, &owned, true))
+      continue;
+    if (pthread_setspecific (key, &readers[i]) != 0) {
+      atomic_store (&readers[i].owned, false);
+      return;
+    }
+    /* Before the place is first used, so that updates look there. */
+    used = atomic_load (&owned_used);
+    while (used <= i
+           && !atomic_compare_exchange_weak (&owned_used, &used, i + 1))
+      ;
+    ov_mine = &readers[i];
+    return;
+  }
+}
 
 /* What holds us up takes some dozen instructions, unless its thread was
  * preempted.
@@ -67,35 +241,37 @@ wait_a_little (unsigned *spins)
 #endif
 }
 
-/* Write AT into a free place. */
+/* Write AT into this thread's place, or a shared one, with a fence. */
 static struct ov_reader *
 register_reader (const void *at)
 {
-  unsigned spins = 0, used;
+  unsigned spins = 0, i;
 
-  for (;; my_place = (my_place + 1) % READERS) {
-    struct ov_reader *r = &readers[my_place];
+  if (!ov_mine)
+    own_place ();
+  if (ov_mine) {
+    atomic_store (&ov_mine->at, at);
+    return ov_mine;
+  }
+  for (i = OWNED; ; i = i + 1 < READERS ? i + 1 : OWNED) {
     const void *none = NULL;
 
-    used = atomic_load_explicit (&readers_used, memory_order_relaxed);
-    while (used <= my_place
-           && !atomic_compare_exchange_weak (&readers_used, &used,
-                                             my_place + 1))
-      ;
-    if (atomic_compare_exchange_strong (&r->at, &none, at))
-      return r;
-    if (my_place == READERS - 1)
-      wait_a_little (&spins);
+    if (atomic_compare_exchange_strong (&readers[i].at, &none, at))
+      return &readers[i];
+    wait_a_little (&spins);
   }
 }
 
 uintptr_t
-ov_read_lock (ov_slot *slot, struct ov_reader **reader)
+ov_read_lock_fenced (struct overlap *o, ov_slot *slot,
+                     struct ov_reader **reader)
 {
-  uintptr_t v = atomic_load_explicit (slot, memory_order_acquire);
   unsigned spins = 0;
+  uintptr_t v;
 
-  while (v != 0) {
+  if (ov_mine)                     /* not the first check of the thread */
+    count_fenced_check (o);
+  do {
     *reader = register_reader (slot);
     v = atomic_load (slot);
     if (v != 0 && !(v & OV_BUSY))
@@ -105,30 +281,35 @@ ov_read_lock (ov_slot *slot, struct ov_reader **reader)
       wait_a_little (&spins);
       v = atomic_load_explicit (slot, memory_order_acquire);
     }
-  }
+  } while (v != 0);
   return 0;
 }
 
-void
-ov_read_unlock (struct ov_reader *reader)
+/* Wait until nobody reads behind a slot in places FIRST to END. */
+static void
+wait_for_readers (const ov_slot *slot, unsigned first, unsigned end)
 {
-  atomic_store_explicit (&reader->at, NULL, memory_order_release);
+  unsigned i, spins = 0;
+
+  for (i = first; i < end; ++i)
+    while (atomic_load (&readers[i].at) == slot)
+      wait_a_little (&spins);
 }
 
 uintptr_t
-ov_write_lock (ov_slot *slot)
+ov_write_lock (struct overlap *o, ov_slot *slot)
 {
   uintptr_t v = atomic_load_explicit (slot, memory_order_relaxed);
-  unsigned i, used, spins = 0;
 
   /* Nobody reads behind a slot that is 0. */
   if (v == 0)
     return 0;
+  if (!(atomic_load_explicit (&o->fenced, memory_order_relaxed)
+        & ov_group (slot)))
+    fence_group (o, ov_group (slot));
   atomic_store (slot, v | OV_BUSY);
-  used = atomic_load (&readers_used);
-  for (i = 0; i < used; ++i)
-    while (atomic_load (&readers[i].at) == slot)
-      wait_a_little (&spins);
+  wait_for_readers (slot, 0, atomic_load (&owned_used));
+  wait_for_readers (slot, OWNED, READERS);
   return v;
 }
 
@@ -166,7 +347,7 @@ void
 ov_window_open (struct overlap *o, struct ov_window *w, ov_slot *slot,
                 uint64_t number)
 {
-  uintptr_t v = ov_write_lock (slot);
+  uintptr_t v = ov_write_lock (o, slot);
 
   w->slot = slot;
   w->number = number;

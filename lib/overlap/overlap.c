@@ -102,7 +102,7 @@
 #include <stdlib.h>
 
 #include "cleanup.h"
-#include "overlap-internal.h"
+#include "overlap-fast.h"
 
 struct overlap *
 overlap_new (const struct overlap_config *config)
@@ -115,6 +115,7 @@ overlap_new (const struct overlap_config *config)
   o->used = ov_size (o);
   o->retry_below = UINT64_MAX;
   pthread_mutex_init (&o->lock, NULL);
+  ov_readers_init (o);
   ov_kind_init (o);
   return o;
 }
@@ -197,7 +198,7 @@ scan_stretch (struct overlap *o, ov_slot *slot, uint64_t first,
   struct ov_reader *reader;
   uintptr_t v;
 
-  if (!slot || (v = ov_read_lock (slot, &reader)) == 0)
+  if (!slot || (v = ov_read_lock (o, slot, &reader)) == 0)
     return;
   ov_window_scan (o, v, first - in_window (first), in_window (first),
                   in_window (end - 1) + 1, s);
@@ -211,13 +212,41 @@ nothing_fixed (struct overlap *o)
   return atomic_load_explicit (&o->fixed, memory_order_acquire) == 0;
 }
 
-void
-overlap_query (struct overlap *o, uint64_t first, uint64_t count,
-               overlap_set mask, struct overlap_answer *answer)
+/* The short way of a check, which most go: a range that is in one window
+ * and chunk, with nothing in it, or a single cluster.  True if it was
+ * one of these; *SET is its types then.
+ */
+static inline __attribute__ ((always_inline)) bool
+look (struct overlap *o, uint64_t first, uint64_t count, overlap_set *set)
 {
-  uint64_t end = end_of (first, count), next;
+  uint32_t a = in_window (first);
+  struct ov_reader *reader;
+  bool known = false;
+  ov_slot *slot;
+  uintptr_t v;
+
+  if (count - 1 >= OV_WINDOW - a) /* 0, too */
+    return false;
+  *set = OVERLAP_NONE;
+  slot = ov_dir_find (o, first >> OV_WINDOW_BITS);
+  if (slot && (v = ov_read_lock (o, slot, &reader)) != 0) {
+    if (!(v & OV_PAGED))
+      known = ov_packed_look (o, (struct ov_runs *) v, a,
+                              a + (uint32_t) count - 1, set);
+    ov_read_unlock (reader);
+    return known && nothing_fixed (o);
+  }
+  return nothing_fixed (o);
+}
+
+/* The long way of overlap_query. */
+static void __attribute__ ((noinline))
+query_range (struct overlap *o, uint64_t first, uint64_t end,
+             overlap_set mask, struct overlap_answer *answer)
+{
   struct ov_scan s = { .mask = mask };
   bool outside, all_outside;
+  uint64_t next;
   ov_slot *slot;
 
   answer->all = OVERLAP_ALL;
@@ -242,13 +271,13 @@ overlap_query (struct overlap *o, uint64_t first, uint64_t count,
     answer->where = s.where;
 }
 
-bool
-overlap_hit (struct overlap *o, uint64_t first, uint64_t count,
-             overlap_set mask)
+/* The long way of overlap_hit. */
+static bool __attribute__ ((noinline))
+hit_range (struct overlap *o, uint64_t first, uint64_t end, overlap_set mask)
 {
-  uint64_t end = end_of (first, count), next;
   struct ov_scan s = { .mask = mask, .hit_only = true };
   bool outside, all_outside;
+  uint64_t next;
   ov_slot *slot;
 
   for (; first < end; first = next) {
@@ -263,6 +292,33 @@ overlap_hit (struct overlap *o, uint64_t first, uint64_t count,
     }
   }
   return false;
+}
+
+void
+overlap_query (struct overlap *o, uint64_t first, uint64_t count,
+               overlap_set mask, struct overlap_answer *answer)
+{
+  overlap_set set;
+
+  if (!look (o, first, count, &set)) {
+    query_range (o, first, end_of (first, count), mask, answer);
+    return;
+  }
+  answer->any = answer->all = set;
+  answer->outside = false;
+  if (set & mask)
+    answer->where = first;
+}
+
+bool
+overlap_hit (struct overlap *o, uint64_t first, uint64_t count,
+             overlap_set mask)
+{
+  overlap_set set;
+
+  if (look (o, first, count, &set))
+    return (set & mask) != 0;
+  return hit_range (o, first, end_of (first, count), mask);
 }
 
 /* An edit of window NUMBER lacks memory.  True if it is worth another

@@ -39,7 +39,7 @@ updates (void)
 static struct overlap *o;
 static atomic_bool done;
 static _Atomic (uint64_t) wrong, checks;
-static bool may_leave;
+static bool may_leave, unfence;
 
 static uint64_t
 at (unsigned window, unsigned cluster)
@@ -75,6 +75,17 @@ check_all_the_time (void *opaque)
   return NULL;
 }
 
+/* Let every update need membarrier, and no check have a fence. */
+static void
+take_back_fences (void)
+{
+  pthread_mutex_lock (&o->lock);
+  if (!o->always_fenced)
+    atomic_store (&o->fenced, 0);
+  o->fences = 0;
+  pthread_mutex_unlock (&o->lock);
+}
+
 static void *
 update_all_the_time (void *opaque)
 {
@@ -85,6 +96,8 @@ update_all_the_time (void *opaque)
   for (i = 0; i < n; ++i) {
     unsigned w = i / 37 % WINDOWS, c = CHURN + i * 7 % (CHURN_END - CHURN);
 
+    if (unfence)
+      take_back_fences ();
     overlap_enter (o, type, at (w, c), 1, NULL);
     if (i % 3)
       overlap_leave (o, type, at (w, c), 1);
@@ -147,6 +160,14 @@ END_TEST
 START_TEST (fault_29_checks_race_with_updates_of_pages)
 {
   race (3 * sizeof (struct ov_page), UINT64_MAX);
+}
+END_TEST
+
+/* The window is fenced anew for each update. */
+START_TEST (fault_29_checks_without_fences_race_with_updates)
+{
+  unfence = true;
+  race (_i ? 3 * sizeof (struct ov_page) : 0, UINT64_MAX);
 }
 END_TEST
 
@@ -237,6 +258,8 @@ main (void)
   tcase_set_timeout (tc, 300);
   tcase_add_test (tc, fault_29_checks_race_with_updates_of_runs);
   tcase_add_test (tc, fault_29_checks_race_with_updates_of_pages);
+  tcase_add_loop_test (tc, fault_29_checks_without_fences_race_with_updates,
+                       0, 2);
   tcase_add_loop_test (tc, checks_race_with_windows_that_leave, 0, 4);
   tcase_add_test (tc, one_of_many_claims_wins);
   tcase_add_test (tc, there_may_be_more_threads_than_places);

@@ -1,0 +1,301 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* The way of a check, for all of it to be inlined: from the number of a
+ * window to its slot, from the slot to its runs, and the search there.
+ * Each part belongs to the file that is named above it, whose opening
+ * comment explains it.
+ */
+
+#ifndef QCOW2_OVERLAP_FAST_H
+#define QCOW2_OVERLAP_FAST_H
+
+#include <endian.h>
+#include <string.h>
+
+#include "overlap-internal.h"
+
+/* ---- overlap-directory.c ---- */
+
+#define OV_WAY_BITS 4
+#define OV_WAYS (1u << OV_WAY_BITS)
+
+struct ov_node {
+  /* Window >> (shift + OV_WAY_BITS), and in the low byte, which windows
+   * leave free, the shift.
+   */
+  uint64_t prefix;
+  union {
+    ov_slot slot;               /* at shift 0 */
+    _Atomic (struct ov_node *) node;
+  } way[OV_WAYS];
+};
+
+/* Only the leaf is compared with the window: whoever took a wrong turn
+ * ends at a wrong leaf.
+ */
+static inline ov_slot *
+ov_dir_find (const struct overlap *o, uint64_t window)
+{
+  struct ov_node *n = atomic_load_explicit (&o->root, memory_order_acquire);
+  unsigned shift;
+
+  while (n && (shift = n->prefix & 0xff) > 0)
+    n = atomic_load_explicit (&n->way[window >> shift & (OV_WAYS - 1)].node,
+                              memory_order_acquire);
+  if (!n || window >> OV_WAY_BITS != n->prefix >> 8)
+    return NULL;
+  return &n->way[window & (OV_WAYS - 1)].slot;
+}
+
+/* ---- overlap-window.c ---- */
+
+struct ov_reader {
+  _Alignas (64) _Atomic (const void *) at;
+  atomic_bool owned;            /* by a thread */
+};
+
+/* This thread's place, or NULL.  A library that is loaded late has room
+ * for a few words like this next to those of the program, which saves a
+ * call.
+ */
+#ifdef __GLIBC__
+#define OV_FAST_TLS __attribute__ ((tls_model ("initial-exec")))
+#else
+#define OV_FAST_TLS
+#endif
+extern __thread struct ov_reader *ov_mine OV_FAST_TLS;
+
+/* The bit of a slot's group. */
+static inline uint64_t
+ov_group (const ov_slot *slot)
+{
+  return UINT64_C (1) << ((uintptr_t) slot / sizeof *slot % 64);
+}
+
+uintptr_t ov_read_lock_fenced (struct overlap *o, ov_slot *slot,
+                               struct ov_reader **reader);
+
+static inline void
+ov_read_unlock (struct ov_reader *reader)
+{
+  atomic_store_explicit (&reader->at, NULL, memory_order_release);
+}
+
+/* Returns what the slot holds; 0 means that nothing is locked. */
+static inline uintptr_t
+ov_read_lock (struct overlap *o, ov_slot *slot, struct ov_reader **reader)
+{
+  uintptr_t v = atomic_load_explicit (slot, memory_order_acquire);
+  struct ov_reader *r = ov_mine;
+
+  if (v == 0)
+    return 0;
+  if (__builtin_expect (r != NULL, 1)) {
+    atomic_store_explicit (&r->at, slot, memory_order_relaxed);
+    atomic_signal_fence (memory_order_seq_cst); /* for the compiler */
+    if (!(atomic_load_explicit (&o->fenced, memory_order_relaxed)
+          & ov_group (slot))) {
+      v = atomic_load_explicit (slot, memory_order_acquire);
+      if (__builtin_expect (v != 0 && !(v & OV_BUSY), 1)) {
+        *reader = r;
+        return v;
+      }
+    }
+    ov_read_unlock (r);
+  }
+  return ov_read_lock_fenced (o, slot, reader);
+}
+
+/* ---- overlap-packed.c ---- */
+
+static inline uint64_t
+ov_load64 (const uint8_t *p)
+{
+  uint64_t v;
+
+  memcpy (&v, p, sizeof v);
+  return le64toh (v);
+}
+
+static inline unsigned
+ov_kind_bits (const struct ov_runs *r)
+{
+  return r->kind_bits & OV_KIND_BITS_MASK;
+}
+
+static inline unsigned
+ov_piece_bits (const struct ov_runs *r)
+{
+  return r->chunk_bits + ov_kind_bits (r);
+}
+
+static inline uint64_t
+ov_mask (unsigned bits)
+{
+  return (UINT64_C (1) << bits) - 1;
+}
+
+/* The bytes of an entry of the index, as a power of two. */
+static inline unsigned
+ov_entry_log (const struct ov_runs *r)
+{
+  return r->kind_bits >> OV_ENTRY_SHIFT;
+}
+
+static inline size_t
+ov_block_bytes (const struct ov_runs *r)
+{
+  return OV_BLOCK_BASE + (size_t) OV_BLOCK_UNIT * r->units;
+}
+
+/* The pieces before CHUNK, *N of them in it. */
+static inline uint32_t
+ov_packed_chunk (const struct ov_runs *r, uint32_t chunk, uint32_t *n)
+{
+  const uint8_t *end = (const uint8_t *) r + ov_block_bytes (r);
+  unsigned entry_log = ov_entry_log (r);
+  uint32_t at;
+
+  if (entry_log == 0) {
+    at = end[-1 - (ptrdiff_t) chunk];
+    *n = end[-2 - (ptrdiff_t) chunk] - at;
+  }
+  else if (entry_log == 1) {
+    const uint16_t *e = (const uint16_t *) (const void *) end;
+    at = e[-1 - (ptrdiff_t) chunk];
+    *n = e[-2 - (ptrdiff_t) chunk] - at;
+  }
+  else {
+    const uint32_t *e = (const uint32_t *) (const void *) end;
+    at = e[-1 - (ptrdiff_t) chunk];
+    *n = e[-2 - (ptrdiff_t) chunk] - at;
+  }
+  return at;
+}
+
+static inline uint32_t
+ov_packed_prefix (const struct ov_runs *r, uint32_t chunk)
+{
+  uint32_t n;
+
+  return chunk == ov_chunks (r) ? r->n : ov_packed_chunk (r, chunk, &n);
+}
+
+/* The bit at which piece I begins, counted from the block's start. */
+static inline size_t
+ov_piece_at (const struct ov_runs *r, uint32_t i)
+{
+  return sizeof *r * 8 + (size_t) i * ov_piece_bits (r);
+}
+
+/* The piece whose last bit is bit LAST of the block, in the top bits of
+ * a word.  The eight bytes that end there are read: they never reach
+ * out of the block, whose header has as many.
+ */
+static inline uint64_t
+ov_top_piece (const struct ov_runs *r, size_t last)
+{
+  return ov_load64 ((const uint8_t *) r + last / 8 - 7) << (~last % 8);
+}
+
+/* Have the compiler select, not jump: it must not know what a value has
+ * become, or it makes a way for each case.
+ */
+#define OV_SETTLE(var) __asm__ ("" : "+r" (var))
+
+/* One step of a search: try what is STEP bits further if that is not
+ * beyond LIMIT.  No branch, for which way a search goes is not
+ * predictable.
+ */
+static inline size_t
+ov_search_step (const struct ov_runs *r, size_t at, size_t step,
+                size_t limit, uint64_t top)
+{
+  size_t next = at + step;
+
+  next = next <= limit ? next : at;
+  OV_SETTLE (next);
+  next = ov_top_piece (r, next) <= top ? next : at;
+  OV_SETTLE (next);
+  return next;
+}
+
+/* Of N pieces, find the last one that does not begin behind the offset
+ * in the top bits of TOP (the others are ones).  BEFORE is the bit
+ * before the first, and returned if there is none; else the piece's
+ * last bit is.  The number of steps depends on N as little as possible:
+ * one too many is cheaper than a wrong guess of how many.  Most chunks
+ * have less than 8 pieces in short lists, and less than 16 in others.
+ */
+static inline __attribute__ ((always_inline)) size_t
+ov_search (const struct ov_runs *r, size_t before, uint32_t n,
+           size_t bits, uint64_t top)
+{
+  size_t at = before, limit = before + n * bits, step = 8;
+
+  if (n > 7 || ov_entry_log (r) > 0) {
+    if (__builtin_expect (n > 15, 0))
+      while (step <= n / 2)
+        step *= 2;
+    for (; step > 8; step /= 2)
+      at = ov_search_step (r, at, step * bits, limit, top);
+    at = ov_search_step (r, at, 8 * bits, limit, top);
+  }
+  at = ov_search_step (r, at, 4 * bits, limit, top);
+  at = ov_search_step (r, at, 2 * bits, limit, top);
+  return ov_search_step (r, at, bits, limit, top);
+}
+
+/* As "top" of ov_search for a cluster of the window. */
+static inline uint64_t
+ov_top_of (const struct ov_runs *r, uint32_t cluster)
+{
+  /* Two shifts, for there may be 0 bits of offset. */
+  return ~((~(uint64_t) cluster << (63u - r->chunk_bits)) << 1);
+}
+
+/* The last piece that begins at or before CLUSTER, in the chunk of
+ * CLUSTER.  False if there is none.
+ */
+static inline __attribute__ ((always_inline)) bool
+ov_packed_at (const struct ov_runs *r, uint32_t cluster,
+              struct ov_piece *piece)
+{
+  uint32_t chunk = cluster >> r->chunk_bits, n;
+  uint32_t lo = ov_packed_chunk (r, chunk, &n);
+  unsigned kbits = ov_kind_bits (r), bits = r->chunk_bits + kbits;
+  size_t before = sizeof *r * 8 + (size_t) lo * bits - 1, last;
+  uint64_t v;
+
+  last = ov_search (r, before, n, bits, ov_top_of (r, cluster));
+  if (last == before)
+    return false;
+  v = ov_top_piece (r, last) >> (64 - bits);
+  piece->start = chunk << r->chunk_bits | (uint32_t) (v >> kbits);
+  piece->kind = (uint16_t) ((v & ov_mask (kbits)) + 1);
+  return true;
+}
+
+/* The types of one cluster (A = LAST), or of a range in which there is
+ * nothing; of pieces that begin at or before LAST only the last can
+ * reach A.  False if it is neither, or lies in several chunks.
+ */
+static inline __attribute__ ((always_inline)) bool
+ov_packed_look (const struct overlap *o, const struct ov_runs *r,
+                uint32_t a, uint32_t last, overlap_set *set)
+{
+  const struct ov_kind *k;
+  struct ov_piece p;
+
+  if (a >> r->chunk_bits != last >> r->chunk_bits)
+    return false;
+  if (!ov_packed_at (r, last, &p))
+    return true;
+  k = ov_kind (o, p.kind);
+  if (p.start + (UINT32_C (1) << k->log) <= a)
+    return true;
+  *set = k->set;
+  return a == last;
+}
+
+#endif /* QCOW2_OVERLAP_FAST_H */
