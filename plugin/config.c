@@ -32,7 +32,7 @@
 #include <nbdkit-plugin.h>
 
 #include "checked.h"
-#include "plugin.h"
+#include "config-internal.h"
 
 struct plugin_config config;
 
@@ -41,6 +41,18 @@ const char config_help[] =
   "backing-file=<FILE>             use this, not the name in the image\n"
   "commit-interval=<SECONDS>       commit unflushed metadata\n"
   "                                (default 5, 0 is never)\n"
+  "create=<SIZE>                   make the image, a disk of this size, first\n"
+  "create.backing-file=<FILE>      stored in the new image\n"
+  "create.backing-format=qcow2|raw\n"
+  "create.cluster-size=<SIZE>      (default 64k)\n"
+  "create.compat=v2|v3             version of the format (default v3)\n"
+  "create.compression-type=zlib|zstd\n"
+  "                                (default zlib)\n"
+  "create.extended-l2=on|off       (default off)\n"
+  "create.lazy-refcounts=on|off    (default off)\n"
+  "create.preallocation=off|metadata|falloc|full\n"
+  "                                (default off)\n"
+  "create.refcount-bits=<N>        (default 16)\n"
   "data-file=<FILE>                (not supported yet)\n"
   "discard=unmap|ignore            what trim does (default unmap)\n"
   "event-log=<PATH>|fd:<N>         append events there as JSON lines\n"
@@ -68,13 +80,7 @@ const char config_help[] =
   "                                memory of the tracker (default unlimited)\n"
   "refcount-cache-size=<SIZE>      (default 4M)";
 
-/* Values as words. */
-struct choice {
-  const char *word;
-  uint32_t value;
-};
-
-static const struct choice on_off[] = {
+const struct choice config_on_off[] = {
   { "on", true }, { "off", false }, { NULL, 0 }
 };
 static const struct choice templates[] = {
@@ -110,16 +116,16 @@ static size_t nr_external_files;
 
 static char *backing_file;      /* absolute path, allocated */
 
-static int
-bad_value (const char *key, const char *value, const char *allowed)
+int
+config_bad_value (const char *key, const char *value, const char *allowed)
 {
   report_error ("%s=%.200s: expected %s", key, value, allowed);
   return -1;
 }
 
 /* KEY's value must be one of the words of CHOICES. */
-static int
-parse_choice (const char *key, const char *value,
+int
+config_choice (const char *key, const char *value,
               const struct choice *choices, uint32_t *r)
 {
   char allowed[128] = "";
@@ -135,7 +141,7 @@ parse_choice (const char *key, const char *value,
                sizeof allowed - strlen (allowed) - 1);
     strncat (allowed, c->word, sizeof allowed - strlen (allowed) - 1);
   }
-  return bad_value (key, value, allowed);
+  return config_bad_value (key, value, allowed);
 }
 
 /* The digits at *P as a number of at most MAX, and *P moved behind
@@ -223,7 +229,7 @@ set_file (const char *key, const char *value)
   if (is_nbd_uri (value))
     return refuse_uri (key, value);
   if (!*value)
-    return bad_value (key, value, "the name of a file or block device");
+    return config_bad_value (key, value, "the name of a file or block device");
   config.image.filename = value;
   return 0;
 }
@@ -234,7 +240,7 @@ set_backing_file (const char *key, const char *value)
   if (is_nbd_uri (value))
     return refuse_uri (key, value);
   if (!*value)
-    return bad_value (key, value, "the name of a file or block device");
+    return config_bad_value (key, value, "the name of a file or block device");
 
   /* As on any command line, a relative name is relative to the current
    * directory, not to the image as a name inside the image would be.
@@ -257,7 +263,7 @@ static int
 set_event_log (const char *key, const char *value)
 {
   if (!*value)
-    return bad_value (key, value, "the name of a file, or fd:N");
+    return config_bad_value (key, value, "the name of a file, or fd:N");
   config.event_log = value;
   return 0;
 }
@@ -284,7 +290,7 @@ set_external_files (const char *key, const char *value)
     copy = realpath (value, NULL);
     if (!copy || stat (copy, &st) == -1 || !S_ISDIR (st.st_mode)) {
       free (copy);
-      return bad_value (key, value,
+      return config_bad_value (key, value,
                         "none, same-dir, any, or an existing directory");
     }
   }
@@ -309,7 +315,7 @@ set_commit_interval (const char *key, const char *value)
   uint64_t n;
 
   if (!parse_digits (&p, INT32_MAX, &n) || *p)
-    return bad_value (key, value, "a number of seconds, "
+    return config_bad_value (key, value, "a number of seconds, "
                       "0 (never) to 2147483647");
   config.image.commit_interval = (unsigned) n;
   return 0;
@@ -318,7 +324,7 @@ set_commit_interval (const char *key, const char *value)
 static int
 set_overlap_check (const char *key, const char *value)
 {
-  return parse_choice (key, value, templates, &check_template);
+  return config_choice (key, value, templates, &check_template);
 }
 
 static int
@@ -326,7 +332,7 @@ set_overlap_limit (const char *key, const char *value)
 {
   uint32_t v;
 
-  if (parse_choice (key, value, policies, &v) == -1)
+  if (config_choice (key, value, policies, &v) == -1)
     return -1;
   config.image.overlap_limit = (enum overlap_policy) v;
   return 0;
@@ -337,7 +343,7 @@ set_discard (const char *key, const char *value)
 {
   uint32_t v;
 
-  if (parse_choice (key, value, discards, &v) == -1)
+  if (config_choice (key, value, discards, &v) == -1)
     return -1;
   config.image.discard = v;
   return 0;
@@ -348,7 +354,7 @@ set_lazy_refcounts (const char *key, const char *value)
 {
   uint32_t v;
 
-  if (parse_choice (key, value, lazies, &v) == -1)
+  if (config_choice (key, value, lazies, &v) == -1)
     return -1;
   config.image.lazy_refcounts = (enum lazy_refcounts) v;
   return 0;
@@ -359,24 +365,24 @@ set_locking (const char *key, const char *value)
 {
   uint32_t v;
 
-  if (parse_choice (key, value, lockings, &v) == -1)
+  if (config_choice (key, value, lockings, &v) == -1)
     return -1;
   config.image.locking = (enum storage_locking) v;
   return 0;
 }
 
-static int
-set_size (const char *key, const char *value, uint64_t *r)
+int
+config_size (const char *key, const char *value, uint64_t *r)
 {
   if (!parse_size (value, r))
-    return bad_value (key, value, "a size such as 65536, 64k or 4M");
+    return config_bad_value (key, value, "a size such as 65536, 64k or 4M");
   return 0;
 }
 
 static int
 set_bitmap_size (const char *key, const char *value)
 {
-  return set_size (key, value, &config.image.overlap_bitmap_size);
+  return config_size (key, value, &config.image.overlap_bitmap_size);
 }
 
 static int
@@ -387,7 +393,7 @@ set_total_size_limit (const char *key, const char *value)
     return 0;
   }
   if (!parse_size (value, &config.image.overlap_total_limit))
-    return bad_value (key, value, "a size such as 65536, 64k or 4M, "
+    return config_bad_value (key, value, "a size such as 65536, 64k or 4M, "
                       "or unlimited");
   return 0;
 }
@@ -395,19 +401,16 @@ set_total_size_limit (const char *key, const char *value)
 static int
 set_l2_cache_size (const char *key, const char *value)
 {
-  return set_size (key, value, &config.image.l2_cache_size);
+  return config_size (key, value, &config.image.l2_cache_size);
 }
 
 static int
 set_refcount_cache_size (const char *key, const char *value)
 {
-  return set_size (key, value, &config.image.refcount_cache_size);
+  return config_size (key, value, &config.image.refcount_cache_size);
 }
 
-static const struct parameter {
-  const char *key;
-  int (*set) (const char *key, const char *value);
-} parameters[] = {
+static const struct parameter parameters[] = {
   { "file", set_file },
   { "backing-file", set_backing_file },
   { "commit-interval", set_commit_interval },
@@ -424,6 +427,7 @@ static const struct parameter {
   { "overlap-structures.bitmap-size", set_bitmap_size },
   { "overlap-structures.total-size-limit", set_total_size_limit },
   { "refcount-cache-size", set_refcount_cache_size },
+  { NULL, NULL }
 };
 
 /* overlap-check.TYPE=on|off */
@@ -447,7 +451,7 @@ set_overlap_type (const char *key, const char *name, const char *value)
                   "and one of template, %s", key, value, allowed);
     return -1;
   }
-  if (parse_choice (key, value, on_off, &on) == -1)
+  if (config_choice (key, value, config_on_off, &on) == -1)
     return -1;
   check_given |= OVERLAP_BIT (type);
   if (on)
@@ -457,6 +461,15 @@ set_overlap_type (const char *key, const char *name, const char *value)
   return 0;
 }
 
+const struct parameter *
+config_find (const struct parameter *table, const char *key)
+{
+  for (; table->key; ++table)
+    if (strcmp (key, table->key) == 0)
+      return table;
+  return NULL;
+}
+
 void
 config_init (void)
 {
@@ -464,17 +477,19 @@ config_init (void)
   image_config_init (&config.image);
   check_template = config.image.overlap_check;
   check_given = check_on = OVERLAP_NONE;
+  config_create_init ();
 }
 
 int
 config_set (const char *key, const char *value)
 {
   static const char prefix[] = "overlap-check.";
-  size_t i;
+  const struct parameter *p = config_find (parameters, key);
 
-  for (i = 0; i < ARRAY_SIZE (parameters); i++)
-    if (strcmp (key, parameters[i].key) == 0)
-      return parameters[i].set (key, value);
+  if (!p)
+    p = config_create_find (key);
+  if (p)
+    return p->set (key, value);
   if (strncmp (key, prefix, sizeof prefix - 1) == 0)
     return set_overlap_type (key, key + sizeof prefix - 1, value);
 
@@ -495,14 +510,14 @@ config_complete (void)
   }
   for (i = 0; nr_external_files > 1 && i < nr_external_files; i++) {
     if (strcmp (external_files[i], "none") == 0)
-      return bad_value ("external-files", "none",
+      return config_bad_value ("external-files", "none",
                         "no other external-files beside none");
   }
   if (nr_external_files > 0)
     config.image.external_files = (const char *const *) external_files;
   config.image.overlap_check =
     (check_template & ~check_given) | (check_on & check_given);
-  return 0;
+  return config_create_complete ();
 }
 
 void

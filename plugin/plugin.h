@@ -10,6 +10,7 @@
 
 #include <stdbool.h>
 
+#include "create.h"
 #include "event.h"
 #include "image.h"
 #include "report.h"
@@ -19,6 +20,8 @@
 struct plugin_config {
   struct image_config image;    /* .filename NULL: not given */
   const char *event_log;        /* path or fd:N; NULL: none */
+  bool create;                  /* make the image first */
+  struct create_options create_options;
 };
 extern struct plugin_config config;
 

@@ -37,6 +37,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <unistd.h>
 
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
@@ -100,6 +101,23 @@ qcow2_dump_plugin (void)
           event_name (EVENT_IMAGE_CORRUPTED));
 }
 
+/* An image that was made for this server and cannot be served is not
+ * left behind: its name would be taken the next time.
+ */
+static int
+open_image (void)
+{
+  const char *name = config.image.filename;
+
+  if (config.create && image_create (name, &config.create_options) < 0)
+    return -1;
+  if (image_open (&config.image, &image) == 0)
+    return 0;
+  if (config.create)
+    unlink (name);
+  return -1;
+}
+
 static int
 qcow2_get_ready (void)
 {
@@ -108,7 +126,7 @@ qcow2_get_ready (void)
 
   if (events_open (config.event_log, config.image.filename) == -1)
     return -1;
-  if (image_open (&config.image, &image) < 0) {
+  if (open_image () == -1) {
     image = NULL;
     events_stop ();
     events_close ();

@@ -5,8 +5,8 @@
  * the file (qcow2 specification, "Header", "Feature name table",
  * "Header extensions").
  *
- * Nothing here writes a whole header: fields of an existing header are
- * changed one at a time, by writes of 8 or 12 bytes at the
+ * Only a new image's header is encoded as a whole: fields of an existing
+ * header are changed one at a time, by writes of 8 or 12 bytes at the
  * HEADER_OFFSET_* places, which never cross a 512-byte sector.
  */
 
@@ -115,6 +115,13 @@ int header_probe (const uint8_t *buf, size_t len, uint64_t *cluster_size,
  */
 int header_decode (const uint8_t *buf, size_t len, uint64_t file_size,
                    struct header *h, struct format_error *e);
+
+/* Encode the first cluster of a new image from *H into BUF, a whole
+ * cluster.  0, or -ENAMETOOLONG with *E filled: the backing file's name
+ * does not fit.
+ */
+int header_encode (const struct header *h, uint8_t *buf,
+                   struct format_error *e);
 
 /* L1 entries that a disk of SIZE guest bytes needs. */
 uint64_t header_l1_entries (uint32_t cluster_bits, bool extended_l2,

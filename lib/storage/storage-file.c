@@ -516,6 +516,21 @@ open_fd (const char *path, bool writable, bool nofollow, struct stat *st)
 }
 
 int
+storage_create_empty (const char *path)
+{
+  CLEANUP_CLOSE int fd = open (path, O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC,
+                               0666);
+
+  return fd == -1 ? -errno : 0;
+}
+
+int
+storage_write_zeroes (struct storage *s, uint64_t offset, uint64_t len)
+{
+  return write_zeroes (file_of (s), offset, len);
+}
+
+int
 storage_open_file (const char *path, bool writable, bool nofollow,
                    struct storage **s)
 {

@@ -70,4 +70,10 @@ int storage_init (struct storage *s, const struct storage_ops *ops,
 int storage_lock_fd (int fd, enum storage_lock *held, enum storage_lock want,
                      enum storage_locking mode, const char **conflict);
 
+/* Between storage-file.c and storage-create.c: make an empty file that
+ * was not there; write zeroes to a file's range, whatever is there.
+ */
+int storage_create_empty (const char *path);
+int storage_write_zeroes (struct storage *s, uint64_t offset, uint64_t len);
+
 #endif /* QCOW2_STORAGE_IMPL_H */

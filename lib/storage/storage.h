@@ -40,6 +40,28 @@ enum storage_locking { LOCKING_AUTO, LOCKING_ON, LOCKING_OFF };
 int storage_open_file (const char *path, bool writable, bool nofollow,
                        struct storage **s);
 
+/* What a new file holds: FILLED bytes that FILL gives, piece by piece
+ * and in any order, and zeroes up to SIZE.
+ */
+enum storage_rest {
+  STORAGE_REST_HOLE,            /* takes no space */
+  STORAGE_REST_RESERVED,        /* its space is reserved */
+  STORAGE_REST_WRITTEN,         /* zeroes are written */
+};
+struct storage_contents {
+  uint64_t filled, size;        /* bytes; filled <= size, and not 0 */
+  enum storage_rest rest;
+  int (*fill) (void *opaque, uint64_t offset, uint8_t *buf, size_t len);
+  void *opaque;
+};
+
+/* Make a regular file that was not there (-EEXIST) and make it durable.
+ * What it begins with is written last.  This cannot change an image,
+ * and so is not among what only the guard may do.
+ */
+int storage_create_file (const char *path,
+                         const struct storage_contents *contents);
+
 /* A storage in memory for tests: SIZE zero bytes that grow as a file
  * does.
  */

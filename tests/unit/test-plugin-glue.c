@@ -21,6 +21,7 @@
 #include <nbdkit-plugin.h>
 
 #include "checked.h"
+#include "create.h"
 #include "image.h"
 
 struct nbdkit_plugin *plugin_init (void);
@@ -63,6 +64,20 @@ void
 image_config_init (struct image_config *config)
 {
   memset (config, 0, sizeof *config);
+}
+
+void
+create_options_init (struct create_options *o)
+{
+  *o = (struct create_options) { .size = 0 };
+}
+
+int
+image_create (const char *filename, const struct create_options *o)
+{
+  (void) filename;
+  (void) o;
+  return -EEXIST;
 }
 
 int

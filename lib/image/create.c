@@ -1,0 +1,350 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* Making a new image.
+ *
+ * All of its metadata lies at the beginning, table after table:
+ *
+ *   cluster 0 | refcount table | refcount blocks | L1 | L2 tables | data
+ *    header
+ *
+ * L2 tables and data only if they are preallocated.  Where everything
+ * lies follows from the number of clusters, so any piece of the file can
+ * be computed by itself, from no more than the layout: fill_cluster is
+ * asked for one cluster after the other.  Nothing grows with the disk.
+ *
+ * How many refcount blocks there must be depends on the number of
+ * clusters, to which they belong: lay_out adds until it is enough.
+ *
+ * Locks: none; nobody else knows the file yet.
+ */
+
+#include <config.h>
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "byteorder.h"
+#include "checked.h"
+#include "cleanup.h"
+#include "create.h"
+#include "l2.h"
+#include "refcount.h"
+#include "report.h"
+#include "storage.h"
+
+/* Subclusters that extended L2 entries have bits for. */
+#define MIN_EXTENDED_L2_CLUSTER (UINT64_C (16) << 10)
+#define ALL_SUBCLUSTERS UINT64_C (0xffffffff)
+
+/* First cluster and number of clusters of each part. */
+struct part {
+  uint64_t first, count;
+};
+
+struct layout {
+  const char *filename;
+  struct header header;
+  bool extended_l2;
+  struct part table, blocks, l1, l2, data;
+  uint64_t total;               /* clusters of the file */
+};
+
+void
+create_options_init (struct create_options *o)
+{
+  *o = (struct create_options) {
+    .cluster_size = 65536, .refcount_bits = 16, .version = 3,
+  };
+}
+
+/*----------------------------------------------------------------------
+ * What is allowed.
+ */
+
+static int
+bad (const char *filename, const char *what)
+{
+  report_error ("%s: cannot create the image: %s", filename, what);
+  return -EINVAL;
+}
+
+static bool
+is_power_of_2 (uint64_t n)
+{
+  return n != 0 && is_aligned (n, n);
+}
+
+/* What version 2 does not have. */
+static int
+check_v2 (const char *filename, const struct create_options *o)
+{
+  if (o->refcount_bits != 16)
+    return bad (filename, "version 2 has refcounts of 16 bits only");
+  if (o->lazy_refcounts)
+    return bad (filename, "version 2 has no lazy refcounts");
+  if (o->extended_l2)
+    return bad (filename, "version 2 has no extended L2 entries");
+  if (o->compression_type != COMPRESSION_DEFLATE)
+    return bad (filename, "version 2 has no compression type but deflate");
+  return 0;
+}
+
+static int
+check_options (const char *filename, const struct create_options *o)
+{
+  if (!is_power_of_2 (o->cluster_size)
+      || o->cluster_size < UINT64_C (1) << MIN_CLUSTER_BITS
+      || o->cluster_size > MAX_CLUSTER_SIZE)
+    return bad (filename, "the cluster size must be a power of 2 from 512 "
+                "bytes to 2 MiB");
+  if (!is_power_of_2 (o->refcount_bits) || o->refcount_bits > 64)
+    return bad (filename, "the width of refcounts must be a power of 2 from "
+                "1 to 64 bits");
+  if (o->extended_l2 && o->cluster_size < MIN_EXTENDED_L2_CLUSTER)
+    return bad (filename, "extended L2 entries need clusters of at least "
+                "16 KiB");
+  if (o->size > INT64_MAX - 511)
+    return bad (filename, "the size of the disk is above 2^63 - 512");
+  if (!o->backing_file != !o->backing_format)
+    return bad (filename, "a backing file and its format can only be given "
+                "together");
+  if (o->backing_file && o->preallocation != PREALLOCATE_OFF)
+    return bad (filename, "what is preallocated would hide the backing file");
+  return o->version == 2 ? check_v2 (filename, o) : 0;
+}
+
+/*----------------------------------------------------------------------
+ * The layout.
+ */
+
+static uint64_t
+entries_of_l2 (const struct layout *l)
+{
+  return l->header.cluster_size / (l->extended_l2 ? 16 : 8);
+}
+
+/* Place one part behind the other, with as many refcount blocks and as
+ * long a table as are known to be needed by now.
+ */
+static void
+place_parts (struct layout *l)
+{
+  struct part *const parts[] = {
+    &l->table, &l->blocks, &l->l1, &l->l2, &l->data
+  };
+  size_t i;
+
+  l->total = 1;                 /* the header */
+  for (i = 0; i < ARRAY_SIZE (parts); ++i) {
+    parts[i]->first = l->total;
+    l->total += parts[i]->count;
+  }
+}
+
+static int
+lay_out (struct layout *l, const struct create_options *o)
+{
+  struct header *h = &l->header;
+  const uint64_t per_block =
+    refcount_block_entries (h->cluster_size, h->refcount_order);
+  uint64_t l1_entries =
+    header_l1_entries (h->cluster_bits, o->extended_l2, h->size);
+
+  if (l1_entries > MAX_L1_BYTES / 8) {
+    report_error ("%s: cannot create the image: a disk of %" PRIu64
+                  " bytes needs %" PRIu64 " L1 entries, more than %" PRIu64
+                  "; choose larger clusters", l->filename, h->size,
+                  l1_entries, MAX_L1_BYTES / 8);
+    return -EFBIG;
+  }
+  h->l1_size = (uint32_t) MAX (l1_entries, UINT64_C (1));
+  l->l1.count = div_up (h->l1_size * UINT64_C (8), h->cluster_size);
+  if (o->preallocation != PREALLOCATE_OFF) {
+    l->data.count = div_up (h->size, h->cluster_size);
+    l->l2.count = l1_entries;
+  }
+  do {
+    place_parts (l);
+    l->blocks.count = div_up (l->total, per_block);
+    l->table.count = div_up (l->blocks.count * 8, h->cluster_size);
+  } while (1 + l->table.count + l->blocks.count != l->l1.first);
+
+  if (l->table.count * h->cluster_size > MAX_REFCOUNT_TABLE_BYTES
+      || l->total > MAX_HOST_OFFSET >> h->cluster_bits)
+    return bad (l->filename, "as much as this can only be preallocated with "
+                "larger clusters or narrower refcounts");
+  h->refcount_table_offset = l->table.first * h->cluster_size;
+  h->refcount_table_clusters = (uint32_t) l->table.count;
+  h->l1_table_offset = l->l1.first * h->cluster_size;
+  return 0;
+}
+
+static int
+set_header (struct header *h, const struct create_options *o,
+            const char *filename)
+{
+  if (o->backing_file
+      && (strlen (o->backing_file) >= sizeof h->backing_file
+          || strlen (o->backing_format) >= sizeof h->backing_format))
+    return bad (filename, "the name of the backing file is longer than 1023 "
+                "bytes, or that of its format longer than 15");
+  h->version = o->version;
+  h->cluster_size = o->cluster_size;
+  h->cluster_bits = (uint32_t) __builtin_ctzll (o->cluster_size);
+  h->size = round_up (o->size, 512);
+  h->refcount_order = (uint32_t) __builtin_ctzll (o->refcount_bits);
+  h->compression_type = (uint8_t) o->compression_type;
+  if (o->lazy_refcounts)
+    h->compatible |= COMPAT_LAZY_REFCOUNTS;
+  if (o->extended_l2)
+    h->incompatible |= INCOMPAT_EXTL2;
+  if (o->compression_type != COMPRESSION_DEFLATE)
+    h->incompatible |= INCOMPAT_COMPRESSION;
+  if (o->backing_file) {
+    memcpy (h->backing_file, o->backing_file, strlen (o->backing_file));
+    memcpy (h->backing_format, o->backing_format,
+            strlen (o->backing_format));
+  }
+  return 0;
+}
+
+/*----------------------------------------------------------------------
+ * The contents, cluster by cluster.
+ */
+
+/* Host offset of the Nth cluster of a part, 0 if it has fewer. */
+static uint64_t
+place_in (const struct layout *l, const struct part *part, uint64_t n)
+{
+  return n < part->count ? (part->first + n) * l->header.cluster_size : 0;
+}
+
+/* Entries that point to the clusters of a part, from its Nth on. */
+static void
+fill_pointers (const struct layout *l, const struct part *part, uint64_t n,
+               uint64_t flags, uint8_t *buf)
+{
+  uint64_t i;
+
+  for (i = 0; i < l->header.cluster_size / 8; ++i) {
+    uint64_t place = place_in (l, part, n + i);
+
+    store_be64 (buf + i * 8, place ? place | flags : 0);
+  }
+}
+
+static void
+fill_extended_l2 (const struct layout *l, uint64_t n, uint8_t *buf)
+{
+  uint64_t i;
+
+  for (i = 0; i < entries_of_l2 (l); ++i) {
+    uint64_t place = place_in (l, &l->data, n + i);
+
+    store_be64 (buf + i * 16, place ? place | ENTRY_COPIED : 0);
+    store_be64 (buf + i * 16 + 8, place ? ALL_SUBCLUSTERS : 0);
+  }
+}
+
+static void
+fill_refcounts (const struct layout *l, uint64_t block, uint8_t *buf)
+{
+  const uint32_t order = l->header.refcount_order;
+  const uint64_t n = refcount_block_entries (l->header.cluster_size, order);
+  uint64_t i;
+
+  memset (buf, 0, l->header.cluster_size);
+  for (i = 0; i < n && block * n + i < l->total; ++i)
+    refcount_set (buf, order, i, 1);
+}
+
+/* True if CLUSTER belongs to PART; *N is then which of its clusters. */
+static bool
+is_in (const struct part *part, uint64_t cluster, uint64_t *n)
+{
+  *n = cluster - part->first;
+  return cluster >= part->first && *n < part->count;
+}
+
+static int
+fill_cluster (const struct layout *l, uint64_t cluster, uint8_t *buf)
+{
+  const uint64_t pointers = l->header.cluster_size / 8;
+  struct format_error e;
+  uint64_t n;
+  int r;
+
+  if (is_in (&l->table, cluster, &n))
+    fill_pointers (l, &l->blocks, n * pointers, 0, buf);
+  else if (is_in (&l->blocks, cluster, &n))
+    fill_refcounts (l, n, buf);
+  else if (is_in (&l->l1, cluster, &n))
+    fill_pointers (l, &l->l2, n * pointers, ENTRY_COPIED, buf);
+  else if (is_in (&l->l2, cluster, &n) && l->extended_l2)
+    fill_extended_l2 (l, n * entries_of_l2 (l), buf);
+  else if (is_in (&l->l2, cluster, &n))
+    fill_pointers (l, &l->data, n * pointers, ENTRY_COPIED, buf);
+  else {
+    r = header_encode (&l->header, buf, &e);
+    if (r < 0)
+      report_error ("%s: cannot create the image: %s", l->filename, e.text);
+    return r;
+  }
+  return 0;
+}
+
+/* storage_contents.fill: whole clusters. */
+static int
+fill (void *opaque, uint64_t offset, uint8_t *buf, size_t len)
+{
+  const struct layout *l = opaque;
+  const uint64_t size = l->header.cluster_size;
+  uint64_t done;
+  int r = 0;
+
+  for (done = 0; r == 0 && done < len; done += size)
+    r = fill_cluster (l, (offset + done) / size, buf + done);
+  return r;
+}
+
+int
+image_create (const char *filename, const struct create_options *o)
+{
+  static const enum storage_rest rest[] = {
+    [PREALLOCATE_OFF] = STORAGE_REST_HOLE,
+    [PREALLOCATE_METADATA] = STORAGE_REST_HOLE,
+    [PREALLOCATE_FALLOC] = STORAGE_REST_RESERVED,
+    [PREALLOCATE_FULL] = STORAGE_REST_WRITTEN,
+  };
+  struct layout l = { .filename = filename, .extended_l2 = o->extended_l2 };
+  struct storage_contents contents = {
+    .rest = rest[o->preallocation], .fill = fill, .opaque = &l,
+  };
+  CLEANUP_FREE uint8_t *buf = NULL;
+  int r = check_options (filename, o);
+
+  if (r == 0)
+    r = set_header (&l.header, o, filename);
+  if (r == 0)
+    r = lay_out (&l, o);
+  if (r < 0)
+    return r;
+  /* All else that can be wrong with the options. */
+  buf = malloc (l.header.cluster_size);
+  if (!buf)
+    return -ENOMEM;
+  r = fill_cluster (&l, 0, buf);
+  if (r < 0)
+    return r;
+  contents.filled = l.data.first * l.header.cluster_size;
+  contents.size = l.total * l.header.cluster_size;
+  r = storage_create_file (filename, &contents);
+  if (r == -EEXIST)
+    report_error ("%s: cannot create the image: the file exists; remove it, "
+                  "or leave the size out to serve it", filename);
+  else if (r < 0)
+    report_error ("%s: cannot create the image: %s", filename, strerror (-r));
+  return r;
+}

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* Making a new image, as "qemu-img create" does. */
+
+#ifndef QCOW2_CREATE_H
+#define QCOW2_CREATE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "header.h"
+
+/* Where guest data will be, before it is written (qemu-img(1),
+ * "preallocation").
+ */
+enum preallocation {
+  PREALLOCATE_OFF,
+  PREALLOCATE_METADATA,         /* every cluster has its place */
+  PREALLOCATE_FALLOC,           /* and its space is reserved */
+  PREALLOCATE_FULL,             /* and zeroes are written to it */
+};
+
+struct create_options {
+  uint64_t size;                /* guest disk, bytes; rounded up to 512 */
+  uint64_t cluster_size;        /* bytes */
+  uint64_t refcount_bits;       /* 1, 2, 4, ... 64 */
+  uint32_t version;             /* 2 or 3 */
+  bool lazy_refcounts;
+  bool extended_l2;
+  enum compression_type compression_type;
+  enum preallocation preallocation;
+  const char *backing_file;     /* stored as it is; or NULL */
+  const char *backing_format;   /* "qcow2" or "raw"; with a backing file */
+};
+
+/* qemu-img's defaults; the size is 0. */
+void create_options_init (struct create_options *o);
+
+/* Make the image FILENAME, which must not exist (-EEXIST).  Nothing is
+ * left of it on failure, which has been reported: -EINVAL for options
+ * that do not go together or are out of range, -EFBIG for a size that
+ * needs a larger cluster size, and what the file system says.
+ */
+int image_create (const char *filename, const struct create_options *o);
+
+#endif /* QCOW2_CREATE_H */

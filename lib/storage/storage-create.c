@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* Making a file that was not there.
+ *
+ * Invariants:
+ *
+ * - No existing file is changed: the file is created exclusively, and a
+ *   symbolic link counts as there.
+ *
+ * - Until all of it is durable the file does not begin with what makes
+ *   it an image: its first piece is written last, after a sync.  So a
+ *   crash leaves no file, or one that nobody takes for an image.
+ *
+ * - If anything fails the file is removed again.
+ *
+ * Locks: none; the file is locked as a writer's while it is filled, so
+ * that nobody serves half of it.
+ */
+
+#include <config.h>
+
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "checked.h"
+#include "cleanup.h"
+#include "storage-impl.h"
+#include "storage-write.h"
+
+/* How much is filled and written at a time; a multiple of all cluster
+ * sizes.
+ */
+#define PIECE (UINT64_C (2) << 20)
+
+static int
+write_piece (struct storage *s, const struct storage_contents *c,
+             uint64_t offset, uint8_t *buf)
+{
+  const struct iovec iov = {
+    .iov_base = buf, .iov_len = MIN (PIECE, c->filled - offset)
+  };
+  int r = c->fill (c->opaque, offset, buf, iov.iov_len);
+
+  return r < 0 ? r : storage_write (s, &iov, 1, offset, false);
+}
+
+static int
+fill_rest (struct storage *s, const struct storage_contents *c)
+{
+  const uint64_t len = c->size - c->filled;
+
+  if (len == 0)
+    return 0;
+  switch (c->rest) {
+  case STORAGE_REST_HOLE: return 0;
+  case STORAGE_REST_RESERVED: return storage_reserve (s, c->filled, len);
+  case STORAGE_REST_WRITTEN: return storage_write_zeroes (s, c->filled, len);
+  }
+  return -EINVAL;
+}
+
+static int
+fill_file (struct storage *s, const struct storage_contents *c)
+{
+  CLEANUP_FREE uint8_t *buf = malloc (PIECE);
+  const char *conflict;
+  uint64_t offset;
+  int r;
+
+  if (!buf)
+    return -ENOMEM;
+  r = storage_lock (s, STORAGE_LOCK_WRITER, LOCKING_AUTO, &conflict);
+  if (r == 0)
+    r = storage_truncate (s, c->size);
+  if (r == 0)
+    r = fill_rest (s, c);
+  for (offset = PIECE; r == 0 && offset < c->filled; offset += PIECE)
+    r = write_piece (s, c, offset, buf);
+  if (r == 0)
+    r = storage_sync (s);
+  if (r == 0)
+    r = write_piece (s, c, 0, buf);
+  return r < 0 ? r : storage_sync (s);
+}
+
+int
+storage_create_file (const char *path, const struct storage_contents *c)
+{
+  struct storage *s = NULL;
+  int r = storage_create_empty (path);
+
+  if (r < 0)
+    return r;
+  r = storage_open_file (path, true, true, &s);
+  if (r == 0)
+    r = fill_file (s, c);
+  storage_close (s);
+  if (r < 0)
+    unlink (path);
+  return r;
+}

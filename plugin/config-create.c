@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* The parameters that make a new image: create=SIZE, and create.WHAT for
+ * what "qemu-img create" takes as -o WHAT (with - for _).
+ *
+ * Locks: none, as in config.c.
+ */
+
+#include <config.h>
+
+#include <errno.h>
+#include <string.h>
+
+#include "checked.h"
+#include "config-internal.h"
+
+/* Something of the options was given, so create must be, too. */
+static const char *given;
+
+static const struct choice versions[] = {
+  { "v2", 2 }, { "0.10", 2 }, { "v3", 3 }, { "1.1", 3 }, { NULL, 0 }
+};
+static const struct choice compressions[] = {
+  { "zlib", COMPRESSION_DEFLATE }, { "zstd", COMPRESSION_ZSTD }, { NULL, 0 }
+};
+static const struct choice preallocations[] = {
+  { "off", PREALLOCATE_OFF }, { "metadata", PREALLOCATE_METADATA },
+  { "falloc", PREALLOCATE_FALLOC }, { "full", PREALLOCATE_FULL }, { NULL, 0 }
+};
+static const struct choice formats[] = {
+  { "qcow2", 0 }, { "raw", 1 }, { NULL, 0 }
+};
+
+static struct create_options *
+options (void)
+{
+  return &config.create_options;
+}
+
+static int
+set_create (const char *key, const char *value)
+{
+  config.create = true;
+  return config_size (key, value, &options ()->size);
+}
+
+static int
+set_backing_file (const char *key, const char *value)
+{
+  if (!*value)
+    return config_bad_value (key, value, "the name of a file");
+  options ()->backing_file = value;
+  return 0;
+}
+
+static int
+set_backing_format (const char *key, const char *value)
+{
+  uint32_t v;
+
+  if (config_choice (key, value, formats, &v) == -1)
+    return -1;
+  options ()->backing_format = value;
+  return 0;
+}
+
+static int
+set_cluster_size (const char *key, const char *value)
+{
+  return config_size (key, value, &options ()->cluster_size);
+}
+
+static int
+set_compat (const char *key, const char *value)
+{
+  return config_choice (key, value, versions, &options ()->version);
+}
+
+static int
+set_compression_type (const char *key, const char *value)
+{
+  uint32_t v;
+
+  if (config_choice (key, value, compressions, &v) == -1)
+    return -1;
+  options ()->compression_type = (enum compression_type) v;
+  return 0;
+}
+
+static int
+set_flag (const char *key, const char *value, bool *r)
+{
+  uint32_t v;
+
+  if (config_choice (key, value, config_on_off, &v) == -1)
+    return -1;
+  *r = v;
+  return 0;
+}
+
+static int
+set_extended_l2 (const char *key, const char *value)
+{
+  return set_flag (key, value, &options ()->extended_l2);
+}
+
+static int
+set_lazy_refcounts (const char *key, const char *value)
+{
+  return set_flag (key, value, &options ()->lazy_refcounts);
+}
+
+static int
+set_preallocation (const char *key, const char *value)
+{
+  uint32_t v;
+
+  if (config_choice (key, value, preallocations, &v) == -1)
+    return -1;
+  options ()->preallocation = (enum preallocation) v;
+  return 0;
+}
+
+static int
+set_refcount_bits (const char *key, const char *value)
+{
+  return config_size (key, value, &options ()->refcount_bits);
+}
+
+static const struct parameter parameters[] = {
+  { "create", set_create },
+  { "create.backing-file", set_backing_file },
+  { "create.backing-format", set_backing_format },
+  { "create.cluster-size", set_cluster_size },
+  { "create.compat", set_compat },
+  { "create.compression-type", set_compression_type },
+  { "create.extended-l2", set_extended_l2 },
+  { "create.lazy-refcounts", set_lazy_refcounts },
+  { "create.preallocation", set_preallocation },
+  { "create.refcount-bits", set_refcount_bits },
+  { NULL, NULL }
+};
+
+const struct parameter *
+config_create_find (const char *key)
+{
+  const struct parameter *p = config_find (parameters, key);
+
+  if (p && p != parameters)
+    given = p->key;
+  return p;
+}
+
+void
+config_create_init (void)
+{
+  create_options_init (&config.create_options);
+  given = NULL;
+}
+
+int
+config_create_complete (void)
+{
+  if (given && !config.create) {
+    report_error ("%s: expected create=SIZE, too; without it no image is "
+                  "made", given);
+    return -1;
+  }
+  return 0;
+}

@@ -1,0 +1,204 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-3-Clause
+
+"""create=SIZE makes what "qemu-img create" with the same options makes:
+the same facts, nothing for qemu-img check to find, and a disk that can
+be used.  What cannot be made is refused, and leaves no file."""
+
+import os
+import random
+import sys
+
+sys.dont_write_bytecode = True
+from qcow2lab import *                                  # noqa: E402,F403
+
+# What decides the layout, and where an off-by-one would show: tables
+# that fill a cluster, refcounts of the blocks themselves, long L1 tables.
+MATRIX = [
+    (0, {}), (1, {}), (1000001, {}), (64 * M, {}),
+    (64 * M, {"compat": "v2"}),
+    (64 * M, {"compat": "0.10", "cluster-size": 512}),
+    (64 * M, {"cluster-size": 512, "refcount-bits": 64}),
+    (1 * G, {"cluster-size": 512, "refcount-bits": 1}),
+    (1 * G, {"cluster-size": "4k", "refcount-bits": 32}),
+    (8 * G, {"cluster-size": 512, "refcount-bits": 64}),
+    (64 * T, {}), (64 * T, {"cluster-size": "2M", "refcount-bits": 8}),
+    (1 * G, {"lazy-refcounts": "on"}),
+    (1 * G, {"compression-type": "zstd"}),
+]
+PREALLOCATED = [
+    (1000001, {}), (64 * M, {}), (64 * M, {"compat": "v2"}),
+    (4 * M, {"cluster-size": 512, "refcount-bits": 64}),
+    (3 * G, {"cluster-size": "4k", "refcount-bits": 1}),
+]
+QEMU_NAMES = {"0.10": "0.10", "v2": "0.10", "v3": "1.1", "1.1": "1.1"}
+
+
+def parameters(options):
+    return {"create." + k: v for k, v in options.items()}
+
+
+def facts(path):
+    info = image_info(path)
+    specific = info["format-specific"]["data"]
+    specific.pop("corrupt", None)
+    return (info["virtual-size"], info["cluster-size"], specific,
+            info.get("backing-filename"), info.get("backing-filename-format"))
+
+
+def by_qemu(lab, size, options):
+    path = lab.path()
+    given = []
+    for key, value in options.items():
+        value = QEMU_NAMES.get(value, value)
+        given += ["-o", "%s=%s" % (key.replace("-", "_"), value)]
+    qemu_img("create", "-f", "qcow2", *given, path, str(size))
+    return path
+
+
+def use(server, size, rng):
+    """Write here and there, and read it again."""
+    handle = server.connect()
+    check(handle.get_size() == (size + 511) // 512 * 512, "size %d",
+          handle.get_size())
+    for _ in range(20):
+        if size < 4096:
+            break
+        at = rng.randrange(size - 4096)
+        data = bytes([rng.randrange(1, 256)]) * 4096
+        handle.pwrite(data, at)
+        check(handle.pread(4096, at) == data, "read back at %d", at)
+    handle.flush()
+
+
+def as_qemu_does(lab, size, options):
+    path = lab.path()
+    with lab.server(path, create=size, **parameters(options)) as server:
+        ours, theirs = facts(path), facts(by_qemu(lab, size, options))
+        check(ours == theirs, "%s, and by qemu-img %s", ours, theirs)
+        check(image_check(path).get("check-errors") == 0, "check-errors")
+        use(server, size, random.Random(size))
+    expect_clean(path)
+    check(os.stat(path).st_blocks * 512 < 80 * M, "the file uses %d",
+          os.stat(path).st_blocks * 512)
+
+
+def preallocated(lab, size, options, kind):
+    path = lab.path()
+    options = dict(options, preallocation=kind)
+    with lab.server(path, create=size, readonly=True,
+                    **parameters(options)) as server:
+        handle = server.connect()
+        check(handle.pread(4096, 0) == bytes(4096), "not zeroes")
+    expect_clean(path)
+    size = (size + 511) // 512 * 512
+    extents = qemu_map(lab, path)
+    info = image_check(path)
+    check(info["allocated-clusters"] == info["total-clusters"],
+          "allocated: %s", info)
+    if kind != "metadata":
+        check(os.stat(path).st_blocks * 512 >= size, "the file uses %d",
+              os.stat(path).st_blocks * 512)
+    before = os.path.getsize(path)
+    with lab.server(path) as server:
+        use(server, size, random.Random(7))
+    check(os.path.getsize(path) == before, "the file grew")
+    expect_clean(path)
+    return extents
+
+
+def overlay(lab, backing_format):
+    base = lab.path("base." + backing_format)
+    qemu_img("create", "-f", backing_format, base, str(4 * M))
+    qemu_io(base, "write -P 77 1M 1M", fmt=backing_format)
+    path = lab.path()
+    with lab.server(path, create=8 * M,
+                    **{"create.backing-file": os.path.basename(base),
+                       "create.backing-format": backing_format}) as server:
+        handle = server.connect()
+        check(handle.pread(M, M) == b"\x4d" * M, "the backing file's data")
+        handle.pwrite(b"x" * 1000, M + 500)
+    check(facts(path)[3:] == (os.path.basename(base), backing_format),
+          "backing file: %s", facts(path)[3:])
+    expect_clean(path)
+    check(qemu_io(path, "read -P 77 %d 512" % (M + 2048)) is not None, "read")
+
+
+def refused(lab, size, options, *texts):
+    path = lab.path()
+    lab.refuses(path, *texts, create=size, **parameters(options))
+    check(not os.path.exists(path), "a file was left behind")
+
+
+REFUSALS = [
+    ("cluster size", M, {"cluster-size": 1000}, "cluster size", "512"),
+    ("large clusters", M, {"cluster-size": "4M"}, "cluster size", "2 MiB"),
+    ("width", M, {"refcount-bits": 3}, "refcounts", "1 to 64"),
+    ("width 128", M, {"refcount-bits": 128}, "refcounts"),
+    ("v2 width", M, {"compat": "v2", "refcount-bits": 8}, "version 2"),
+    ("v2 lazy", M, {"compat": "v2", "lazy-refcounts": "on"}, "version 2"),
+    ("v2 zstd", M, {"compat": "v2", "compression-type": "zstd"},
+     "version 2"),
+    ("v2 subclusters", M, {"compat": "v2", "extended-l2": "on"},
+     "version 2"),
+    ("small subclusters", M, {"extended-l2": "on", "cluster-size": "8k"},
+     "16 KiB"),
+    ("too large", 1 * T, {"cluster-size": 512}, "larger clusters"),
+    ("largest", (1 << 63) - 1, {}, "2^63"),
+    ("backing format", M, {"backing-file": "x.raw"}, "together"),
+    ("lone format", M, {"backing-format": "raw"}, "together"),
+    ("preallocated overlay", M, {"backing-file": "x", "backing-format":
+                                 "raw", "preallocation": "metadata"},
+     "hide"),
+    ("no backing file", M, {"backing-file": "none.raw",
+                            "backing-format": "raw"}, "none.raw"),
+    ("long name", M, {"backing-file": "n" * 600, "backing-format": "raw",
+                      "cluster-size": 512}, "512 bytes"),
+    ("longest name", M, {"backing-file": "n" * 1024,
+                         "backing-format": "raw"}, "1023"),
+]
+
+
+def no_folder(lab):
+    lab.refuses(lab.path("none/x.qcow2"), "none/x.qcow2", "No such file",
+                create=M)
+
+
+def existing_file_is_kept(lab):
+    path = create(lab.path(), M)
+    with open(path, "rb") as f:
+        before = f.read()
+    lab.refuses(path, "exists", create=2 * M)
+    link = lab.path("link")
+    os.symlink(lab.path("nowhere"), link)
+    lab.refuses(link, "exists", create=2 * M)
+    with open(path, "rb") as f:
+        check(f.read() == before, "the file was changed")
+
+
+def main():
+    lab = Lab()
+    need("qemu-img", "qemu-io")
+    if not lab.ours:
+        skip("qemu-nbd makes no images")
+    for size, options in MATRIX:
+        lab.case("create %d %s" % (size, options), as_qemu_does, lab, size,
+                 options)
+    for size, options in PREALLOCATED:
+        for kind in ("metadata", "falloc", "full"):
+            if size > G and kind == "full":
+                continue
+            lab.case("%s %d %s" % (kind, size, options), preallocated, lab,
+                     size, options, kind)
+    for backing_format in ("raw", "qcow2"):
+        lab.case("overlay on " + backing_format, overlay, lab,
+                 backing_format)
+    for name, size, options, *texts in REFUSALS:
+        lab.case("refuse " + name, refused, lab, size, options, *texts)
+    lab.case("no folder", no_folder, lab)
+    lab.case("existing file", existing_file_is_kept, lab)
+    lab.finish()
+
+
+if __name__ == "__main__":
+    main()
