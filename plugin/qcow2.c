@@ -34,6 +34,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -75,6 +76,11 @@ qcow2_load (void)
 {
   report_set_sink (log_report);
   config_init ();
+  /* A write past the limit on the length of files (setrlimit(2),
+   * RLIMIT_FSIZE) is an error for that request, not the end of the
+   * server.
+   */
+  signal (SIGXFSZ, SIG_IGN);
 }
 
 static void

@@ -11,8 +11,8 @@
  * be written.
  *
  * Locks: image->corrupt_lock is held while the bit is written, so a
- * second request that meets corruption answers no earlier than the
- * first.  It may be taken with any other lock held, and only the
+ * second request that meets corruption, or is refused because of it,
+ * answers no earlier than the first.  It may be taken with any other lock held, and only the
  * guard's and the tracker's are taken under it.  The write of the bit may
  * itself be refused by the guard (the header's cluster not tracked as
  * header): MARKING tells this call inside the call.
@@ -119,6 +119,15 @@ image_corrupt (struct image *img, uint64_t offset, uint64_t len,
   }
   send_event (img, msg, offset, len);
   return -EIO;
+}
+
+void
+image_corrupt_wait (struct image *img)
+{
+  if (marking)
+    return;
+  pthread_mutex_lock (&img->corrupt_lock);
+  pthread_mutex_unlock (&img->corrupt_lock);
 }
 
 void

@@ -19,6 +19,11 @@ int image_corrupt (struct image *img, uint64_t offset, uint64_t len,
                    const char *fs, ...)
   __attribute__ ((format (printf, 4, 5)));
 
+/* A request is refused because of corruption that was met before: wait
+ * until the bit is on disk, since the error must not overtake it.
+ */
+void image_corrupt_wait (struct image *img);
+
 /* The image has just got a writer's lock: if corruption was met before,
  * by a reader, set the bit now.
  */

@@ -95,9 +95,11 @@ guard_may_write (struct image *img)
   if (atomic_load_explicit (&g->failed, memory_order_relaxed))
     return refused (img, "making earlier writes durable failed; restart "
                     "the server and check the image");
-  if (atomic_load_explicit (&g->corrupt, memory_order_relaxed))
+  if (atomic_load_explicit (&g->corrupt, memory_order_relaxed)) {
+    image_corrupt_wait (img);
     return refused (img, "the image is corrupt; repair it with 'qemu-img "
                     "check -r all' and restart the server");
+  }
   return 0;
 }
 
@@ -222,9 +224,20 @@ enter (struct image *img, int owner, uint64_t offset, uint64_t len)
   if (atomic_load_explicit (&g->failed, memory_order_relaxed))
     return -EIO;
   if (owner == GUARD_DATA
-      && atomic_load_explicit (&g->corrupt, memory_order_relaxed))
+      && atomic_load_explicit (&g->corrupt, memory_order_relaxed)) {
+    image_corrupt_wait (img);
     return -EIO;
+  }
   return guard_check (img, owner, offset, len);
+}
+
+/* A quota and a limit on the length of files are full disks by another
+ * name: what is done about ENOSPC helps against them, too.
+ */
+static int
+same_errno (int r)
+{
+  return r == -EDQUOT || r == -EFBIG ? -ENOSPC : r;
 }
 
 /* The file is now at least END bytes long. */
@@ -268,11 +281,12 @@ write_durably (struct image *img, const struct iovec *iov, int cnt,
 
   if (atomic_load (&g->failed))
     return -EIO;
-  r = storage_write (img->storage, iov, cnt, offset, true);
+  r = same_errno (storage_write (img->storage, iov, cnt, offset, true));
   if (r == 0)
     return 0;
-  if ((r == -ENOSPC || r == -EDQUOT)
-      && storage_write (img->storage, iov, cnt, offset, false) == r)
+  if (r == -ENOSPC
+      && same_errno (storage_write (img->storage, iov, cnt, offset, false))
+      == r)
     return r;
   sync_failed (img, r);
   return r;
@@ -291,7 +305,7 @@ guard_write (struct image *img, int owner, const struct iovec *iov,
   if (r < 0)
     return r;
   r = durable ? write_durably (img, iov, cnt, offset)
-    : storage_write (img->storage, iov, cnt, offset, false);
+    : same_errno (storage_write (img->storage, iov, cnt, offset, false));
   if (r < 0 || !durable)
     written (&img->guard);
   if (r == 0)
@@ -316,7 +330,7 @@ guard_zero (struct image *img, int owner, uint64_t offset, uint64_t len)
 
   if (r < 0)
     return r;
-  r = storage_zero (img->storage, offset, len);
+  r = same_errno (storage_zero (img->storage, offset, len));
   written (&img->guard);
   if (r == 0)
     grown_to (&img->guard, offset + len);
@@ -347,6 +361,7 @@ guard_reserve (struct image *img, int owner, uint64_t offset,
   r = storage_reserve (img->storage, offset, len);
   if (r == -ENOTSUP)
     r = new ? storage_zero (img->storage, offset, len) : 0;
+  r = same_errno (r);
   written (&img->guard);
   if (r == 0 && new)
     grown_to (&img->guard, offset + len);

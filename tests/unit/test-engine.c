@@ -433,6 +433,28 @@ START_TEST (a_flush_needs_no_space)
 }
 END_TEST
 
+/* A limit on the length of files, and a quota, are full disks, too: what
+ * was trimmed is used before the guest hears of it.
+ */
+START_TEST (other_names_for_a_full_disk)
+{
+  static const int names[] = { ENOSPC, EFBIG, EDQUOT };
+  uint64_t host;
+
+  make_image ("", "64M");
+  ck_assert_int_eq (write_byte (0, 128 * K, 1), 0);
+  ck_assert_int_eq (image_flush (img), 0);
+  ck_assert_int_eq (image_trim (img, 0, 64 * K, false), 0);
+  ck_assert_int_eq (write_byte (M, 64 * K, 2), 0);
+  host = host_of (M) + 64 * K;
+  fail_next (STORAGE_MEMORY_WRITE, host, names[_i], 1);
+  ck_assert_int_eq (write_byte (2 * M, 64 * K, 3), 0);
+  ck_assert_uint_eq (watch.fail_times, 0);
+  expect_byte (2 * M, 64 * K, 3);
+  stop_clean ();
+}
+END_TEST
+
 /* The guard's two questions, for each type of metadata. */
 START_TEST (the_guard_refuses_what_is_not_the_writers)
 {
@@ -600,6 +622,7 @@ main (void)
   tcase_add_loop_test (tc, any_operation_may_fail_once, 0, 4);
   tcase_add_test (tc, a_full_device_gets_its_quarantine_back);
   tcase_add_test (tc, a_flush_needs_no_space);
+  tcase_add_loop_test (tc, other_names_for_a_full_disk, 0, 3);
   tcase_add_test (tc, fua_zero_over_unsynced_zeroes_is_durable);
   tcase_add_test (tc, a_failed_fua_write_is_not_forgiven);
   tcase_add_test (tc, a_sync_without_space_is_not_forgiven_either);

@@ -1,0 +1,906 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* Every storage call and every allocation of some work fails in turn:
+ * once, or from then on.  Then
+ *
+ *   - a request ends with success or with an error that fits the fault;
+ *     what it says is true: each sector holds the new contents after
+ *     success, and the new or the old ones after an error;
+ *   - a flush that succeeds is believed: after a crash every sector holds
+ *     what it promised or something written since;
+ *   - without a new fault the next requests succeed, unless a sync failed,
+ *     after which nothing is written any more;
+ *   - on a full disk no flush fails;
+ *   - the image has no corruption (leaks are allowed) after a crash at the
+ *     fault, after a crash at the end, and after the close, and holds
+ *     exactly what the guest saw after a close that succeeded;
+ *   - all metadata is in the tracker, or an event has said that it is not;
+ *   - nothing is taken for corruption.
+ *
+ * A short count of a system call is no fault at all: it changes nothing.
+ *
+ * The engine's storage is a recorder (recorder.h), for SHORT a file; on
+ * it lies the storage that fails (faulty.h).
+ *
+ *   test-faults [-c CONFIGURATION] [-k KIND[-on]] [-n AT] [-s SEED]
+ *               [-t SECONDS]
+ *
+ * With -t, calls are chosen so that it takes about so long; else each
+ * call fails once.
+ */
+
+#include <config.h>
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "checked.h"
+#include "disk.h"
+#include "faulty.h"
+#include "fsck.h"
+#include "image-internal.h"
+#include "recorder.h"
+#include "report.h"
+#include "storage-write.h"
+#include "verify.h"
+
+#define SECTOR 512u
+#define MAX_VALUES 40
+#define OPS 26
+#define K 1024u
+
+#define CREATE "qemu-img create -q -f qcow2 "
+#define IO "qemu-io -f qcow2 disk.qcow2 >/dev/null "
+
+static const struct config {
+  const char *name;
+  unsigned size;                /* guest bytes */
+  unsigned max_request;
+  bool long_only;               /* not in a run of limited time */
+  uint64_t l2_cache, overlap_limit;
+  const char *make;             /* makes disk.qcow2 */
+} configs[] = {
+  { "64k", 1024 * K, 160 * K, false, 0, 0, CREATE "disk.qcow2 1M" },
+  { "4k", 1024 * K, 96 * K, false, 0, 0,
+    CREATE "-o cluster_size=4k disk.qcow2 1M" },
+  { "512", 512 * K, 48 * K, false, 1, 0,
+    CREATE "-o cluster_size=512 disk.qcow2 512k" },
+  { "blocks", 512 * K, 96 * K, false, 1, 0,
+    CREATE "-o cluster_size=512,refcount_bits=64 disk.qcow2 512k" },
+  { "table", 2560 * K, 96 * K, false, 1, 0,
+    CREATE "-o cluster_size=512,refcount_bits=64 disk.qcow2 2560k && "
+    IO "-c 'write -P 3 0 1840k'" },
+  { "one-bit", 512 * K, 48 * K, false, 0, 0,
+    CREATE "-o cluster_size=4k,refcount_bits=1 disk.qcow2 512k" },
+  { "version-2", 512 * K, 48 * K, false, 0, 0,
+    CREATE "-o compat=0.10,cluster_size=4k disk.qcow2 512k && "
+    IO "-c 'write -P 3 64k 128k'" },
+  { "snapshots", 512 * K, 48 * K, false, 0, 0,
+    CREATE "-o cluster_size=1k disk.qcow2 512k && "
+    IO "-c 'write -P 3 0 400k' && qemu-img snapshot -c one disk.qcow2 && "
+    IO "-c 'write -P 4 100k 200k' && qemu-img snapshot -c two disk.qcow2" },
+  { "backing", 512 * K, 48 * K, false, 0, 0,
+    CREATE "-o cluster_size=4k base.qcow2 400k && "
+    "qemu-io -f qcow2 -c 'write -P 5 10k 300k' base.qcow2 >/dev/null && "
+    CREATE "-o cluster_size=4k -b base.qcow2 -F qcow2 disk.qcow2 512k && "
+    IO "-c 'write -P 6 100k 50k'" },
+  { "compressed", 512 * K, 48 * K, false, 1, 0,
+    "truncate -s 512k raw && "
+    "qemu-io -f raw -c 'write -P 9 0 400k' raw >/dev/null && "
+    "qemu-img convert -c -O qcow2 -o cluster_size=4k raw disk.qcow2" },
+  { "zeroes", 512 * K, 48 * K, false, 0, 0,
+    CREATE "-o cluster_size=4k disk.qcow2 512k && "
+    IO "-c 'write -P 5 0 400k' -c 'write -z 100k 200k' "
+    "-c 'write -zu 310k 40k'" },
+  { "tracker", 512 * K, 48 * K, false, 0, 2048,
+    CREATE "-o cluster_size=512 disk.qcow2 512k && "
+    IO "-c 'write -P 5 0 200k' && qemu-img snapshot -c one disk.qcow2" },
+  { "2M", 8192 * K, 1024 * K, true, 0, 0,
+    CREATE "-o cluster_size=2M disk.qcow2 8M" },
+};
+#define NR_CONFIGS (sizeof configs / sizeof configs[0])
+
+static const struct config *config;
+static uint64_t seed = 1;
+static uint8_t *original;       /* disk.qcow2 */
+static uint64_t original_size;
+
+static char last_report[500];
+static unsigned lost_protection; /* events */
+static uint64_t runs, states, asked_qemu, failed_requests;
+
+static void
+quiet (enum report_level level, const char *text)
+{
+  if (level == REPORT_ERROR)
+    snprintf (last_report, sizeof last_report, "%s", text);
+}
+
+static void __attribute__ ((noreturn, format (printf, 1, 2)))
+fail (const char *fs, ...)
+{
+  va_list args;
+
+  faults_off ();
+  printf ("FAIL: -c %s -k %s%s -n %" PRIu64 " -s %" PRIu64 ": ",
+          config->name, fault_names[faults.kind],
+          faults.forever ? "-on" : "", faults.at, seed);
+  va_start (args, fs);
+  vprintf (fs, args);
+  va_end (args);
+  printf ("\nlast error: %s\n", last_report);
+  exit (EXIT_FAILURE);
+}
+
+static void *
+memory (size_t size)
+{
+  void *p = malloc (size + 1);
+
+  if (!p)
+    abort ();
+  return p;
+}
+
+/*----------------------------------------------------------------------
+ * What a sector may hold.
+ */
+
+typedef uint64_t tag;
+
+static tag
+hash (const uint8_t *sector)
+{
+  uint64_t h = UINT64_C (0xcbf29ce484222325), w;
+  unsigned i;
+
+  for (i = 0; i < SECTOR; i += 8) {
+    memcpy (&w, sector + i, 8);
+    h = (h ^ w) * UINT64_C (0x100000001b3);
+    h ^= h >> 29;
+  }
+  return h;
+}
+
+/* The values that a sector may have, one of them. */
+struct values {
+  unsigned n;
+  tag v[MAX_VALUES];
+};
+
+static struct values *now;      /* for the guest */
+static struct values *disk;     /* after a crash */
+static struct values *at_fault; /* the same when the fault had happened */
+static unsigned sectors;
+
+static bool
+may_be (const struct values *s, tag t)
+{
+  unsigned i;
+
+  for (i = 0; i < s->n; ++i)
+    if (s->v[i] == t)
+      return true;
+  return false;
+}
+
+static void
+set_only (struct values *s, tag t)
+{
+  s->n = 1;
+  s->v[0] = t;
+}
+
+static void
+add (struct values *s, tag t)
+{
+  if (may_be (s, t))
+    return;
+  if (s->n == MAX_VALUES)
+    fail ("too many values");
+  s->v[s->n++] = t;
+}
+
+/*----------------------------------------------------------------------
+ * The storage of the engine.
+ */
+
+static struct recorder *recorder;
+static const char *crashed;     /* bytes under the name "state" */
+static uint64_t crashed_size;
+
+int __real_storage_open_file (const char *path, bool writable, bool nofollow,
+                              struct storage **s);
+int __wrap_storage_open_file (const char *path, bool writable, bool nofollow,
+                              struct storage **s);
+
+int
+__wrap_storage_open_file (const char *path, bool writable, bool nofollow,
+                          struct storage **s)
+{
+  const bool was_on = faults_off ();
+  struct storage *below;
+  int r = 0;
+
+  if (strcmp (path, "recorder") == 0)
+    below = recorder_open (recorder);
+  else if (strcmp (path, "state") == 0) {
+    struct recorder *rec = recorder_create (crashed, crashed_size);
+
+    below = recorder_open (rec); /* freed by judge_bytes, as recorder */
+    recorder = rec;
+  }
+  if (was_on)
+    faults_on ();
+  if (strcmp (path, "recorder") != 0 && strcmp (path, "state") != 0)
+    r = __real_storage_open_file (path, writable, nofollow, &below);
+  if (r < 0)
+    return r;
+  *s = faulty_open (below);
+  return 0;
+}
+
+static void
+count_events (void *opaque, const struct event *event)
+{
+  (void) opaque;
+  lost_protection += event->kind == EVENT_OVERLAP_MEMORY_LIMIT_REACHED;
+}
+
+static int
+open_image (const char *name, struct image **img)
+{
+  struct image_config c;
+
+  image_config_init (&c);
+  c.filename = name;
+  c.commit_interval = 0;
+  c.l2_cache_size = config->l2_cache;
+  c.refcount_cache_size = config->l2_cache;
+  if (config->overlap_limit) {
+    c.overlap_total_limit = config->overlap_limit;
+    c.overlap_bitmap_size = 512;
+    c.overlap_limit = OVERLAP_LIMIT_VERIFY;
+  }
+  c.event = count_events;
+  return image_open (&c, img);
+}
+
+static void
+full_disk (void *opaque)
+{
+  (void) opaque;
+  recorder_set_space (recorder, 0);
+}
+
+/*----------------------------------------------------------------------
+ * Judging an image.
+ */
+
+static void
+write_file (const char *name, const void *p, uint64_t size)
+{
+  FILE *fp = fopen (name, "w");
+
+  if (!fp || fwrite (p, 1, size, fp) != size || fclose (fp) != 0)
+    fail ("%s: cannot be written", name);
+}
+
+static uint8_t *
+read_file (const char *name, uint64_t *size)
+{
+  FILE *fp = fopen (name, "r");
+  uint8_t *p;
+
+  if (!fp || fseek (fp, 0, SEEK_END) != 0)
+    fail ("%s: %s", name, strerror (errno));
+  *size = (uint64_t) ftell (fp);
+  rewind (fp);
+  p = memory (*size);
+  if (fread (p, 1, *size, fp) != *size)
+    fail ("%s: cannot be read", name);
+  fclose (fp);
+  return p;
+}
+
+/* Every so many images are judged by qemu-img as well. */
+#define SHARE 150
+
+static void
+ask_qemu (const char *what, const void *bytes, uint64_t size)
+{
+  int status;
+
+  write_file ("state.qcow2", bytes, size);
+  status = system ("qemu-img check -q -f qcow2 state.qcow2 >check.out 2>&1");
+  ++asked_qemu;
+  if (status != 0 && status != 3 << 8)
+    fail ("%s: qemu-img check finds corruption", what);
+}
+
+static void
+check_bytes (const char *what, const char *bytes, uint64_t size)
+{
+  struct disk *d = disk_create (bytes, size);
+  struct fsck_result result;
+
+  if (!fsck (d, &result)) {
+    write_file ("bad.qcow2", bytes, size);
+    fail ("%s: %s", what, result.problem);
+  }
+  disk_free (d);
+  if (states++ % SHARE == 0)
+    ask_qemu (what, bytes, size);
+}
+
+/* Open what is left, and hold it against what it may be. */
+static void
+judge_bytes (const char *what, const char *bytes, uint64_t size,
+             const struct values *allowed)
+{
+  struct recorder *work = recorder;
+  uint8_t *buf = memory (config->size);
+  struct image *img;
+  unsigned i;
+
+  check_bytes (what, bytes, size);
+  crashed = bytes;
+  crashed_size = size;
+  if (open_image ("state", &img) < 0)
+    fail ("%s: cannot be opened", what);
+  if (!image_is_writable (img))
+    fail ("%s: cannot be written to", what);
+  if (image_read (img, buf, config->size, 0) < 0)
+    fail ("%s: cannot be read", what);
+  image_close (img);
+  recorder_free (recorder);
+  recorder = work;
+  for (i = 0; i < sectors; ++i)
+    if (!may_be (&allowed[i], hash (buf + i * SECTOR))) {
+      write_file ("bad.qcow2", bytes, size);
+      fail ("%s: sector %u holds none of the %u things it may", what, i,
+            allowed[i].n);
+    }
+  free (buf);
+}
+
+/* After a crash at that moment, all or nothing unsynced written. */
+static void
+judge_crash (const char *what, size_t moment, const struct values *allowed)
+{
+  static const enum recorder_loss losses[] = {
+    RECORDER_LOSE_NOTHING, RECORDER_LOSE_ALL, RECORDER_TEAR,
+  };
+  uint64_t size;
+  unsigned i;
+  char *p;
+
+  for (i = 0; i < sizeof losses / sizeof losses[0]; ++i) {
+    p = recorder_crash (recorder, moment, losses[i], seed + faults.at,
+                        &size);
+    judge_bytes (what, p, size, allowed);
+    free (p);
+  }
+}
+
+/*----------------------------------------------------------------------
+ * The work.
+ */
+
+enum op_kind { OP_WRITE, OP_ZERO, OP_TRIM, OP_READ, OP_FLUSH };
+
+static uint64_t random_state;
+
+static uint64_t
+rnd (uint64_t n)
+{
+  random_state = random_state * UINT64_C (6364136223846793005) + 1;
+  return (random_state >> 33) % n;
+}
+
+struct op {
+  enum op_kind kind;
+  bool fua, may_trim, whole;
+  unsigned first, count;        /* sectors */
+};
+
+static void
+choose (struct op *op, unsigned number)
+{
+  const uint64_t cluster = 4 * K;
+  const uint64_t kind = rnd (100);
+  uint64_t offset = rnd (config->size / SECTOR) * SECTOR, len;
+
+  op->kind = kind < 48 ? OP_WRITE : kind < 62 ? OP_ZERO : kind < 77 ? OP_TRIM
+    : kind < 87 ? OP_READ : OP_FLUSH;
+  if (number % 8 == 7)
+    op->kind = OP_FLUSH;
+  op->fua = rnd (9) == 0;
+  op->may_trim = rnd (2);
+  if (rnd (2))
+    offset = offset % (config->size / 8);
+  /* Where the table grows is past what is there. */
+  if (strcmp (config->name, "table") == 0 && rnd (2))
+    offset = 1800 * K + offset % (700 * K);
+  len = rnd (3) ? rnd (3 * cluster) + 1 : rnd (config->max_request) + 1;
+  if (rnd (2)) {
+    offset -= offset % cluster;
+    len = (len + cluster - 1) / cluster * cluster;
+  }
+  offset -= offset % SECTOR;
+  len = MIN ((len + SECTOR - 1) / SECTOR * SECTOR, config->size - offset);
+  op->first = (unsigned) (offset / SECTOR);
+  op->count = (unsigned) (len / SECTOR);
+}
+
+static int
+call_engine (struct image *img, const struct op *op, uint8_t *buf)
+{
+  const uint64_t offset = (uint64_t) op->first * SECTOR;
+  const size_t len = (size_t) op->count * SECTOR;
+
+  switch (op->kind) {
+  case OP_WRITE:
+    return image_write (img, buf, len, offset, op->fua);
+  case OP_ZERO:
+    return image_zero (img, offset, len,
+                       op->may_trim ? IMAGE_ZERO_MAY_TRIM : 0, op->fua);
+  case OP_TRIM:
+    return image_trim (img, offset, len, op->fua);
+  case OP_READ:
+    return image_read (img, buf, len, offset);
+  case OP_FLUSH:
+  default:
+    return image_flush (img);
+  }
+}
+
+/* Before a request: had the fault happened, had a sync failed? */
+struct before {
+  bool fired, sync_failed;
+};
+
+/* May a request end with R? */
+static void
+judge_result (const struct op *op, unsigned number,
+              const struct before *before, int r)
+{
+  const bool reads = op->kind == OP_READ;
+  const bool hit = faults.fired && (faults.forever || !before->fired);
+  bool good = r == 0;
+
+  if (before->sync_failed && !reads)
+    good = r == -EIO || (r == 0 && op->kind == OP_TRIM);
+  else if (faults.sync_failed && !reads)
+    good = r == 0 || r == -EIO || r == -ENOSPC;
+  else
+    switch (faults.kind) {
+    case FAULT_EIO: case FAULT_PARTIAL:
+      good |= hit && r == -EIO;
+      break;
+    case FAULT_ENOSPC:
+      good |= hit && !reads && (r == -EIO || r == -ENOSPC);
+      break;
+    case FAULT_FULL:
+      good |= faults.fired && r == -ENOSPC && !reads
+        && op->kind != OP_FLUSH;
+      break;
+    case FAULT_MEMORY:
+      good |= hit && (r == -EIO || r == -ENOMEM);
+      break;
+    case FAULT_SHORT: case FAULT_KINDS: default:
+      break;
+    }
+  if (!good)
+    fail ("request %u (kind %d, sectors %u+%u%s) ends with %s%s", number,
+          (int) op->kind, op->first, op->count, op->fua ? ", fua" : "",
+          strerror (-r), before->fired ? "" : ", the first at the fault");
+  failed_requests += r < 0;
+}
+
+/* Make it known what the request may have changed. */
+static void
+learn (const struct op *op, const uint8_t *buf, int r)
+{
+  static const uint8_t zeroes[SECTOR];
+  unsigned i;
+
+  if (op->kind == OP_FLUSH) {
+    if (r == 0)
+      memcpy (disk, now, sectors * sizeof *now);
+    return;
+  }
+  for (i = 0; i < op->count; ++i) {
+    struct values *n = &now[op->first + i], *d = &disk[op->first + i];
+    const uint8_t *sector = buf + i * SECTOR;
+    tag t = hash (op->kind == OP_WRITE || op->kind == OP_READ ? sector
+                  : zeroes);
+
+    if (op->kind == OP_READ) {
+      if (r < 0)
+        continue;
+      if (!may_be (n, t))
+        fail ("sector %u reads as none of the %u things it may be",
+              op->first + i, n->n);
+      set_only (n, t);
+      continue;
+    }
+    add (d, t);
+    if (r == 0 && op->kind != OP_TRIM)
+      set_only (n, t);
+    else
+      add (n, t);
+    if (r == 0 && op->fua)
+      *d = *n;
+  }
+}
+
+static int
+do_op (struct image *img, const struct op *op, unsigned number)
+{
+  const struct before before = { faults.fired, faults.sync_failed };
+  uint8_t *buf = memory ((size_t) op->count * SECTOR);
+  uint64_t words[2] = { number + 1, 0 };
+  size_t i;
+  int r;
+
+  for (i = 0; i < (size_t) op->count * SECTOR; i += sizeof words) {
+    words[1] = op->first * SECTOR + i;
+    memcpy (buf + i, words, sizeof words);
+  }
+  faults_on ();
+  r = call_engine (img, op, buf);
+  faults_off ();
+  judge_result (op, number, &before, r);
+  learn (op, buf, r);
+  free (buf);
+  return r;
+}
+
+/* Read everything: the model knows then which it is of several values. */
+static void
+read_all (struct image *img)
+{
+  const struct op op = { .kind = OP_READ, .count = sectors };
+  uint8_t *buf = memory (config->size);
+
+  if (image_read (img, buf, config->size, 0) < 0)
+    fail ("the disk cannot be read after the fault");
+  learn (&op, buf, 0);
+  free (buf);
+}
+
+static void
+check_tracker (struct image *img)
+{
+  const unsigned before = lost_protection;
+  struct overlap_stats stats;
+  const char *why;
+
+  overlap_get_stats (img->guard.overlap, &stats);
+  if (verify_tracker (img) > 0)
+    fail ("metadata is missing in the tracker");
+  if (!overlap_verify (img->guard.overlap, &why))
+    fail ("the tracker: %s", why);
+  if (stats.outside_windows > 0 && before == 0)
+    fail ("%" PRIu64 " windows left the tracker without an event",
+          stats.outside_windows);
+  if (atomic_load (&img->guard.corrupt))
+    fail ("a fault was taken for corruption");
+}
+
+/* The fault is over: everything works again, or nothing is written. */
+static void
+go_on (struct image *img)
+{
+  const enum fault_kind kind = faults.kind;
+  struct op op;
+  unsigned n;
+  int r;
+
+  if (kind == FAULT_FULL && faults.fired)
+    recorder_set_space (recorder, UINT64_C (1) << 40);
+  faults.kind = FAULT_KINDS;
+  for (n = 0; n < 6; ++n) {
+    choose (&op, n == 5 ? 7 : n);
+    r = do_op (img, &op, OPS + n);
+    if (faults.sync_failed && op.kind == OP_FLUSH && r == 0)
+      fail ("a failed sync was forgiven");
+  }
+  faults.kind = kind;
+}
+
+static void
+stop_and_judge (struct image *img)
+{
+  const bool failed = faults.sync_failed;
+  uint64_t size;
+  char *p;
+  int r;
+
+  read_all (img);
+  r = image_stop (img);
+  if (r < 0 && !failed)
+    fail ("stopping fails after the fault is over");
+  if (r == 0 && failed && faults.changes_since == 0
+      && atomic_load (&img->guard.failed) == false)
+    fail ("stopping forgives a failed sync");
+  if (faults.changes_since > 0)
+    fail ("%" PRIu64 " changes after a failed sync", faults.changes_since);
+  image_close (img);
+
+  if (faults.kind == FAULT_SHORT) {
+    p = (char *) read_file ("work.qcow2", &size);
+    judge_bytes ("after the close", p, size, now);
+    free (p);
+    return;
+  }
+  if (r == 0)
+    memcpy (disk, now, sectors * sizeof *now);
+  judge_crash ("after the close", recorder_now (recorder), disk);
+}
+
+static void
+start (void)
+{
+  runs++;
+  faults.calls = faults.changes_since = 0;
+  faults.fired = faults.sync_failed = false;
+  faults.full = full_disk;
+  lost_protection = 0;
+  last_report[0] = 0;
+  random_state = seed * 1000003 + strlen (config->name);
+  if (faults.kind == FAULT_SHORT) {
+    recorder = NULL;
+    write_file ("work.qcow2", original, original_size);
+  }
+  else
+    recorder = recorder_create (original, original_size);
+}
+
+/* One run, with the fault that is described in FAULTS.  False if the work
+ * was over before it happened.
+ */
+static bool
+run (const struct values *initial)
+{
+  const bool forever = faults.forever;
+  size_t moment = 0;
+  struct image *img;
+  struct op op;
+  bool fired, seen = false;
+  unsigned n;
+  int r;
+
+  start ();
+  memcpy (now, initial, sectors * sizeof *now);
+  memcpy (disk, initial, sectors * sizeof *disk);
+
+  faults_on ();
+  r = open_image (faults.kind == FAULT_SHORT ? "work.qcow2" : "recorder",
+                  &img);
+  if (r == 0 && image_is_writable (img))
+    r = image_begin_writing (img);
+  else if (r == 0)
+    fail ("a fault at open makes the image read-only");
+  else
+    img = NULL;
+  faults_off ();
+  if (r < 0 && !faults.fired)
+    fail ("the image cannot be opened");
+
+  for (n = 0; r == 0 && n < OPS; ++n) {
+    choose (&op, n);
+    do_op (img, &op, n);
+    if (faults.fired && !seen && recorder) {
+      seen = true;
+      moment = recorder_now (recorder);
+      memcpy (at_fault, disk, sectors * sizeof *disk);
+    }
+  }
+  fired = faults.fired;
+  if (seen)
+    judge_crash ("after a crash at the fault", moment, at_fault);
+  if (r == 0) {
+    if (recorder)
+      judge_crash ("after a crash at the end", recorder_now (recorder),
+                   disk);
+    check_tracker (img);
+    go_on (img);
+    check_tracker (img);
+    stop_and_judge (img);
+  }
+  else
+    image_close (img);
+  if (recorder)
+    recorder_free (recorder);
+  faults.forever = forever;
+  return fired;
+}
+
+/*----------------------------------------------------------------------
+ * The campaign.
+ */
+
+static struct values *initial;
+
+static void
+prepare (void)
+{
+  uint64_t size;
+  uint8_t *raw;
+  unsigned i;
+
+  if (system (config->make) != 0
+      || system ("qemu-img convert -f qcow2 -O raw disk.qcow2 first.raw")
+      != 0)
+    fail ("cannot make the image");
+  original = read_file ("disk.qcow2", &original_size);
+  raw = read_file ("first.raw", &size);
+  sectors = (unsigned) (size / SECTOR);
+  if (size != config->size)
+    fail ("the disk has %" PRIu64 " bytes", size);
+  initial = memory (sectors * sizeof *initial);
+  now = memory (sectors * sizeof *now);
+  disk = memory (sectors * sizeof *disk);
+  at_fault = memory (sectors * sizeof *at_fault);
+  for (i = 0; i < sectors; ++i)
+    set_only (&initial[i], hash (raw + i * SECTOR));
+  free (raw);
+}
+
+static void
+finish (void)
+{
+  free (original);
+  free (initial);
+  free (now);
+  free (disk);
+  free (at_fault);
+}
+
+static double
+seconds (void)
+{
+  struct timespec t;
+
+  clock_gettime (CLOCK_MONOTONIC, &t);
+  return (double) t.tv_sec + (double) t.tv_nsec / 1e9;
+}
+
+/* All calls in turn, or a part of them that takes about LIMIT seconds: a
+ * first run without a fault counts them.
+ */
+static void
+campaign (double limit)
+{
+  const double began = seconds ();
+  uint64_t calls, step = 1, done = 1;
+  double each;
+
+  faults.at = UINT64_MAX;
+  if (run (initial))
+    fail ("a fault that was not wanted");
+  calls = faults.calls;
+  if (limit > 0) {
+    each = seconds () - began;
+    step = (uint64_t) ((double) calls * each / limit) + 1;
+  }
+  for (faults.at = seed % step; faults.at < calls; faults.at += step) {
+    run (initial);
+    done++;
+    if (limit > 0 && seconds () - began > 2 * limit)
+      break;
+  }
+  if (limit <= 0)
+    printf ("%-11s %-7s %-4s %6" PRIu64 " calls, %.1f s\n", config->name,
+            fault_names[faults.kind], faults.forever ? "on" : "once", calls,
+            seconds () - began);
+  fflush (stdout);
+}
+
+static bool
+has_mode (enum fault_kind kind, bool forever)
+{
+  return !(forever ? kind == FAULT_PARTIAL || kind == FAULT_FULL : false);
+}
+
+static struct { const char *config, *kind; uint64_t at; double limit; }
+wanted = { NULL, NULL, UINT64_MAX, 0 };
+
+static bool
+is_wanted (void)
+{
+  char name[40];
+
+  snprintf (name, sizeof name, "%s%s", fault_names[faults.kind],
+            faults.forever ? "-on" : "");
+  return has_mode (faults.kind, faults.forever)
+    && (!wanted.kind || strcmp (wanted.kind, name) == 0);
+}
+
+static void
+run_config (void)
+{
+  int forever, kind;
+
+  prepare ();
+  for (kind = 0; kind < FAULT_KINDS; ++kind)
+    for (forever = 0; forever < 2; ++forever) {
+      faults.kind = (enum fault_kind) kind;
+      faults.forever = forever;
+      if (!is_wanted ())
+        continue;
+      if (wanted.at != UINT64_MAX) {
+        faults.at = wanted.at;
+        run (initial);
+      }
+      else
+        campaign (wanted.limit);
+    }
+  finish ();
+}
+
+static int
+options (int argc, char *argv[])
+{
+  int c;
+
+  while ((c = getopt (argc, argv, "c:k:n:s:t:")) != -1)
+    switch (c) {
+    case 'c': wanted.config = optarg; break;
+    case 'k': wanted.kind = optarg; break;
+    case 'n': wanted.at = strtoull (optarg, NULL, 10); break;
+    case 's': seed = strtoull (optarg, NULL, 10); break;
+    case 't': wanted.limit = atof (optarg); break;
+    default: return -1;
+    }
+  return 0;
+}
+
+int
+main (int argc, char *argv[])
+{
+  char dir[] = "tmp-faults.XXXXXX", command[100];
+  const unsigned modes = 2 * FAULT_KINDS - 2;
+  size_t i;
+
+  if (options (argc, argv) < 0)
+    return EXIT_FAILURE;
+  if (argc == 1)
+    wanted.limit = getenv ("QCOW2_VALGRIND") ? 15
+      : getenv ("QCOW2_SANITIZER") ? 10 : 22;
+  if (system ("qemu-img --version >/dev/null 2>&1 && "
+              "qemu-io --version >/dev/null 2>&1") != 0) {
+    fprintf (stderr, "skipped: needs qemu-img and qemu-io\n");
+    return 77;
+  }
+  if (!mkdtemp (dir) || chdir (dir) == -1) {
+    perror (dir);
+    return EXIT_FAILURE;
+  }
+  report_set_sink (quiet);
+  wanted.limit /= (double) (NR_CONFIGS * modes);
+  for (i = 0; i < NR_CONFIGS; ++i) {
+    config = &configs[i];
+    if (wanted.config ? strcmp (wanted.config, config->name) == 0
+        : wanted.limit <= 0 || !config->long_only)
+      run_config ();
+  }
+  printf ("%" PRIu64 " runs, %" PRIu64 " failed requests, %" PRIu64
+          " images judged, %" PRIu64 " of them by qemu-img\n", runs,
+          failed_requests, states, asked_qemu);
+  if (failed_requests == 0 && !wanted.config && !wanted.kind)
+    fail ("no request failed: this test looks wrongly");
+
+  /* After a failure the directory stays, for whoever looks into it. */
+  snprintf (command, sizeof command, "rm -rf ../%s", dir);
+  return system (command) == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}

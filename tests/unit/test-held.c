@@ -1,0 +1,453 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* Requests that are held in the middle of a call of the storage, while
+ * others come: each test forces one interleaving that could go wrong.
+ *
+ * One call is held: the first of its kind at its place.  It waits until
+ * the test lets it go; whoever should wait for it is seen not to have
+ * ended meanwhile.
+ */
+
+#include <config.h>
+
+#include <pthread.h>
+#include <time.h>
+
+#include "engine-test.h"
+
+#define K 1024u
+#define M (1024u * 1024)
+
+static struct {
+  pthread_mutex_t lock;
+  pthread_cond_t changed;
+  bool wanted, held, go;
+  enum storage_memory_op kind;
+  uint64_t offset, len;         /* calls that touch this; LEN 0: all */
+} hold = { .lock = PTHREAD_MUTEX_INITIALIZER,
+           .changed = PTHREAD_COND_INITIALIZER };
+
+static int
+hold_hook (void *opaque, enum storage_memory_op kind, uint64_t offset,
+           uint64_t len)
+{
+  (void) opaque;
+  pthread_mutex_lock (&hold.lock);
+  if (hold.wanted && kind == hold.kind
+      && (hold.len == 0 || (offset < hold.offset + hold.len
+                            && hold.offset < offset + len))) {
+    hold.wanted = false;
+    hold.held = true;
+    pthread_cond_broadcast (&hold.changed);
+    while (!hold.go)
+      pthread_cond_wait (&hold.changed, &hold.lock);
+    hold.held = false;
+  }
+  pthread_mutex_unlock (&hold.lock);
+  return 0;
+}
+
+static void
+hold_next (enum storage_memory_op kind, uint64_t offset, uint64_t len)
+{
+  pthread_mutex_lock (&hold.lock);
+  hold.wanted = true;
+  hold.go = false;
+  hold.kind = kind;
+  hold.offset = offset;
+  hold.len = len;
+  pthread_mutex_unlock (&hold.lock);
+  storage_memory_set_hook (storage, hold_hook, NULL);
+}
+
+static void
+wait_until_held (void)
+{
+  pthread_mutex_lock (&hold.lock);
+  while (!hold.held)
+    pthread_cond_wait (&hold.changed, &hold.lock);
+  pthread_mutex_unlock (&hold.lock);
+}
+
+static void
+let_go (void)
+{
+  pthread_mutex_lock (&hold.lock);
+  hold.go = true;
+  pthread_cond_broadcast (&hold.changed);
+  pthread_mutex_unlock (&hold.lock);
+}
+
+/* A request in a thread of its own. */
+struct request {
+  enum { READ, WRITE, TRIM, ZERO, FLUSH, BAD_WRITE } kind;
+  uint64_t offset, len;
+  int byte;
+  uint8_t *buf;
+  pthread_t thread;
+  atomic_bool ended;
+  int r;
+};
+
+static void *
+run_request (void *opaque)
+{
+  struct request *q = opaque;
+  struct iovec iov = { .iov_base = q->buf, .iov_len = 8 };
+
+  switch (q->kind) {
+  case READ: q->r = image_read (img, q->buf, q->len, q->offset); break;
+  case WRITE:
+    q->r = image_write (img, q->buf, q->len, q->offset, false);
+    break;
+  case TRIM: q->r = image_trim (img, q->offset, q->len, false); break;
+  case ZERO: q->r = image_zero (img, q->offset, q->len, 0, false); break;
+  case FLUSH: q->r = image_flush (img); break;
+  case BAD_WRITE: default:
+    q->r = guard_write (img, GUARD_DATA, &iov, 1, q->offset, false);
+    break;
+  }
+  atomic_store (&q->ended, true);
+  return NULL;
+}
+
+static void
+start (struct request *q)
+{
+  q->buf = malloc (q->len + 8);
+  ck_assert_ptr_nonnull (q->buf);
+  memset (q->buf, q->byte, q->len);
+  atomic_init (&q->ended, false);
+  ck_assert_int_eq (pthread_create (&q->thread, NULL, run_request, q), 0);
+}
+
+/* Give it time: it should not need less. */
+static void
+expect_waiting (struct request *q)
+{
+  nanosleep (&(struct timespec) { .tv_nsec = 50 * 1000 * 1000 }, NULL);
+  ck_assert (!atomic_load (&q->ended));
+}
+
+static void
+expect_end (struct request *q, int r)
+{
+  pthread_join (q->thread, NULL);
+  ck_assert_int_eq (q->r, r);
+}
+
+static void
+expect_read (struct request *q, int c)
+{
+  uint64_t i;
+
+  expect_end (q, 0);
+  for (i = 0; i < q->len && q->buf[i] == c; ++i)
+    ;
+  ck_assert_msg (i == q->len, "byte %ju is not 0x%02x", (uintmax_t) i, c);
+  free (q->buf);
+}
+
+static void
+done (struct request *q, int r)
+{
+  expect_end (q, r);
+  free (q->buf);
+}
+
+/* A cluster that is being read is not given away: the trim waits. */
+START_TEST (a_trim_waits_for_a_read)
+{
+  struct request reader = { .kind = READ, .offset = 0, .len = 64 * K };
+  struct request trimmer = { .kind = TRIM, .offset = 0, .len = 64 * K };
+  uint64_t host;
+
+  make_image ("", "64M");
+  ck_assert_int_eq (write_byte (0, 64 * K, 1), 0);
+  ck_assert_int_eq (image_flush (img), 0);
+  host = host_of (0);
+  hold_next (STORAGE_MEMORY_READ, host, 64 * K);
+  start (&reader);
+  wait_until_held ();
+  start (&trimmer);
+  expect_waiting (&trimmer);
+  /* Commits wait for nobody, and others get other clusters. */
+  ck_assert_int_eq (image_flush (img), 0);
+  ck_assert_int_eq (write_byte (M, 64 * K, 2), 0);
+  ck_assert_uint_ne (host_of (M), host);
+  let_go ();
+  expect_read (&reader, 1);
+  done (&trimmer, 0);
+  ck_assert_int_eq (image_flush (img), 0);
+  ck_assert_int_eq (write_byte (2 * M, 64 * K, 3), 0);
+  ck_assert_uint_eq (host_of (2 * M), host);
+  expect_byte (0, 64 * K, 0);
+  stop_clean ();
+}
+END_TEST
+
+/* The same with a write in place: it must not arrive in a cluster that
+ * belongs to somebody else by then.
+ */
+START_TEST (a_trim_waits_for_a_write_in_place)
+{
+  struct request in_place = { .kind = WRITE, .offset = 4 * K, .len = 4 * K,
+                              .byte = 9 };
+  struct request trimmer = { .kind = TRIM, .offset = 0, .len = 64 * K };
+  struct request reader = { .kind = READ, .offset = 0, .len = 4 * K };
+  uint64_t host;
+
+  make_image ("", "64M");
+  ck_assert_int_eq (write_byte (0, 64 * K, 1), 0);
+  ck_assert_int_eq (image_flush (img), 0);
+  host = host_of (0);
+  hold_next (STORAGE_MEMORY_WRITE, host, 64 * K);
+  start (&in_place);
+  wait_until_held ();
+  start (&trimmer);
+  expect_waiting (&trimmer);
+  /* Who comes later does not overtake the trim. */
+  start (&reader);
+  ck_assert_int_eq (image_flush (img), 0);
+  ck_assert_int_eq (write_byte (M, 64 * K, 2), 0);
+  ck_assert_uint_ne (host_of (M), host);
+  let_go ();
+  done (&in_place, 0);
+  done (&trimmer, 0);
+  expect_read (&reader, 0);
+  expect_byte (0, 64 * K, 0);
+  ck_assert_int_eq (image_flush (img), 0);
+  ck_assert_int_eq (write_byte (2 * M, 64 * K, 3), 0);
+  ck_assert_uint_eq (host_of (2 * M), host);
+  expect_byte (2 * M, 64 * K, 3);
+  stop_clean ();
+}
+END_TEST
+
+/* Until the punch has returned the cluster is nobody's. */
+START_TEST (a_cluster_is_not_reused_before_its_hole_is_punched)
+{
+  struct request flusher = { .kind = FLUSH };
+  uint64_t host;
+
+  make_image ("", "64M");
+  ck_assert_int_eq (write_byte (0, 64 * K, 1), 0);
+  ck_assert_int_eq (image_flush (img), 0);
+  host = host_of (0);
+  ck_assert_int_eq (image_trim (img, 0, 64 * K, false), 0);
+  hold_next (STORAGE_MEMORY_PUNCH, host, 64 * K);
+  start (&flusher);
+  wait_until_held ();
+  ck_assert_int_eq (write_byte (M, 64 * K, 2), 0);
+  ck_assert_uint_ne (host_of (M), host);
+  let_go ();
+  done (&flusher, 0);
+  expect_byte (M, 64 * K, 2);
+  stop_clean ();
+}
+END_TEST
+
+/* A new cluster is linked when its data has been written, not before: a
+ * commit in between makes nothing durable that leads to it.
+ */
+START_TEST (a_commit_does_not_link_data_that_is_on_its_way)
+{
+  struct request writer = { .kind = WRITE, .offset = 64 * K, .len = 64 * K,
+                            .byte = 9 };
+  struct request reader = { .kind = READ, .offset = 64 * K, .len = 64 * K };
+  struct map_extent e;
+  uint64_t next;
+
+  make_image ("", "64M");
+  ck_assert_int_eq (write_byte (0, 64 * K, 1), 0);
+  ck_assert_int_eq (image_flush (img), 0);
+  next = host_of (0) + 64 * K;
+  hold_next (STORAGE_MEMORY_WRITE, next, 64 * M);
+  start (&writer);
+  wait_until_held ();
+  start (&reader);
+  ck_assert_int_eq (map_lookup (img, 64 * K, 64 * K, &e), 0);
+  ck_assert_int_eq (e.kind, L2_UNALLOCATED);
+  ck_assert_int_eq (image_flush (img), 0);
+  ck_assert_int_ne (qemu_check (), 2);
+  expect_waiting (&reader);
+  let_go ();
+  done (&writer, 0);
+  expect_read (&reader, 9);
+  stop_clean ();
+}
+END_TEST
+
+/* A slice changes after the cut and before it is written: the commit
+ * writes it as it was at the cut, and the change goes out with the next.
+ */
+START_TEST (a_commit_writes_slices_as_at_its_cut)
+{
+  struct request flusher = { .kind = FLUSH };
+  uint64_t table, entries[3], host;
+
+  make_image ("", "64M");
+  ck_assert_int_eq (write_byte (0, 64 * K, 1), 0);
+  ck_assert_int_eq (image_flush (img), 0);
+  ck_assert_int_eq (write_byte (64 * K, 64 * K, 2), 0);
+  table = atomic_load (&img->map.l1[0]) & ENTRY_OFFSET;
+  hold_next (STORAGE_MEMORY_SYNC, 0, 0);
+  start (&flusher);
+  wait_until_held ();
+  ck_assert_int_eq (write_byte (128 * K, 64 * K, 3), 0);
+  ck_assert_int_eq (image_trim (img, 0, 64 * K, false), 0);
+  let_go ();
+  done (&flusher, 0);
+  ck_assert_int_eq (storage_read (storage, entries, sizeof entries, table),
+                    0);
+  ck_assert_uint_ne (be64toh (entries[0]) & ENTRY_OFFSET, 0);
+  ck_assert_uint_ne (be64toh (entries[1]) & ENTRY_OFFSET, 0);
+  ck_assert_uint_eq (entries[2], 0);
+  ck_assert_int_ne (qemu_check (), 2);
+  host = be64toh (entries[0]) & ENTRY_OFFSET;
+  ck_assert_uint_ne (host_of (128 * K), host);
+  expect_byte (0, 64 * K, 0);
+  expect_byte (64 * K, 64 * K, 2);
+  expect_byte (128 * K, 64 * K, 3);
+  stop_clean ();
+}
+END_TEST
+
+/* A flush that comes while a commit runs must not be answered by it: the
+ * cut lies before what it is to make durable.
+ */
+START_TEST (a_flush_is_not_answered_by_an_earlier_commit)
+{
+  struct request first = { .kind = FLUSH }, second = { .kind = FLUSH };
+  uint64_t ended, entry, table;
+
+  make_image ("", "64M");
+  ck_assert_int_eq (write_byte (0, 64 * K, 1), 0);
+  table = atomic_load (&img->map.l1[0]) & ENTRY_OFFSET;
+  hold_next (STORAGE_MEMORY_SYNC, 0, 0);
+  start (&first);
+  wait_until_held ();
+  ck_assert_int_eq (write_byte (64 * K, 64 * K, 2), 0);
+  start (&second);
+  expect_waiting (&second);
+  ended = img->commit.ended;
+  let_go ();
+  done (&first, 0);
+  done (&second, 0);
+  ck_assert_uint_ge (img->commit.ended, ended + 2);
+  ck_assert_int_eq (storage_read (storage, &entry, 8, table + 8), 0);
+  ck_assert_uint_eq (be64toh (entry) & ENTRY_OFFSET, host_of (64 * K));
+  stop_clean ();
+}
+END_TEST
+
+/* An L2 table that is shared with a snapshot is copied while somebody
+ * reads a slice of it: the reader looks again.  (A slice of 4 KiB of a
+ * table of 64 KiB, so that the copy does not need it.)
+ */
+START_TEST (a_slice_is_read_again_when_its_table_has_moved)
+{
+  struct request reader = { .kind = READ, .offset = 300 * M, .len = 4 * K };
+  struct temporary t;
+  uint64_t table;
+
+  temporary_name (&t, "qcow2");
+  qemu_img ("create -f qcow2 %s 512M", t.name);
+  open_loaded (t.name);
+  ck_assert_int_eq (write_byte (300 * M, 64 * K, 5), 0);
+  ck_assert_int_eq (image_stop (img), 0);
+  {
+    uint64_t size;
+    uint8_t *buf;
+
+    ck_assert_int_eq (storage_size (storage, &size), 0);
+    buf = malloc (size);
+    ck_assert_ptr_nonnull (buf);
+    ck_assert_int_eq (storage_read (storage, buf, size, 0), 0);
+    write_file (t.name, buf, size);
+    free (buf);
+    image_close (img);
+  }
+  qemu_img ("snapshot -c one %s", t.name);
+  open_loaded (t.name);
+  temporary_remove (&t);
+
+  table = atomic_load (&img->map.l1[0]) & ENTRY_OFFSET;
+  hold_next (STORAGE_MEMORY_READ, table + 300 * M / (64 * K) * 8, 8);
+  start (&reader);
+  wait_until_held ();
+  ck_assert_int_eq (write_byte (0, 64 * K, 6), 0);
+  ck_assert_uint_ne (atomic_load (&img->map.l1[0]) & ENTRY_OFFSET, table);
+  ck_assert_int_eq (image_flush (img), 0);
+  let_go ();
+  expect_read (&reader, 5);
+  ck_assert_int_eq (write_byte (300 * M, 4 * K, 7), 0);
+  expect_byte (300 * M, 4 * K, 7);
+  expect_byte (300 * M + 4 * K, 60 * K, 5);
+  stop_clean ();
+}
+END_TEST
+
+/* The error of a request that is refused because another one met
+ * corruption does not overtake the corrupt bit.
+ */
+START_TEST (no_error_overtakes_the_corrupt_bit)
+{
+  struct request bad = { .kind = BAD_WRITE, .offset = 0, .len = 8 };
+  struct request others[] = {
+    { .kind = WRITE, .offset = M, .len = 4 * K },
+    { .kind = TRIM, .offset = M, .len = 64 * K },
+    { .kind = ZERO, .offset = M, .len = 64 * K },
+    { .kind = BAD_WRITE, .offset = 64 * K, .len = 8 },
+  };
+  struct request reader = { .kind = READ, .offset = M, .len = 4 * K };
+  unsigned i;
+
+  make_image ("", "64M");
+  ck_assert_int_eq (write_byte (M, 64 * K, 1), 0);
+  ck_assert_int_eq (image_flush (img), 0);
+  hold_next (STORAGE_MEMORY_SYNC, 0, 0);
+  start (&bad);
+  wait_until_held ();
+  for (i = 0; i < ARRAY_SIZE (others); ++i)
+    start (&others[i]);
+  for (i = 0; i < ARRAY_SIZE (others); ++i)
+    expect_waiting (&others[i]);
+  /* Reads go on even now. */
+  start (&reader);
+  expect_read (&reader, 1);
+  let_go ();
+  done (&bad, -EIO);
+  for (i = 0; i < ARRAY_SIZE (others); ++i)
+    done (&others[i], -EIO);
+  ck_assert_int_eq (image_stop (img), 0);
+  image_close (img);
+}
+END_TEST
+
+int
+main (void)
+{
+  Suite *s = suite_create ("held");
+  TCase *tc = tcase_create ("held");
+  SRunner *runner;
+  int failed;
+
+  if (!have_qemu_img ())
+    return 77;
+  tcase_set_timeout (tc, 120);
+  tcase_add_test (tc, a_trim_waits_for_a_read);
+  tcase_add_test (tc, a_trim_waits_for_a_write_in_place);
+  tcase_add_test (tc, a_cluster_is_not_reused_before_its_hole_is_punched);
+  tcase_add_test (tc, a_commit_does_not_link_data_that_is_on_its_way);
+  tcase_add_test (tc, a_commit_writes_slices_as_at_its_cut);
+  tcase_add_test (tc, a_flush_is_not_answered_by_an_earlier_commit);
+  tcase_add_test (tc, a_slice_is_read_again_when_its_table_has_moved);
+  tcase_add_test (tc, no_error_overtakes_the_corrupt_bit);
+  suite_add_tcase (s, tc);
+  runner = srunner_create (s);
+  srunner_run_all (runner, CK_ENV);
+  failed = srunner_ntests_failed (runner);
+  srunner_free (runner);
+  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
