@@ -239,11 +239,12 @@ map_lookup (struct image *img, uint64_t offset, uint64_t len,
                       "a multiple of the cluster size, zero flag in version "
                       "2, or COPIED without an offset)");
   if (e->kind == L2_NORMAL) {
-    end = e->host + e->len - 1;
-    if (round_down (end, img->cluster_size)
-        >= atomic_load (&img->guard.end))
+    end = atomic_load (&img->guard.end);
+    if (round_down (e->host, img->cluster_size) >= end)
       return map_bad_entry (img, offset, e->entry, "points past the end of "
                         "the file");
+    /* If that is true of a later cluster only, it is met when it comes. */
+    e->len = MIN (e->len, round_up (end, img->cluster_size) - e->host);
   }
   return 0;
 }

@@ -6,7 +6,9 @@
  *   fuzz-something [-n MUTATIONS] FILE-OR-DIRECTORY...
  *
  * Each file is tried as it is, then cut at random places, then with
- * random bytes changed, always the same ones.
+ * random bytes changed, always the same ones.  An input that takes
+ * longer than PATIENCE ends the program, and so does at the end that it
+ * took more memory than MAX_MEMORY.
  */
 
 #include <config.h>
@@ -17,10 +19,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 int LLVMFuzzerTestOneInput (const uint8_t *data, size_t size);
 
 #define MAX_FILE (1 << 20)
+#define CUTS 200
+#define PATIENCE 60             /* seconds, on a busy machine */
+#define MAX_MEMORY (200 << 10)  /* KiB; no sanitizer at work */
 
 static uint64_t state;
 static unsigned long mutations = 20000, inputs;
@@ -42,6 +49,7 @@ try_exact (const uint8_t *data, size_t size)
   if (copy == NULL)
     abort ();
   memcpy (copy, data, size);
+  alarm (PATIENCE);
   LLVMFuzzerTestOneInput (copy, size);
   free (copy);
   inputs++;
@@ -97,7 +105,7 @@ replay_file (const char *name)
   fclose (f);
   state = 1;                    /* whatever the order of the files is */
   try_exact (data, size);
-  for (n = 0; n < 200 && size > 0; n++)
+  for (n = 0; n < CUTS && n < mutations && size > 0; n++)
     try_exact (data, (size_t) next_random () % size);
   for (n = 0; n < mutations && size > 0; n++) {
     memcpy (copy, data, size);
@@ -129,9 +137,18 @@ replay (const char *name)
   closedir (dir);
 }
 
+static int
+is_set (const char *variable)
+{
+  const char *value = getenv (variable);
+
+  return value && *value;
+}
+
 int
 main (int argc, char *argv[])
 {
+  struct rusage usage;
   int i = 1;
 
   if (argc > 2 && strcmp (argv[1], "-n") == 0) {
@@ -140,7 +157,14 @@ main (int argc, char *argv[])
   }
   for (; i < argc; i++)
     replay (argv[i]);
-  printf ("%lu inputs\n", inputs);
+  alarm (0);
+  getrusage (RUSAGE_SELF, &usage);
+  printf ("%lu inputs, %ld KiB of memory\n", inputs, usage.ru_maxrss);
+  if (usage.ru_maxrss > MAX_MEMORY && !is_set ("QCOW2_SANITIZER")
+      && !is_set ("QCOW2_VALGRIND")) {
+    fprintf (stderr, "more than %d KiB of memory\n", MAX_MEMORY);
+    return EXIT_FAILURE;
+  }
   /* No corpus is a mistake in the call. */
   return inputs ? EXIT_SUCCESS : EXIT_FAILURE;
 }

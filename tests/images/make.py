@@ -68,6 +68,14 @@ class Maker:
         self.write("../" + name, bytes(M))
         return name
 
+    def link(self, to, name):
+        if not os.path.lexists(self.path(name)):
+            os.symlink(to, self.path(name))
+
+    def fifo(self, name):
+        if not os.path.lexists(self.path(name)):
+            os.mkfifo(self.path(name))
+
     def convert(self, to, *options, content=None):
         raw = self.write("sound/disk.raw", content or disk())
         run("qemu-img", "convert", "-q", "-f", "raw", "-O", "qcow2",

@@ -4,8 +4,10 @@
 """Serve every damaged image of cases.py and see that what comes of it is
 what must: a refusal that names the file, the field and the value; a disk
 that is served for reading only; or an error at the request that meets the
-damage.  The server never dies of it, never takes much time or memory, and
-never changes a file that it refused or serves read-only.
+damage.  The server never dies of it, never takes much time or memory,
+never changes a file that it refused or serves read-only, and opens no file
+outside the folder of the images: strace tells, or where it cannot be used
+/proc/PID/fd, which knows only what is still open.
 
     test-images.py [--keep DIR] [CASE...]
 """
@@ -15,6 +17,7 @@ import atexit
 import errno
 import hashlib
 import os
+import re
 import resource
 import shutil
 import signal
@@ -34,7 +37,7 @@ except ImportError:
 
 # pylint: disable=wrong-import-position
 from cases import (CASES, ReadFails, ReadOnly, Refused,  # noqa: E402
-                   Serves, WriteFails)
+                   Serves, TrimFails, WriteFails)
 from make import CLUSTER, Maker  # noqa: E402
 
 M = 1 << 20
@@ -50,6 +53,24 @@ MAX_MEMORY_LENIENT = 256 * M
 MAX_LINES = 100                 # of log: an image must not flood it
 
 
+# What strace says of every file that is opened.
+OPENING = re.compile(r'\b(?:open|creat|openat|openat2)\((?:[^,"]*, )?'
+                     r'"((?:[^"\\\\]|\\\\.)*)"(\.\.\.)?')
+STRACE = ["strace", "-D", "-f", "-qq", "--seccomp-bpf", "-s", "4096",
+          "-e", "trace=/^(open|creat|openat|openat2)$"]
+
+
+def can_strace():
+    """The sanitizers and valgrind do not bear it."""
+    if not LIMITS or shutil.which("strace") is None:
+        return False
+    done = subprocess.run(STRACE + ["-o", "/dev/null", "true"],
+                          stdin=subprocess.DEVNULL, check=False,
+                          stdout=subprocess.DEVNULL,
+                          stderr=subprocess.DEVNULL)
+    return done.returncode == 0
+
+
 class Failure(Exception):
     pass
 
@@ -62,11 +83,15 @@ def check(condition, text, *args):
 class Server:
     """nbdkit in the foreground, and what can be learnt of it."""
 
+    traced = can_strace()
+
     def __init__(self, image, address_space=None):
         self.folder = tempfile.mkdtemp(prefix="images.")
         self.socket = os.path.join(self.folder, "sock")
         self.pidfile = os.path.join(self.folder, "pid")
         self.logname = os.path.join(self.folder, "log")
+        self.trace = os.path.join(self.folder, "trace")
+        self.open_files = set() # without strace
 
         def limit():
             if address_space and LIMITS:
@@ -76,11 +101,13 @@ class Server:
         with open(self.logname, "wb") as log:
             # pylint: disable=subprocess-popen-preexec-fn
             self.process = subprocess.Popen(
+                (STRACE + ["-o", self.trace] if self.traced else []) +
                 ["nbdkit", "-f", "-U", self.socket, "-P", self.pidfile,
                  "qcow2", image], stdin=subprocess.DEVNULL, stdout=log,
                 stderr=subprocess.STDOUT, preexec_fn=limit)
         self.status = None
         self.seconds = 0.0
+        self.max_rss = 0        # in bytes, once it has ended
         self.threads = 0        # when nobody is connected
 
     def log(self):
@@ -99,6 +126,7 @@ class Server:
         self.status = os.waitstatus_to_exitcode(status)
         self.process.returncode = self.status
         self.seconds = usage.ru_utime + usage.ru_stime
+        self.max_rss = usage.ru_maxrss * 1024
 
     def wait_ready(self):
         """True if it serves, False if it ended."""
@@ -152,7 +180,27 @@ class Server:
         return ((int(fields[11]) + int(fields[12]))
                 / os.sysconf("SC_CLK_TCK"))
 
+    def look_at_files(self):
+        """Remember which files it has open, where there is no strace."""
+        if self.traced or not self.poll():
+            return
+        folder = "/proc/%d/fd" % self.process.pid
+        for fd in os.listdir(folder):
+            try:
+                self.open_files.add(os.readlink(os.path.join(folder, fd)))
+            except FileNotFoundError:
+                pass
+
+    def opened(self):
+        """The files that it tried to open so far."""
+        if not self.traced:
+            return {f for f in self.open_files if f.startswith("/")}
+        with open(self.trace, errors="replace") as f:
+            found = {m.group(1) for m in map(OPENING.search, f) if m}
+        return {os.path.realpath(name) for name in found}
+
     def connect(self):
+        self.look_at_files()
         self.threads = self.proc("Threads")
         handle = nbd.NBD()
         handle.set_strict_mode(0)
@@ -207,21 +255,45 @@ def check_log(log, expected, name):
           "no line names %s and says %s", name, expected.words)
 
 
+def check_blame(log, image):
+    """Only what is damaged is blamed: it may be met at the end of a run of
+    clusters of which the others are sound."""
+    for place in re.findall(r"guest offset (\d+)", log):
+        check(any(b <= int(place) < b + n for b, n in image.bad),
+              "guest offset %s is sound but was blamed", place)
+
+
 class Checker:
     def __init__(self, folder):
         self.maker = Maker(folder)
         self.baseline = None
+        self.usual_files = set()
 
     def measure(self):
-        """What a sound image takes."""
+        """What a sound image takes, and what any server opens."""
         image = self.maker.image("v3", "baseline")
         server = Server(image.path)
         try:
             check(server.wait_ready(), "a sound image is refused:\n%s",
                   server.log())
-            self.baseline = (server.proc("VmPeak"), server.proc("VmHWM"))
+            memory = (server.proc("VmPeak"), server.proc("VmHWM"))
+            server.disconnect(server.connect())
+            server.stop()
+            self.baseline = memory + (server.max_rss,)
+            self.usual_files = server.opened()
+            # Or nobody looked.
+            check(image.path in self.usual_files,
+                  "the image is not among the files that were opened")
         finally:
             server.clean_up()
+
+    def check_files(self, server):
+        """Nothing was opened but what is always, and the images."""
+        for name in server.opened() - self.usual_files:
+            check(name.startswith((self.maker.folder + "/",
+                                   server.folder + "/", "/proc/",
+                                   "/sys/devices/system/cpu/")),
+                  "the file %s was opened", name)
 
     def run(self, case):
         image = self.maker.case(case)
@@ -237,10 +309,13 @@ class Checker:
             serving = server.wait_ready()
             try:
                 if isinstance(expected, Refused):
-                    self.check_refused(server, serving)
+                    self.check_refused(server, serving, memory)
                 else:
                     self.check_served(server, serving, image, case)
                 check_log(server.log(), expected, image.name())
+                self.check_files(server)
+                if isinstance(expected, ReadFails):
+                    check_blame(server.log(), image)
             except (Failure, nbd.Error) as e:
                 raise Failure("%s\nlog:\n%s" % (e, server.log()[:2000]))
             if isinstance(expected, (Refused, ReadOnly)):
@@ -248,13 +323,14 @@ class Checker:
         finally:
             server.clean_up()
 
-    @staticmethod
-    def check_refused(server, serving):
+    def check_refused(self, server, serving, memory):
         check(not serving, "was not refused")
         check(server.status == 1, "ended with status %d, not 1",
               server.status)
         check(not LIMITS or server.seconds < MAX_SECONDS,
               "took %.2f s to refuse", server.seconds)
+        check(not LIMITS or server.max_rss - self.baseline[2] < memory,
+              "took %d bytes to refuse", server.max_rss - self.baseline[2])
 
     def check_served(self, server, serving, image, case):
         expected = case.expected
@@ -276,6 +352,8 @@ class Checker:
             self.check_extents(handle, image)
         if isinstance(expected, Serves):
             self.check_writes(handle, image)
+        elif isinstance(expected, TrimFails):
+            self.check_trim_fails(handle, expected.at)
         elif isinstance(expected, WriteFails):
             self.check_write_fails(handle, expected.at)
         elif isinstance(expected, ReadFails):
@@ -349,6 +427,13 @@ class Checker:
         got = errno_of(handle.pwrite, b"w" * 512, at)
         check(got == errno.EIO, "writing at %d: errno %d", at, got)
 
+    @staticmethod
+    def check_trim_fails(handle, at):
+        got = errno_of(handle.trim, CLUSTER, at)
+        check(got == errno.EIO, "trimming at %d: errno %d", at, got)
+        got = errno_of(handle.zero, CLUSTER, at)
+        check(got == errno.EIO, "zeroes at %d: errno %d", at, got)
+
     def check_again(self, image):
         """What was written is there when the image is opened again."""
         server = Server(image.path)
@@ -361,6 +446,24 @@ class Checker:
             server.disconnect(handle)
         finally:
             server.clean_up()
+
+
+def check_rules():
+    """Every subject of rules.txt has a case, and every case is there."""
+    names = {case.name for case in CASES}
+    folder = os.path.dirname(os.path.abspath(__file__))
+    with open(os.path.join(folder, "rules.txt"), encoding="ascii") as f:
+        for line in f:
+            line = line.rstrip()
+            if not line or line.startswith("#"):
+                continue
+            subject, colon, rest = line.partition(": ")
+            check(colon and rest, "rules.txt: %s", line)
+            if rest.startswith("- "):
+                continue
+            for name in rest.split():
+                check(name in names, "rules.txt: no case %s (%s)", name,
+                      subject)
 
 
 def main():
@@ -377,6 +480,8 @@ def main():
         atexit.register(shutil.rmtree, folder, True)
     checker = Checker(os.path.join(os.path.abspath(folder), "images"))
     checker.measure()
+    check_rules()
+    print("files: %s" % ("strace" if Server.traced else "/proc/PID/fd"))
     failed = count = 0
     for case in CASES:
         if args.case and case.name not in args.case:

@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: BSD-3-Clause
+#
+# Fuzzing in earnest: build each target with clang's libFuzzer,
+# AddressSanitizer and UBSan and let it run for a number of executions.
+#
+#   make check-fuzz [RUNS=N] [TARGETS="header tables ..."]
+#
+# RUNS is for every target but that of the whole image, which is slower
+# and does a tenth; the default is short.  What is found goes to
+# fuzzing/ in the build tree as a file crash-*, oom-* or timeout-*, and
+# make fails.  The corpora grow in fuzzing/corpus-*; those of the
+# sources stay as they are.
+
+set -euo pipefail
+
+: "${SOURCE:?}" "${BUILD:?}" "${CC_FUZZ:=clang}" "${RUNS:=200000}"
+targets=("$@")
+[ $# -gt 0 ] || targets=(decompress header image parameters tables)
+
+work=$BUILD/tests/fuzz/fuzzing
+mkdir -p "$work/objects"
+cd "$work"
+
+if ! "$CC_FUZZ" --version >/dev/null 2>&1; then
+  echo "check-fuzz: $CC_FUZZ is not installed" >&2
+  exit 1
+fi
+
+cflags=(-std=gnu11 -g -O2 -pthread -D_FILE_OFFSET_BITS=64
+        -fno-omit-frame-pointer -fsanitize=address,undefined
+        -fno-sanitize-recover=undefined -I "$BUILD")
+for room in lib/base lib/format lib/storage lib/overlap lib/image plugin; do
+  cflags+=(-iquote "$SOURCE/$room")
+done
+read -ra nbdkit_cflags <<<"${NBDKIT_CFLAGS-}"
+read -ra libs <<<"${LIBS-} -lz -lzstd"
+cflags+=("${nbdkit_cflags[@]}")
+
+# compile SOURCE OBJECT OPTION...
+compile ()
+{
+  "$CC_FUZZ" "${cflags[@]}" "${@:3}" -c "$1" -o "$2"
+}
+
+# The library, with what libFuzzer learns from.
+objects=()
+for source in "$SOURCE"/lib/*/*.c; do
+  object=objects/$(basename "$source" .c).o
+  compile "$source" "$object" -fsanitize=fuzzer-no-link
+  objects+=("$object")
+done
+compile "$SOURCE/plugin/config.c" objects/plugin-config.o \
+        -fsanitize=fuzzer-no-link
+
+failed=0
+for target in "${targets[@]}"; do
+  sources=("fuzz-$target.c")
+  parts=("${objects[@]}")
+  runs=$RUNS
+  longest=1024
+  case $target in
+    header) longest=4224 ;;
+    image) sources+=(small-image.c small-check.c); runs=$((RUNS / 10)) ;;
+    parameters) parts+=(objects/plugin-config.o) ;;
+  esac
+  # What judges is not what is to be explored.
+  for source in "${sources[@]}"; do
+    compile "$SOURCE/tests/fuzz/$source" "${source%.c}.o"
+    parts+=("${source%.c}.o")
+  done
+  "$CC_FUZZ" -fsanitize=fuzzer,address,undefined -pthread "${parts[@]}" \
+      "${libs[@]}" -o "fuzz-$target"
+  mkdir -p "corpus-$target"
+  echo "== $target: $runs executions"
+  # A small quarantine, so that the limit of memory is the target's.
+  ASAN_OPTIONS=quarantine_size_mb=16:${ASAN_OPTIONS-} \
+  UBSAN_OPTIONS=print_stacktrace=1 \
+    "./fuzz-$target" -runs="$runs" -timeout=20 -rss_limit_mb=1000 \
+    -malloc_limit_mb=256 -max_len="$longest" -print_final_stats=1 \
+    "corpus-$target" "$SOURCE/tests/fuzz/corpus-$target" \
+    >"$target.log" 2>&1 || failed=1
+  grep -E '#[0-9]+.*(INITED|DONE)|^stat::|ERROR|Test unit' "$target.log"
+done
+exit $failed
