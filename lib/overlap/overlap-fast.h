@@ -198,6 +198,20 @@ ov_top_piece (const struct ov_runs *r, size_t last)
   return ov_load64 ((const uint8_t *) r + last / 8 - 7) << (~last % 8);
 }
 
+/* Piece I, which lies in CHUNK. */
+static inline struct ov_piece
+ov_packed_get (const struct ov_runs *r, uint32_t chunk, uint32_t i)
+{
+  unsigned kbits = ov_kind_bits (r), bits = r->chunk_bits + kbits;
+  uint64_t v = ov_top_piece (r, ov_piece_at (r, i + 1) - 1) >> (64 - bits);
+  struct ov_piece piece = {
+    .start = chunk << r->chunk_bits | (uint32_t) (v >> kbits),
+    .kind = (uint16_t) ((v & ov_mask (kbits)) + 1),
+  };
+
+  return piece;
+}
+
 /* Have the compiler select, not jump: it must not know what a value has
  * become, or it makes a way for each case.
  */

@@ -101,8 +101,6 @@ ov_chunks (const struct ov_runs *r)
   return OV_WINDOW >> r->chunk_bits;
 }
 
-struct ov_piece ov_packed_get (const struct ov_runs *r, uint32_t chunk,
-                               uint32_t i);
 uint32_t ov_packed_find (const struct ov_runs *r, uint32_t chunk,
                          uint32_t cluster);
 
@@ -335,6 +333,12 @@ bool ov_keep (struct overlap *o, enum overlap_type type, uint64_t first,
               uint64_t count);
 uint64_t ov_unkeep (struct overlap *o, enum overlap_type type,
                     uint64_t first, uint64_t count);
+
+/* How much of [FIRST, END) can lose its marks at once: where marks are
+ * kept, one cluster, which may have another mark of the type elsewhere.
+ */
+uint64_t ov_kept_border (const struct overlap *o, uint64_t first,
+                         uint64_t end);
 
 /* The part of a check that looks at the fixed lists: sets *ANY if one
  * of the windows is outside, *EVERY if all are.

@@ -333,6 +333,22 @@ ov_unkeep (struct overlap *o, enum overlap_type type, uint64_t first,
   return sum;
 }
 
+uint64_t
+ov_kept_border (const struct overlap *o, uint64_t first, uint64_t end)
+{
+  unsigned i;
+
+  for (i = 0; i < o->n_kept; ++i) {
+    const struct ov_kept *k = &o->kept[i];
+
+    if (k->first > first && k->first < end)
+      end = k->first;
+    else if (first >= k->first && first - k->first < k->count)
+      return first + 1;
+  }
+  return end;
+}
+
 void
 ov_fixed_scan (struct overlap *o, uint64_t first, uint64_t count,
                struct ov_scan *s, bool *any, bool *every)

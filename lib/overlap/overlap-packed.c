@@ -78,15 +78,6 @@ word_of (const struct ov_runs *r, size_t bit, unsigned *shift)
   return (uint8_t *) r + byte;
 }
 
-static uint64_t
-load_piece (const struct ov_runs *r, uint32_t i)
-{
-  unsigned shift;
-  const uint8_t *p = word_of (r, ov_piece_at (r, i), &shift);
-
-  return ov_load64 (p) >> shift & ov_mask (ov_piece_bits (r));
-}
-
 static void
 store_piece (struct ov_runs *r, uint32_t i, const struct ov_piece *piece)
 {
@@ -145,18 +136,6 @@ shift_index (struct ov_runs *r, uint32_t chunk, uint32_t by)
     for (i = 0; i < n; ++i)
       v32[i] += by;
   }
-}
-
-struct ov_piece
-ov_packed_get (const struct ov_runs *r, uint32_t chunk, uint32_t i)
-{
-  uint64_t v = load_piece (r, i);
-  struct ov_piece piece = {
-    .start = chunk << r->chunk_bits | (uint32_t) (v >> ov_kind_bits (r)),
-    .kind = (uint16_t) ((v & ov_mask (ov_kind_bits (r))) + 1),
-  };
-
-  return piece;
 }
 
 /* The first piece of CHUNK that begins behind CLUSTER, which lies in

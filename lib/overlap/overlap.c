@@ -425,6 +425,8 @@ update (struct overlap *o, uint64_t first, uint64_t end, struct ov_edit *e)
     }
     last = first | (OV_WINDOW - 1);
     next = last < end - 1 ? last + 1 : end;
+    if (e->what == OV_LEAVE)
+      next = ov_kept_border (o, first, next);
     ov_update_window (o, first, next, e);
   }
   ov_tell (o);

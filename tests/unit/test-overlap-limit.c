@@ -310,6 +310,31 @@ START_TEST (pinned_marks_are_kept_with_no_memory_at_all)
 }
 END_TEST
 
+/* A range of which a part was marked twice, once without memory, lost
+ * both marks there at once.
+ */
+START_TEST (a_kept_mark_stays_when_another_of_its_type_goes)
+{
+  start (0, UINT64_MAX);
+  enter (OVERLAP_SNAPSHOT_TABLE, 10, 1);
+  ov_fail_alloc (1, true);
+  ck_assert_uint_eq (overlap_enter (o, OVERLAP_SNAPSHOT_TABLE, 10, 1, NULL),
+                     BIT (OVERLAP_SNAPSHOT_TABLE));
+  enter (OVERLAP_SNAPSHOT_TABLE, 20, 3);
+  ov_fail_alloc (0, false);
+  ck_assert_uint_eq (overlap_enter (o, OVERLAP_SNAPSHOT_TABLE, 21, 1, NULL),
+                     BIT (OVERLAP_SNAPSHOT_TABLE));
+  overlap_leave (o, OVERLAP_SNAPSHOT_TABLE, 8, 16);
+  ck_assert_uint_eq (ask (10, 1).any, BIT (OVERLAP_SNAPSHOT_TABLE));
+  ck_assert_uint_eq (ask (20, 1).any, 0);
+  ck_assert_uint_eq (ask (21, 1).any, BIT (OVERLAP_SNAPSHOT_TABLE));
+  ck_assert_uint_eq (ask (22, 1).any, 0);
+  overlap_leave (o, OVERLAP_SNAPSHOT_TABLE, 8, 16);
+  ck_assert_uint_eq (ask (0, 100).any, 0);
+  finish ();
+}
+END_TEST
+
 /* The allocator may give more than it was asked for. */
 START_TEST (the_limit_counts_what_the_allocator_gave)
 {
@@ -392,6 +417,7 @@ main (void)
   tcase_add_test (tc, ranges_outside_are_remembered_in_bounded_memory);
   tcase_add_loop_test (tc, fault_15_22_any_allocation_may_fail, 0, 4);
   tcase_add_test (tc, pinned_marks_are_kept_with_no_memory_at_all);
+  tcase_add_test (tc, a_kept_mark_stays_when_another_of_its_type_goes);
   tcase_add_test (tc, the_limit_counts_what_the_allocator_gave);
   tcase_add_test (tc, a_full_dictionary_is_a_limit_like_any_other);
   tcase_add_test (tc, a_range_that_came_back_is_told_of_and_tracked);

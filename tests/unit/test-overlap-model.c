@@ -8,7 +8,7 @@
  * are, test-overlap-tiny with windows of 64 clusters and pages of 8, so
  * that all borders are met all the time.
  *
- * OVERLAP_MODEL_OPS is the number of operations (default 1000000),
+ * OVERLAP_MODEL_OPS is the number of operations (default 5000000),
  * OVERLAP_MODEL_SEED the seed (default 1).
  */
 
@@ -23,6 +23,22 @@
 
 #include "overlap-internal.h"
 
+/* Check writes to a file at each of its assertions, so these call it
+ * only when one fails.
+ */
+#define MUST(expr)                                                      \
+  do {                                                                  \
+    if (!(expr))                                                        \
+      ck_abort_msg ("operation %" PRIu64 ": %s", m.operation, #expr);   \
+  } while (0)
+#define SAME(a, b)                                                      \
+  do {                                                                  \
+    const uint64_t a_ = (uint64_t) (a), b_ = (uint64_t) (b);            \
+    if (a_ != b_)                                                       \
+      ck_abort_msg ("operation %" PRIu64 ": %s is %" PRIu64             \
+                    ", %s is %" PRIu64, m.operation, #a, a_, #b, b_);   \
+  } while (0)
+
 #define ZONES 4
 #define ZONE 256u               /* clusters */
 
@@ -35,6 +51,7 @@ struct cluster {
 struct model {
   struct overlap *o;
   uint64_t state;               /* of the generator */
+  uint64_t operation;           /* counted in each run */
   uint64_t base[ZONES];
   struct cluster zone[ZONES][ZONE];
   struct { uint64_t first, count; } left[LEFT_MAX];
@@ -85,18 +102,17 @@ notice (void *opaque, const struct overlap_notice *n)
 {
   unsigned z, i, t;
 
-  ck_assert_ptr_eq (opaque, &m);
-  ck_assert (!n->restored);
-  ck_assert_uint_gt (n->count, 0);
-  ck_assert_uint_eq (n->first % OV_WINDOW, 0);
+  MUST (opaque == &m);
+  MUST (!n->restored);
+  MUST (n->count > 0);
+  SAME (n->first % OV_WINDOW, 0);
   /* The last window lacks one cluster, whose end has no number. */
-  ck_assert ((n->first + n->count + (n->first + n->count == UINT64_MAX))
+  MUST ((n->first + n->count + (n->first + n->count == UINT64_MAX))
              % OV_WINDOW == 0);
   for (i = 0; i < m.n_left; ++i)
-    ck_assert_msg (n->first + n->count <= m.left[i].first
-                   || m.left[i].first + m.left[i].count <= n->first,
-                   "told twice of %" PRIu64, n->first);
-  ck_assert_uint_lt (m.n_left, LEFT_MAX);
+    MUST (n->first + n->count <= m.left[i].first
+          || m.left[i].first + m.left[i].count <= n->first);
+  MUST (m.n_left < LEFT_MAX);
   m.left[m.n_left].first = n->first;
   m.left[m.n_left++].count = n->count;
   m.notices++;
@@ -113,7 +129,8 @@ check_account (void)
 {
   const char *why;
 
-  ck_assert_msg (overlap_verify (m.o, &why), "%s", why);
+  if (!overlap_verify (m.o, &why))
+    ck_abort_msg ("operation %" PRIu64 ": %s", m.operation, why);
 }
 
 /* Compare all answers for a range with the model's. */
@@ -139,12 +156,12 @@ compare (unsigned z, uint32_t i, uint32_t n)
       all &= set;
   }
   overlap_query (m.o, first, n, mask, &a);
-  ck_assert_uint_eq (a.any, any);
-  ck_assert_uint_eq (a.all, all);
-  ck_assert_int_eq (a.outside, outside);
+  SAME (a.any, any);
+  SAME (a.all, all);
+  SAME (a.outside, outside);
   if (any & mask)
-    ck_assert_uint_eq (a.where, where);
-  ck_assert_int_eq (overlap_hit (m.o, first, n, mask),
+    SAME (a.where, where);
+  SAME (overlap_hit (m.o, first, n, mask),
                     (any & mask) || outside);
 }
 
@@ -203,8 +220,8 @@ enter (unsigned z, uint32_t i, uint32_t n, enum overlap_type type,
   }
   got = (claim ? overlap_claim : overlap_enter)
     (m.o, type, m.base[z] + i, n, &at);
-  ck_assert_uint_eq (got, met);
-  ck_assert_uint_eq (at, where);
+  SAME (got, met);
+  SAME (at, where);
   if (claim && met)
     return;
   for (j = i; j < i + n; ++j)
@@ -227,9 +244,9 @@ leave (unsigned z, uint32_t i, uint32_t n, enum overlap_type type)
   }
   /* What left on the way counts as marked. */
   if (m.n_left == 0)
-    ck_assert_uint_eq (got, missing);
+    SAME (got, missing);
   else
-    ck_assert_uint_le (missing, got);
+    MUST (missing <= got);
 }
 
 static enum overlap_type
@@ -253,6 +270,7 @@ step (bool apart)
   enum overlap_type type = some_type ();
   unsigned what = (unsigned) rnd (16);
 
+  m.operation++;
   if (what < 6) {
     if (!full (z, i, n, type) && !(apart && mixes (z, i, n, type)))
       enter (z, i, n, type, false);
@@ -281,7 +299,7 @@ begin (uint64_t seed, uint64_t bitmap_size, uint64_t limit)
   m.base[2] = (UINT64_C (1) << 40) - ZONE / 3;
   m.base[3] = UINT64_MAX - ZONE;
   m.o = overlap_new (&config);
-  ck_assert_ptr_nonnull (m.o);
+  MUST (m.o != NULL);
 }
 
 static uint64_t
@@ -295,7 +313,7 @@ env (const char *name, uint64_t otherwise)
 static uint64_t
 ops (void)
 {
-  return env ("OVERLAP_MODEL_OPS", 1000000);
+  return env ("OVERLAP_MODEL_OPS", 5000000);
 }
 
 static uint64_t
@@ -304,8 +322,16 @@ seed (void)
   return env ("OVERLAP_MODEL_SEED", 1);
 }
 
-/* How often all is verified: a walk over large windows takes longer. */
-#define VERIFY_EVERY (OV_WINDOW > 1024 ? 64 : 1)
+/* How often all is verified after N operations of a run.  Tiny windows
+ * are verified after each, at first; a walk over large ones takes longer.
+ */
+static bool
+time_to_verify (uint64_t n)
+{
+  if (OV_WINDOW > 1024)
+    return n % 64 == 0;
+  return n < 100000 || n % 16 == 0;
+}
 
 /* Everything leaves again: the account must be back where it began, but
  * for the directory and the dictionary (faults 13 and 14).
@@ -323,21 +349,21 @@ empty_all (void)
         while (m.zone[z][i].owners[t])
           leave (z, i, 1, (enum overlap_type) t);
   overlap_get_stats (m.o, &s);
-  ck_assert_uint_eq (s.windows, 0);
-  ck_assert_uint_eq (s.runs, 0);
-  ck_assert_uint_eq (s.bytemap_bytes, 0);
+  SAME (s.windows, 0);
+  SAME (s.runs, 0);
+  SAME (s.bytemap_bytes, 0);
   check_account ();
 }
 
 static void
-run (uint64_t n, bool apart)
+run (uint64_t n, bool closely, bool apart)
 {
   uint64_t i;
   unsigned z;
 
   for (i = 0; i < n; ++i) {
     step (apart);
-    if (i % VERIFY_EVERY == 0)
+    if (time_to_verify (closely ? i : i + 100000))
       check_account ();
   }
   for (z = 0; z < ZONES; ++z)
@@ -350,8 +376,8 @@ START_TEST (unlimited)
   static const uint64_t bitmap_size[] = { 0, 4200, 65536, UINT64_MAX };
 
   begin (seed () + (uint64_t) _i, bitmap_size[_i], UINT64_MAX);
-  run (ops () / 8, false);
-  ck_assert_uint_eq (m.notices, 0);
+  run (ops () / 8, true, false);
+  SAME (m.notices, 0);
   empty_all ();
   overlap_free (m.o);
 }
@@ -373,7 +399,7 @@ START_TEST (limited)
     overlap_free (m.o);
     limit = rnd (8) ? s.used + rnd (_i ? 20000 : 1500) : rnd (2);
     begin (seed () + round * 16 + (uint64_t) _i, rnd (2) ? 65536 : 0, limit);
-    run (5000, true);
+    run (5000, round % 8 == 0, true);
     empty_all ();
     overlap_free (m.o);
   }
@@ -394,7 +420,7 @@ START_TEST (failing)
         ov_fail_alloc (rnd (4) + 1, rnd (8) == 0);
       step (true);
       ov_fail_alloc (0, false);
-      if (i % VERIFY_EVERY == 0)
+      if (time_to_verify (round % 8 == 0 ? i : i + 100000))
         check_account ();
     }
     overlap_free (m.o);
