@@ -190,6 +190,33 @@ make_line (const char *name, json_t *data, uint64_t events)
   return line;
 }
 
+/* What left the tracker, what happens to writes there, and what helps. */
+static void
+log_limit_reached (const struct event *e)
+{
+  const char *name = event_name (e->kind);
+  const char *means = "are no longer checked";
+
+  if (strcmp (e->policy, "verify") == 0)
+    means = "are checked by searching the tables, which is slow";
+  else if (strcmp (e->policy, "refuse") == 0)
+    means = "are refused";
+  /* Without a limit, or far below it, there was no memory at all. */
+  if (e->limit / 2 > e->used && e->limit >= e->enough)
+    report_error ("%s: %s: for want of memory, metadata in %" PRIu64
+                  " bytes from host offset %" PRIu64 " is not tracked: "
+                  "writes there %s (%" PRIu64 " bytes of memory used); it "
+                  "comes back when there is memory", name, e->image, e->size,
+                  e->offset, means, e->used);
+  else
+    report_error ("%s: %s: metadata in %" PRIu64 " bytes from host offset "
+                  "%" PRIu64 " is not tracked: writes there %s (%" PRIu64
+                  " bytes of memory used, the limit is %" PRIu64 "); "
+                  "overlap-structures.total-size-limit=%" PRIu64
+                  " would do", name, e->image, e->size, e->offset, means,
+                  e->used, e->limit, e->enough);
+}
+
 /* For humans: one line that begins with the event's name.  It goes
  * through report_error, which keeps a strange file name from breaking
  * the line.
@@ -210,16 +237,13 @@ log_event (const struct event *e)
                     e->fatal ? " (writes stop)" : "");
     break;
   case EVENT_OVERLAP_MEMORY_LIMIT_REACHED:
-    report_error ("%s: %s: start %" PRIu64 ", length %" PRIu64
-                  ", limit %" PRIu64 ", used %" PRIu64
-                  ", overlap-limit=%s, %s", name, e->image, e->offset,
-                  e->size, e->limit, e->used, e->policy,
-                  e->is_protected ? "still protected" : "NOT protected");
+    log_limit_reached (e);
     break;
   case EVENT_OVERLAP_PROTECTION_RESTORED:
   default:
-    report_error ("%s: %s: start %" PRIu64 ", length %" PRIu64,
-                  name, e->image, e->offset, e->size);
+    report_error ("%s: %s: metadata in %" PRIu64 " bytes from host offset "
+                  "%" PRIu64 " is tracked again, writes there are checked",
+                  name, e->image, e->size, e->offset);
   }
 }
 

@@ -94,6 +94,7 @@ make_block (struct image *img, uint64_t index, uint64_t cluster)
   }
   refcount_set (block->data, rc->order,
                 cluster & ((UINT64_C (1) << rc->block_bits) - 1), 1);
+  claim_ends (img, OVERLAP_REFCOUNT_BLOCK, offset);
   rc->untouched = MAX (rc->untouched, cluster + 1);
   return 0;
 }
@@ -228,9 +229,11 @@ grow_table (struct image *img, uint64_t index)
   rc->table_offset = (area.first + area.blocks) << img->cluster_bits;
   rc->table_clusters = area.table_clusters;
   rc->grown = true;
+  freed_join (&img->freed, &old);
+  claim_ends (img, OVERLAP_REFCOUNT_BLOCK, area.first << img->cluster_bits);
+  claim_ends (img, OVERLAP_REFCOUNT_TABLE, rc->table_offset);
   rc->untouched = MAX (rc->untouched,
                        area.first + area.blocks + area.table_clusters);
-  freed_join (&img->freed, &old);
   return 0;
 }
 
@@ -360,8 +363,13 @@ alloc_metadata (struct image *img, int type, uint64_t *offset)
     /* The count goes down again by way of the quarantine, the mark too. */
     struct freed_list list = { 0 };
 
-    if (freed_list_add (&list, type, cluster, 1) == 0)
+    if (freed_list_add (&list, type, cluster, 1) == 0) {
       freed_join (&img->freed, &list);
+      claim_ends (img, (enum overlap_type) type, *offset);
+    }
+    else
+      guard_unclaim (img, (enum overlap_type) type, *offset,
+                     img->cluster_size);
   }
   return r;
 }

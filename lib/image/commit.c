@@ -61,8 +61,9 @@
 #include "cleanup.h"
 #include "image-internal.h"
 #include "report.h"
+#include "restore.h"
 #include "sabotage.h"
-#include "verify.h"
+#include "selfcheck.h"
 
 /* So many chunks of dropped references (about 700,000 clusters if they
  * lie scattered, 16 MB) are worth a commit.
@@ -119,7 +120,6 @@ struct cut {
   uint64_t epoch;
   bool barrier;
   struct refcounts_cut counts;
-  struct freed_list freed;
 };
 
 static void
@@ -136,7 +136,7 @@ make_cut (struct image *img, struct cut *cut)
    * the next.
    */
   if (!SABOTAGED (SABOTAGE_CUT_FREED))
-    freed_take (&img->freed, &cut->freed);
+    freed_take (&img->freed);
   refcounts_cut (img, &cut->counts);
 }
 
@@ -151,7 +151,7 @@ put_back (struct image *img, struct cut *cut)
   refcounts_cut_end (img, &cut->counts, false);
   l2cache_cut_end (img, cut->epoch, false);
   map_l1_cut_end (img, cut->epoch, false);
-  freed_put_back (&img->freed, &cut->freed);
+  freed_put_back (&img->freed);
 }
 
 /* CUT -> BLOCKS */
@@ -221,8 +221,9 @@ do_commit (struct image *img)
   l2cache_cut_end (img, cut.epoch, true);
   map_l1_cut_end (img, cut.epoch, true);
   if (SABOTAGED (SABOTAGE_CUT_FREED))
-    freed_take (&img->freed, &cut.freed);
-  freed_release (img, &cut.freed);
+    freed_take (&img->freed);
+  freed_release (img);
+  restore_tracker (img);
   if (img->config.overlap_debug)
     verify_tracker (img);
   return 0;

@@ -8,8 +8,8 @@
  * being handed out, punched or reused.  The commit takes the notes at
  * its cut, and lowers the counts once the pointers are durably gone:
  *
- *     map_set ----> freed.list ----> the commit's list ----> released
- *         freed_join       freed_take  |      freed_release
+ *     map_set ----> freed.list ----> freed.cut ----> released
+ *         freed_join       freed_take  |    freed_release
  *                   ^                  |
  *                   +------------------+ freed_put_back: it failed
  *
@@ -27,6 +27,9 @@
  *     exclusive lock of the guest clusters that led to it (rangelock.c).
  *     Readers of L2 tables hold no such lock; they look at the L1 entry
  *     again after the reading (l2cache.c).
+ * F4. A table is noted here before the last pointer to it goes, and is
+ *     taken off before its mark: a walk (freed_walk) that looked at the
+ *     pointers first misses none (claims.c, K2).
  *
  * Locks: freed.lock, held without I/O.
  */
@@ -65,6 +68,7 @@ void
 freed_destroy (struct freed *f)
 {
   freed_list_free (&f->list);
+  freed_list_free (&f->cut);
   pthread_mutex_destroy (&f->lock);
 }
 
@@ -75,6 +79,8 @@ freed_list_add (struct freed_list *list, int owner, uint64_t first,
   struct freed_chunk *c = list->last;
   struct freed_run *run;
 
+  if (owner != GUARD_DATA)
+    list->metadata = true;
   if (c && c->used > 0) {
     run = &c->runs[c->used - 1];
     if (run->owner == owner && run->first + run->count == first) {
@@ -113,6 +119,7 @@ absorb (struct freed_list *to, struct freed_list *from)
     return false;
   memcpy (&last->runs[last->used], c->runs, c->used * sizeof c->runs[0]);
   last->used += c->used;
+  to->metadata |= from->metadata;
   freed_list_free (from);
   return true;
 }
@@ -131,30 +138,34 @@ freed_join (struct freed *f, struct freed_list *list)
     f->list.first = list->first;
   f->list.last = list->last;
   f->list.chunks += list->chunks;
+  f->list.metadata |= list->metadata;
   atomic_store (&f->chunks, f->list.chunks);
   memset (list, 0, sizeof *list);
 }
 
 void
-freed_take (struct freed *f, struct freed_list *to)
+freed_take (struct freed *f)
 {
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&f->lock);
-  *to = f->list;
+  f->cut = f->list;
   memset (&f->list, 0, sizeof f->list);
   atomic_store (&f->chunks, 0);
 }
 
 void
-freed_put_back (struct freed *f, struct freed_list *from)
+freed_put_back (struct freed *f)
 {
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&f->lock);
+  struct freed_list *from = &f->cut;
+
   if (!from->first)
     return;
-  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&f->lock);
   from->last->next = f->list.first;
   if (!f->list.last)
     f->list.last = from->last;
   f->list.first = from->first;
   f->list.chunks += from->chunks;
+  f->list.metadata |= from->metadata;
   atomic_store (&f->chunks, f->list.chunks);
   memset (from, 0, sizeof *from);
 }
@@ -175,54 +186,107 @@ punch (struct image *img, uint64_t first, uint64_t count)
   guard_punch (img, GUARD_DATA, begin, end - begin);
 }
 
-/* The part of a run from CLUSTER on whose counts all fall to zero, or
- * all do not.
+/* Take COUNT clusters off the beginning of a run (F4). */
+static void
+take_off (struct freed *f, struct freed_run *run, uint64_t count)
+{
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&f->lock);
+
+  run->first += count;
+  run->count -= count;
+}
+
+/* The first part of a run whose counts all fall to zero, or all do not.
  */
 static int
-release_part (struct image *img, const struct freed_run *run,
-              uint64_t cluster, uint64_t *count)
+release_part (struct image *img, struct freed_run *run, uint64_t *count)
 {
-  bool last_reference;
+  const uint64_t cluster = run->first;
+  bool last_reference = false;
   int r;
 
   r = refcounts_probe_last (img, cluster, count, &last_reference);
-  if (r < 0)
-    return r;
+  take_off (&img->freed, run, *count);
   if (run->owner != GUARD_DATA)
     guard_unclaim (img, (enum overlap_type) run->owner,
                    cluster << img->cluster_bits,
                    *count << img->cluster_bits);
+  if (r < 0)
+    return r;
   if (last_reference)
     punch (img, cluster, *count);
   return refcounts_lower (img, cluster, *count);
 }
 
 static void
-release_run (struct image *img, const struct freed_run *run)
+release_run (struct image *img, struct freed_run *run)
 {
-  uint64_t cluster = run->first, left = run->count;
+  while (run->count > 0) {
+    uint64_t cluster = run->first, count = run->count;
 
-  while (left > 0) {
-    uint64_t count = left;
-
-    if (release_part (img, run, cluster, &count) < 0)
+    if (release_part (img, run, &count) < 0)
       report_warning ("%s: %" PRIu64 " clusters at host offset %" PRIu64
                       " are leaked, because their reference counts could "
                       "not be lowered", img->config.filename, count,
                       cluster << img->cluster_bits);
-    cluster += count;
-    left -= count;
   }
 }
 
 void
-freed_release (struct image *img, struct freed_list *list)
+freed_release (struct image *img)
+{
+  struct freed *f = &img->freed;
+  struct freed_list done;
+  struct freed_chunk *c;
+  unsigned i;
+
+  for (c = f->cut.first; c; c = c->next)
+    for (i = 0; i < c->used; ++i)
+      release_run (img, &c->runs[i]);
+  {
+    ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&f->lock);
+    done = f->cut;
+    memset (&f->cut, 0, sizeof f->cut);
+  }
+  freed_list_free (&done);
+}
+
+static int
+walk_list (struct image *img, const struct freed_list *list,
+           overlap_set types, walk_fn *fn, void *opaque)
 {
   const struct freed_chunk *c;
   unsigned i;
+  int r = 0;
 
+  if (!list->metadata)
+    return 0;
   for (c = list->first; c; c = c->next)
-    for (i = 0; i < c->used; ++i)
-      release_run (img, &c->runs[i]);
-  freed_list_free (list);
+    for (i = 0; i < c->used && r == 0; ++i) {
+      const struct freed_run *run = &c->runs[i];
+
+      if (run->owner != GUARD_DATA && run->count > 0
+          && (types & OVERLAP_BIT ((unsigned) run->owner)))
+        r = fn (opaque, img, (enum overlap_type) run->owner,
+                run->first << img->cluster_bits,
+                run->count << img->cluster_bits);
+    }
+  return r;
+}
+
+/* Under one lock, for what a failed commit puts back goes against the
+ * current.
+ */
+int
+freed_walk (struct image *img, overlap_set types, walk_fn *fn,
+            void *opaque)
+{
+  struct freed *f = &img->freed;
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&f->lock);
+  int r;
+
+  r = walk_list (img, &f->list, types, fn, opaque);
+  if (r == 0)
+    r = walk_list (img, &f->cut, types, fn, opaque);
+  return r;
 }

@@ -9,8 +9,12 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#include "overlap.h"
+#include "walk.h"
 
 struct image;
 
@@ -34,11 +38,13 @@ struct freed_chunk {
 struct freed_list {
   struct freed_chunk *first, *last;
   size_t chunks;
+  bool metadata;                /* some of it was metadata */
 };
 
 struct freed {
   pthread_mutex_t lock;
   struct freed_list list;       /* of the epoch that is open */
+  struct freed_list cut;        /* of the commit that is running */
   atomic_size_t chunks;         /* of LIST, to be read without the lock */
 };
 
@@ -55,16 +61,22 @@ void freed_list_free (struct freed_list *list);
 /* Append LIST, which is empty afterwards.  Cannot fail. */
 void freed_join (struct freed *f, struct freed_list *list);
 
-/* Move everything to *TO (which is empty): the cut of a commit. */
-void freed_take (struct freed *f, struct freed_list *to);
+/* The cut of a commit: what is in the list now. */
+void freed_take (struct freed *f);
 
-/* Put a list back in front: the commit failed. */
-void freed_put_back (struct freed *f, struct freed_list *from);
+/* Put it back in front of the list: the commit failed. */
+void freed_put_back (struct freed *f);
 
-/* Lower the counts of everything in LIST, unmark metadata, give what
- * fell to zero back to the file system, and empty the list.  Called by
+/* Lower the counts of everything in the cut, unmark metadata, give what
+ * fell to zero back to the file system, and empty the cut.  Called by
  * the commit alone, after the last pointers are durably gone.
  */
-void freed_release (struct image *img, struct freed_list *list);
+void freed_release (struct image *img);
+
+/* Call FN for each run that was metadata and is not released yet, as
+ * walk_metadata does.  It must not take locks but the tracker's own.
+ */
+int freed_walk (struct image *img, overlap_set types, walk_fn *fn,
+                void *opaque);
 
 #endif /* QCOW2_FREED_H */

@@ -24,7 +24,7 @@
  * G1. A table is claimed before its first write and unclaimed when it
  *     is released, so the marks cover what is on disk as well as what is
  *     in memory.
- * G2. A claim succeeds only for clusters without any mark.
+ * G2. A claim succeeds only for clusters without any mark (claims.c).
  * G3. After a sync has failed nothing is written any more: the kernel
  *     may have dropped the pages, and the next sync would lie
  *     (fsync(2), "Errors": a later fsync may succeed).
@@ -110,45 +110,57 @@ lowest_type (overlap_set set)
   return (enum overlap_type) __builtin_ctz (set);
 }
 
-/* A range that left the tracker: what overlap-limit says. */
+/* overlap-limit=refuse.  A guest may try for hours: the log gets the
+ * first, the second, the fourth, and so on.
+ */
 static int
-check_outside (struct image *img, int owner, uint64_t first,
-               uint64_t count, overlap_set forbidden)
+refuse_outside (struct image *img, uint64_t offset, uint64_t len)
 {
-  struct guard *g = &img->guard;
-  overlap_set found;
-  uint64_t where;
-  int r;
+  uint64_t n = atomic_fetch_add (&img->guard.refused_outside, 1) + 1;
 
-  switch (g->policy) {
-  case OVERLAP_LIMIT_UNPROTECTED:
-    return 0;
-
-  case OVERLAP_LIMIT_REFUSE:
+  if ((n & (n - 1)) == 0)
     report_error ("%s: refused to write %" PRIu64 " bytes at host offset "
                   "%" PRIu64 ": overlap-structures.total-size-limit left "
                   "this range unchecked and overlap-limit is 'refuse'; "
-                  "raise the limit", img->config.filename,
-                  count << img->cluster_bits, first << img->cluster_bits);
-    return -EIO;
+                  "raise the limit (%" PRIu64 " such writes so far)",
+                  img->config.filename, len, offset, n);
+  return -EIO;
+}
 
-  case OVERLAP_LIMIT_VERIFY:
-    r = verify_range (img, first, count, &found, &where);
-    if (r < 0)
-      return r;
-    if (!(found & forbidden))
-      return 0;
-    atomic_fetch_add (&g->refused, 1);
-    return image_corrupt (img, where << img->cluster_bits,
-                          img->cluster_size,
-                          "Preventing invalid write on %s "
-                          "(overlaps with %s)",
-                          owner == GUARD_DATA ? "data" : "metadata",
-                          overlap_type_text
-                          (lowest_type (found & forbidden)));
-  default:
-    return -EIO;
+/* Is the answer for a range known although it is outside the tracker?
+ * Where a type that never leaves is marked everything is known.  So the
+ * writes to the header, the L1 and the refcount table need no walk (and
+ * that of the corrupt bit must not have one, since corrupt_lock is held).
+ */
+static bool
+is_pinned (struct image *img, uint64_t first, uint64_t count,
+           struct overlap_answer *answer)
+{
+  struct overlap_answer one;
+  overlap_set all = OVERLAP_ALL;
+  uint64_t i;
+
+  for (i = 0; i < count; ++i) {
+    overlap_query (img->guard.overlap, first + i, 1, OVERLAP_NONE, &one);
+    if (!(one.any & OVERLAP_PINNED))
+      return false;
+    all &= one.any;
   }
+  answer->all = all;
+  answer->outside = false;
+  return true;
+}
+
+int
+guard_query (struct image *img, uint64_t first, uint64_t count,
+             overlap_set mask, overlap_set types,
+             struct overlap_answer *answer)
+{
+  overlap_query (img->guard.overlap, first, count, mask, answer);
+  if (!answer->outside || is_pinned (img, first, count, answer)
+      || img->guard.policy != OVERLAP_LIMIT_VERIFY)
+    return 0;
+  return verify_range (img, first, count, mask, types, answer);
 }
 
 static int
@@ -172,15 +184,19 @@ check_closely (struct image *img, int owner, uint64_t first,
                uint64_t offset, uint64_t len)
 {
   struct guard *g = &img->guard;
+  const overlap_set own = owner == GUARD_DATA ? OVERLAP_NONE
+    : OVERLAP_BIT ((unsigned) owner);
   struct overlap_answer answer;
+  int r;
 
-  overlap_query (g->overlap, first, count, forbidden, &answer);
+  r = guard_query (img, first, count, forbidden, forbidden | own, &answer);
+  if (r < 0)
+    return r;
   if (answer.any & forbidden)
     return hit (img, &answer, forbidden, offset, len);
-  if (answer.outside)
-    return check_outside (img, owner, first, count, forbidden);
-  if (owner != GUARD_DATA
-      && !(answer.all & OVERLAP_BIT ((unsigned) owner))) {
+  if (answer.outside && g->policy == OVERLAP_LIMIT_REFUSE)
+    return refuse_outside (img, offset, len);
+  if (own & ~answer.all) {
     atomic_fetch_add (&g->refused, 1);
     return image_corrupt (img, offset, len,
                           "Preventing invalid write of metadata "
@@ -384,31 +400,4 @@ guard_sync (struct image *img)
   if (r < 0)
     sync_failed (img, r);
   return r;
-}
-
-int
-guard_claim (struct image *img, enum overlap_type type,
-             uint64_t offset, uint64_t len)
-{
-  struct guard *g = &img->guard;
-  uint64_t first = offset >> img->cluster_bits;
-  uint64_t count = len >> img->cluster_bits, where;
-  overlap_set there;
-
-  there = overlap_claim (g->overlap, type, first, count, &where);
-  if (there == OVERLAP_NONE)
-    return 0;
-  atomic_fetch_add (&g->refused, 1);
-  return image_corrupt (img, where << img->cluster_bits, img->cluster_size,
-                        "Preventing invalid allocation of %s "
-                        "(overlaps with %s)", overlap_type_text (type),
-                        overlap_type_text (lowest_type (there)));
-}
-
-void
-guard_unclaim (struct image *img, enum overlap_type type,
-               uint64_t offset, uint64_t len)
-{
-  overlap_leave (img->guard.overlap, type, offset >> img->cluster_bits,
-                 len >> img->cluster_bits);
 }

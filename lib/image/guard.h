@@ -35,6 +35,8 @@ struct guard {
   pthread_rwlock_t sync_lock;   /* a sync alone, durable writes together */
 
   _Atomic uint64_t asked, refused, syncs;
+  _Atomic uint64_t refused_outside; /* by overlap-limit=refuse */
+  _Atomic uint64_t pieces;      /* of metadata met and made so far */
 };
 
 int guard_init (struct image *img);
@@ -45,6 +47,16 @@ void guard_destroy (struct image *img);
  */
 int guard_check (struct image *img, int owner, uint64_t offset,
                  uint64_t len);
+
+/* What is known of COUNT clusters from FIRST on: the tracker's answer; or,
+ * if some are outside and overlap-limit is 'verify', that of the tables,
+ * with "outside" false.  MASK as for overlap_query; other types than
+ * TYPES may be missing from the answer.  0 or a negative errno, where the
+ * tables could not be read (reported).
+ */
+int guard_query (struct image *img, uint64_t first, uint64_t count,
+                 overlap_set mask, overlap_set types,
+                 struct overlap_answer *answer);
 
 /* As storage-write.h, after the check.  -EIO also once writes have
  * stopped.  They report nothing but hits.
@@ -72,7 +84,8 @@ int guard_sync (struct image *img);
 
 /* Mark fresh clusters as TYPE before their first write.  Whole
  * clusters.  -EIO if any of them is metadata already: the allocator
- * handed out what is in use.
+ * handed out what is in use.  Call claim_ends (claims.h) when the tables
+ * lead there, or guard_unclaim.
  */
 int guard_claim (struct image *img, enum overlap_type type,
                  uint64_t offset, uint64_t len);

@@ -12,6 +12,7 @@
  *   refcounts.lock     counts, allocation        refcounts.c
  *   freed.lock         the list of the freed     freed.c
  *   corrupt_lock       marking the image         corrupt.c
+ *   claims.lock        tables in the making      claims.c
  *   guard.sync_lock    one sync at a time        guard.c
  *   the tracker's own  what is metadata          lib/overlap
  *
@@ -30,6 +31,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "claims.h"
 #include "commit.h"
 #include "freed.h"
 #include "guard.h"
@@ -65,6 +67,7 @@ struct image {
 
   struct layer *backing;        /* NULL: none */
   struct guard guard;
+  struct claims claims;
   struct map map;
   struct l2cache l2cache;
   struct refcounts refcounts;

@@ -243,8 +243,8 @@ map_set (struct image *img, uint64_t cluster, uint64_t count,
   }
   freed_list_free (&p.freed);
   if (SABOTAGED (SABOTAGE_QUARANTINE)) {
-    freed_take (&img->freed, &p.freed);
-    freed_release (img, &p.freed);
+    freed_take (&img->freed);
+    freed_release (img);
   }
   return r;
 }

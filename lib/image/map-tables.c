@@ -36,11 +36,15 @@ switch_table (struct image *img, uint64_t i, uint64_t offset,
   ACQUIRE_RDLOCK_FOR_CURRENT_SCOPE (&img->commit.epoch_lock);
   const unsigned list = img->commit.epoch & 1;
 
+  /* In this order, so that a walk sees the old table in one place or the
+   * other (claims.c, K2).
+   */
+  freed_join (&img->freed, old);
   atomic_store (&img->map.l1[i], offset | ENTRY_COPIED);
+  claim_ends (img, OVERLAP_ACTIVE_L2, offset);
   map_set_bit (img->map.l1_dirty[list], i);
   atomic_fetch_add (&img->map.l1_changed[list], 1);
   map_set_bit (img->map.table_ok, i);
-  freed_join (&img->freed, old);
   commit_needs_barrier (img);
 }
 
@@ -84,8 +88,12 @@ make_table (struct image *img, uint64_t i, uint64_t from)
       struct freed_list new = { 0 };
 
       if (freed_list_add (&new, OVERLAP_ACTIVE_L2,
-                          offset >> img->cluster_bits, 1) == 0)
+                          offset >> img->cluster_bits, 1) == 0) {
         freed_join (&img->freed, &new);
+        claim_ends (img, OVERLAP_ACTIVE_L2, offset);
+      }
+      else
+        guard_unclaim (img, OVERLAP_ACTIVE_L2, offset, img->cluster_size);
     }
   }
   if (r < 0) {

@@ -163,17 +163,32 @@ read_snapshots (struct image *img)
  * The tracker.
  */
 
-/* Said to the operator when a range leaves the tracker, or returns. */
+/* A total-size-limit with which nothing would have to leave: what the
+ * pieces of metadata met so far can take at most, wherever they lie (a
+ * run each, most of a window's fixed part each, counts of shared tables),
+ * as a round number.
+ */
+static uint64_t
+enough (struct image *img)
+{
+  const uint64_t pieces = atomic_load (&img->guard.pieces) + 1;
+  const uint64_t windows = (atomic_load (&img->guard.end)
+                            >> img->cluster_bits) / 4096 + 1;
+  const uint64_t need = 16384 + 8 * pieces + 512 * MIN (pieces, windows)
+    + 64 * (uint64_t) img->snapshots.count;
+  uint64_t round;
+
+  for (round = 65536; round < need; round *= 2)
+    ;
+  return round;
+}
+
+/* Told to the operator when a range leaves the tracker, or returns. */
 static void
 notice (void *opaque, const struct overlap_notice *n)
 {
   static const char *const policies[] = { "unprotected", "verify",
                                           "refuse" };
-  static const char *const means[] = {
-    "writes there are no longer checked",
-    "writes there are checked by walking the tables, which is slow",
-    "writes there are refused"
-  };
   struct image *img = opaque;
   /* The last window may reach beyond what an offset can say. */
   const uint64_t most = UINT64_MAX >> img->cluster_bits;
@@ -189,19 +204,9 @@ notice (void *opaque, const struct overlap_notice *n)
     .used = n->used,
     .policy = policies[img->guard.policy],
     .is_protected = img->guard.policy != OVERLAP_LIMIT_UNPROTECTED,
+    .enough = enough (img),
   };
 
-  if (n->restored)
-    report_warning ("%s: metadata in %" PRIu64 " bytes from host offset "
-                    "%" PRIu64 " is tracked again", img->config.filename,
-                    event.size, event.offset);
-  else
-    report_warning ("%s: metadata in %" PRIu64 " bytes from host offset "
-                    "%" PRIu64 " is not tracked any more, %s; raise "
-                    "overlap-structures.total-size-limit (now %" PRIu64
-                    " bytes, %" PRIu64 " used)", img->config.filename,
-                    event.size, event.offset, means[img->guard.policy],
-                    n->limit, n->used);
   if (img->config.event)
     img->config.event (img->config.event_opaque, &event);
 }
@@ -232,6 +237,7 @@ enter (void *opaque, struct image *img, enum overlap_type type,
                    offset, end);
     return 1;
   }
+  atomic_fetch_add_explicit (&img->guard.pieces, 1, memory_order_relaxed);
   first = offset >> img->cluster_bits;
   count = div_up (len, img->cluster_size);
   there = overlap_enter (img->guard.overlap, type, first, count, &where);
@@ -259,7 +265,10 @@ fill_tracker (struct image *img)
   img->guard.overlap = overlap_new (&config);
   if (!img->guard.overlap)
     return -ENOMEM;
+  /* The tables lie in any order; what has to leave is told joined. */
+  overlap_hold_notices (img->guard.overlap, true);
   r = walk_metadata (img, OVERLAP_ALL, enter, NULL);
+  overlap_hold_notices (img->guard.overlap, false);
   return r < 0 ? r : 0;
 }
 
@@ -282,6 +291,7 @@ image_new (const struct image_config *config, struct storage *storage,
   atomic_init (&img->preallocated, is_top ? -1 : 0);
   pthread_mutex_init (&img->begin_lock, NULL);
   pthread_mutex_init (&img->corrupt_lock, NULL);
+  claims_init (&img->claims);
   rangelock_init (&img->ranges);
   freed_init (&img->freed);
   if (commit_init (img) < 0) {
@@ -463,6 +473,7 @@ image_close (struct image *img)
   guard_destroy (img);
   pthread_mutex_destroy (&img->begin_lock);
   pthread_mutex_destroy (&img->corrupt_lock);
+  claims_destroy (&img->claims);
   if (!img->parent)
     storage_close (img->storage);
   free (img->description);

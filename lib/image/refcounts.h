@@ -105,7 +105,7 @@ int refcounts_lower (struct image *img, uint64_t first, uint64_t count);
 int alloc_data (struct image *img, uint64_t want, uint64_t *first,
                 uint64_t *count, bool *zeroes);
 
-/* The same for one cluster of metadata: marked as TYPE, its space
+/* The same for one cluster of metadata: claimed as TYPE, its space
  * reserved and its contents zero.
  */
 int alloc_metadata (struct image *img, int type, uint64_t *offset);

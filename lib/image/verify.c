@@ -1,24 +1,38 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 
-/* Two uses of the walk over all metadata: the answer for a range that
- * left the tracker, under overlap-limit=verify, and the comparison of
- * the tracker with the tables.
+/* overlap-limit=verify: for a range that is outside the tracker, the
+ * tracker's answer is made from a walk over all tables, as exact as if it
+ * had been tracked.  It costs a look at each entry of the L1 and refcount
+ * tables in memory, and reading the L1 tables of the snapshots, which are
+ * not kept: pieces of them pass through a buffer on the stack, and the
+ * kernel has them in its cache.
+ *
+ * "All": a type is in it if each cluster of the range has that type.
+ * A table may be met twice and pieces may overlap, so clusters are
+ * counted by a bit each, for as many clusters at a time as fit on the
+ * stack.
+ *
+ * Locks: those of the walk.
  */
 
 #include <config.h>
 
-#include <inttypes.h>
+#include <string.h>
 
 #include "checked.h"
 #include "image-internal.h"
-#include "report.h"
 #include "verify.h"
 #include "walk.h"
 
+#define PART 2048u              /* clusters */
+
 struct question {
   uint64_t first, end;          /* clusters */
-  overlap_set found;
+  overlap_set mask, any;
+  bool found;
   uint64_t where;
+  overlap_set type;             /* the one to count, as a set */
+  uint64_t bits[PART / 64];
 };
 
 static int
@@ -26,56 +40,79 @@ intersect (void *opaque, struct image *img, enum overlap_type type,
            uint64_t offset, uint64_t len)
 {
   struct question *q = opaque;
-  uint64_t first = offset >> img->cluster_bits;
-  uint64_t end = ((offset + len - 1) >> img->cluster_bits) + 1;
+  const overlap_set set = OVERLAP_BIT (type);
+  uint64_t first = MAX (offset >> img->cluster_bits, q->first);
+  uint64_t end = MIN (((offset + len - 1) >> img->cluster_bits) + 1, q->end);
 
-  first = MAX (first, q->first);
-  end = MIN (end, q->end);
-  if (first < end) {
-    q->found |= OVERLAP_BIT (type);
-    q->where = MIN (q->where, first);
+  if (first >= end)
+    return 0;
+  q->any |= set;
+  if ((set & q->mask) && (!q->found || first < q->where)) {
+    q->found = true;
+    q->where = first;
   }
+  for (; q->type == set && first < end; ++first)
+    q->bits[(first - q->first) / 64]
+      |= UINT64_C (1) << ((first - q->first) % 64);
   return 0;
+}
+
+static bool
+all_set (const struct question *q)
+{
+  uint64_t i, n = 0;
+
+  for (i = 0; i < PART / 64; ++i)
+    n += (uint64_t) __builtin_popcountll (q->bits[i]);
+  return n == q->end - q->first;
+}
+
+/* One walk for which types are met, then one for each of these that may
+ * cover the range.
+ */
+static int
+ask_part (struct image *img, struct question *q, overlap_set types,
+          overlap_set *all)
+{
+  overlap_set left;
+  int r;
+
+  q->type = OVERLAP_NONE;
+  r = walk_metadata (img, types, intersect, q);
+  left = q->end - q->first > 1 ? *all & q->any : OVERLAP_NONE;
+  for (; left != 0 && r >= 0; left &= left - 1) {
+    q->type = left & -left;
+    memset (q->bits, 0, sizeof q->bits);
+    r = walk_metadata (img, q->type, intersect, q);
+    if (!all_set (q))
+      *all &= ~q->type;
+  }
+  *all &= q->any;
+  return r < 0 ? r : 0;
 }
 
 int
 verify_range (struct image *img, uint64_t first, uint64_t count,
-              overlap_set *found, uint64_t *where)
+              overlap_set mask, overlap_set types,
+              struct overlap_answer *answer)
 {
-  struct question q = { .first = first, .end = first + count,
-                        .where = UINT64_MAX };
-  int r = walk_metadata (img, OVERLAP_ALL, intersect, &q);
+  const uint64_t end = first + count;
+  struct question q = { .mask = mask };
+  int r;
 
-  *found = q.found;
-  *where = q.where;
-  return r < 0 ? r : 0;
-}
-
-static int
-compare (void *opaque, struct image *img, enum overlap_type type,
-         uint64_t offset, uint64_t len)
-{
-  uint64_t *missing = opaque;
-  uint64_t first = offset >> img->cluster_bits;
-  uint64_t end = ((offset + len - 1) >> img->cluster_bits) + 1;
-  struct overlap_answer answer;
-
-  overlap_query (img->guard.overlap, first, end - first, OVERLAP_NONE,
-                 &answer);
-  if (!answer.outside && !(answer.all & OVERLAP_BIT (type))) {
-    report_error ("%s: self-check: %s at host offset %" PRIu64 " is not in "
-                  "the tracker", img->config.filename,
-                  overlap_type_text (type), offset);
-    ++*missing;
+  answer->any = OVERLAP_NONE;
+  answer->all = types;
+  answer->outside = false;
+  for (; first < end; first = q.end) {
+    q.first = first;
+    q.end = MIN (end, first + PART);
+    q.any = OVERLAP_NONE;
+    r = ask_part (img, &q, types, &answer->all);
+    if (r < 0)
+      return r;
+    answer->any |= q.any;
   }
+  if (q.found)
+    answer->where = q.where;
   return 0;
-}
-
-uint64_t
-verify_tracker (struct image *img)
-{
-  uint64_t missing = 0;
-
-  walk_metadata (img, OVERLAP_ALL, compare, &missing);
-  return missing;
 }

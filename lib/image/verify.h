@@ -11,15 +11,12 @@
 
 struct image;
 
-/* Which types do COUNT clusters from FIRST on hold?  *WHERE is the first
- * cluster that holds any.  Slow.  0 or a negative errno (reported).
+/* What overlap_query answers for COUNT clusters from FIRST on if nothing
+ * is outside the tracker; types that are not in TYPES may be missing.
+ * Slow.  0 or a negative errno (reported).
  */
 int verify_range (struct image *img, uint64_t first, uint64_t count,
-                  overlap_set *found, uint64_t *where);
-
-/* Is everything that the tables name in the tracker under its type?
- * Reports what is not, and returns how much.  For -D qcow2.overlap=1.
- */
-uint64_t verify_tracker (struct image *img);
+                  overlap_set mask, overlap_set types,
+                  struct overlap_answer *answer);
 
 #endif /* QCOW2_VERIFY_H */

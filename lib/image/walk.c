@@ -2,11 +2,21 @@
 
 /* Which parts of the file are metadata: one walk, used to enter all of
  * it in the tracker when the image is opened, to answer for ranges that
- * left the tracker (verify.c), and to compare the tracker with the
- * tables (selfcheck.c).
+ * left the tracker (verify.c), to rebuild such ranges (restore.c), and to
+ * compare the tracker with the tables (selfcheck.c).
  *
- * Locks: none is held while FN runs; refcounts.lock is taken for each
- * entry of the refcount table.
+ * It sees what is in memory, what a commit has set apart and what the
+ * last commit made durable together: a table that a pointer on the disk
+ * still leads to is in the quarantine until the pointer is gone.  Tables
+ * come and go while it runs; the order in which it looks is that in
+ * which they go (claims.c, K2), so that it misses none that is there all
+ * the time, though it may meet one twice.
+ *
+ * It needs no memory, since a check may depend on it, but for the
+ * directory of an image with bitmaps.
+ *
+ * Locks: none is held while FN runs but claims.lock or freed.lock;
+ * refcounts.lock is taken for each entry of the refcount table.
  */
 
 #include <config.h>
@@ -109,20 +119,17 @@ static int
 walk_table (const struct walk *w, enum overlap_type type, uint64_t offset,
             uint64_t entries, uint64_t mask)
 {
-  enum { PIECE = 8192 };
-  CLEANUP_FREE uint64_t *buf = malloc (PIECE * sizeof *buf);
-  uint64_t i, n;
+  enum { PIECE = 2048 };
+  uint64_t buf[PIECE], i, n;
   int r = 0;
 
-  if (!buf)
-    return -ENOMEM;
   for (; entries > 0 && r == 0;
-       entries -= n, offset += n * sizeof *buf) {
+       entries -= n, offset += n * sizeof buf[0]) {
     n = entries_in_hole (w->img, offset, entries);
     if (n > 0)
       continue;
     n = MIN (entries, (uint64_t) PIECE);
-    r = storage_read (w->img->storage, buf, n * sizeof *buf, offset);
+    r = storage_read (w->img->storage, buf, n * sizeof buf[0], offset);
     if (r < 0) {
       report_error ("%s: reading the table of %ss at host offset %" PRIu64
                     ": %s", w->img->config.filename,
@@ -235,9 +242,13 @@ walk_metadata (struct image *img, overlap_set types, walk_fn *fn,
 
   r = visit (&w, OVERLAP_MAIN_HEADER, 0, img->cluster_size);
   if (r == 0)
+    r = claims_walk (img, types, fn, opaque);
+  if (r == 0)
     r = walk_refcounts (&w);
   if (r == 0)
     r = walk_active (&w);
+  if (r == 0)
+    r = freed_walk (img, types, fn, opaque);
   if (r == 0)
     r = walk_snapshots (&w);
   if (r == 0)

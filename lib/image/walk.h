@@ -19,9 +19,10 @@ typedef int walk_fn (void *opaque, struct image *img,
                      enum overlap_type type, uint64_t offset,
                      uint64_t len);
 
-/* Call FN for every piece of metadata whose type is in TYPES, as the
- * tables in memory have it (header, L1, L2, refcounts) or the file
- * (snapshots, bitmaps).  Returns what FN returned, or a negative errno
+/* Call FN for every piece of metadata whose type is in TYPES: of the
+ * tables in memory (header, L1, L2, refcounts), in the making, in the
+ * quarantine, and in the file (snapshots, bitmaps).  FN must not take
+ * locks but the tracker's own.  Returns what FN returned, or a negative errno
  * where the file could not be read (reported).
  */
 int walk_metadata (struct image *img, overlap_set types, walk_fn *fn,

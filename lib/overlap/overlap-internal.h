@@ -27,11 +27,7 @@
 #define OV_PAGES (OV_WINDOW / OV_PAGE)
 #define OV_LAST_WINDOW (UINT64_MAX >> OV_WINDOW_BITS)
 
-/* These types never leave the tracker. */
-#define OV_PINNED                                                       \
-  (OVERLAP_BIT (OVERLAP_MAIN_HEADER) | OVERLAP_BIT (OVERLAP_ACTIVE_L1)  \
-   | OVERLAP_BIT (OVERLAP_REFCOUNT_TABLE)                               \
-   | OVERLAP_BIT (OVERLAP_SNAPSHOT_TABLE))
+#define OV_PINNED OVERLAP_PINNED
 
 /* Fixed bounds of what remembers the ranges that left, and of the
  * marks for which there was no memory although they must not leave.

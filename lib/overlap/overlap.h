@@ -61,6 +61,14 @@ bool overlap_type_parse (const char *name, enum overlap_type *type);
 /* What BLOCK_IMAGE_CORRUPTED calls it: "active L2 table". */
 const char *overlap_type_text (enum overlap_type type);
 
+/* These never leave the tracker: where a cluster has such a mark, all of
+ * its marks are known.
+ */
+#define OVERLAP_PINNED                                                  \
+  (OVERLAP_BIT (OVERLAP_MAIN_HEADER) | OVERLAP_BIT (OVERLAP_ACTIVE_L1)  \
+   | OVERLAP_BIT (OVERLAP_REFCOUNT_TABLE)                               \
+   | OVERLAP_BIT (OVERLAP_SNAPSHOT_TABLE))
+
 /* What checks in a range that left the tracker answer. */
 enum overlap_policy {
   OVERLAP_LIMIT_UNPROTECTED,    /* allowed */

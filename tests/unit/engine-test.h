@@ -43,6 +43,9 @@ static struct {
 static struct image *img;
 static struct storage *storage;
 
+/* Changes the configuration of the next images to be opened. */
+static void (*configure) (struct image_config *config);
+
 static inline int
 watch_hook (void *opaque, enum storage_memory_op kind, uint64_t offset,
             uint64_t len)
@@ -104,6 +107,8 @@ open_loaded (const char *file)
   storage_memory_set_hook (storage, watch_hook, NULL);
   image_config_init (&config);
   config.filename = "memory";
+  if (configure)
+    configure (&config);
   chain.length = 1;
   ck_assert_int_eq (image_open_in_chain (&config, storage, &chain, &img), 0);
 }

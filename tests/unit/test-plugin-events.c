@@ -180,10 +180,16 @@ START_TEST (test_lines)
   ck_assert_ptr_null (strchr (last_line, '\n'));
   ck_assert_ptr_null (strchr (last_line, '\x1b'));
   events_sink (NULL, &limit);
-  ck_assert_ptr_nonnull (strstr (last_line, "still protected"));
+  ck_assert_str_eq (last_line, "QCOW2_OVERLAP_CHECK_MEMORY_LIMIT_REACHED: "
+                    "disk.qcow2: for want of memory, metadata in 65536 "
+                    "bytes from host offset 0 is not tracked: writes there "
+                    "are checked by searching the tables, which is slow "
+                    "(17 bytes of memory used); it comes back when there "
+                    "is memory");
   emit (99);
   ck_assert_str_eq (last_line, "QCOW2_OVERLAP_CHECK_PROTECTION_RESTORED: "
-                    "disk.qcow2: start 99, length 65536");
+                    "disk.qcow2: metadata in 65536 bytes from host "
+                    "offset 99 is tracked again, writes there are checked");
   events_stop ();
   events_stop ();
   events_close ();
@@ -208,6 +214,37 @@ START_TEST (test_lines)
               "{\"image\": \"disk.qcow2\", \"start\": 99,"
               " \"length\": 65536}");
   ck_assert_ptr_null (next_line (f));   /* and the descriptor is closed */
+}
+END_TEST
+
+/* What the log says when the limit is reached: what, where, what it
+ * means, and what to do.
+ */
+START_TEST (test_limit_in_words)
+{
+  static const char *const policies[] = { "unprotected", "verify",
+                                          "refuse" };
+  static const char *const means[] = {
+    "writes there are no longer checked",
+    "writes there are checked by searching the tables, which is slow",
+    "writes there are refused",
+  };
+  const struct event limit = {
+    .kind = EVENT_OVERLAP_MEMORY_LIMIT_REACHED, .image = "disk.qcow2",
+    .has_range = true, .offset = 4096, .size = 8192, .limit = 2000,
+    .used = 1990, .policy = policies[_i], .enough = 65536
+  };
+  char expected[500];
+
+  snprintf (expected, sizeof expected,
+            "QCOW2_OVERLAP_CHECK_MEMORY_LIMIT_REACHED: disk.qcow2: metadata "
+            "in 8192 bytes from host offset 4096 is not tracked: %s (1990 "
+            "bytes of memory used, the limit is 2000); "
+            "overlap-structures.total-size-limit=65536 would do",
+            means[_i]);
+  events_sink (NULL, &limit);
+  ck_assert_str_eq (last_line, expected);
+  ck_assert_uint_eq (log_lines, 1);
 }
 END_TEST
 
@@ -530,6 +567,7 @@ main (void)
   tcase_set_timeout (tc, 300);
   tcase_add_checked_fixture (tc, set_up, NULL);
   tcase_add_test (tc, test_lines);
+  tcase_add_loop_test (tc, test_limit_in_words, 0, 3);
   tcase_add_test (tc, test_never_started);
   tcase_add_test (tc, test_slow_reader);
   tcase_add_test (tc, test_never_reads);
