@@ -37,8 +37,9 @@
 struct plugin_config config;
 
 const char config_help[] =
-  "[file=]<IMAGE>                  (required) qcow2 file or block device\n"
-  "backing-file=<FILE>             use this, not the name in the image\n"
+  "[file=]<IMAGE>                  (required) qcow2 file, block device or\n"
+  "                                NBD URI\n"
+  "backing-file=<FILE>|<URI>       use this, not the name in the image\n"
   "commit-interval=<SECONDS>       commit unflushed metadata\n"
   "                                (default 5, 0 is never)\n"
   "create=<SIZE>                   make the image, a disk of this size, first\n"
@@ -56,7 +57,7 @@ const char config_help[] =
   "data-file=<FILE>                (not supported yet)\n"
   "discard=unmap|ignore            what trim does (default unmap)\n"
   "event-log=<PATH>|fd:<N>         append events there as JSON lines\n"
-  "external-files=none|same-dir|any|<DIR>\n"
+  "external-files=none|same-dir|any|<DIR>|<URI>\n"
   "                                files an image may name (default same-dir)\n"
   "l2-cache-size=<SIZE>            (default whole disk, at most 128M)\n"
   "lazy-refcounts=on|off|image     (default image)\n"
@@ -78,6 +79,8 @@ const char config_help[] =
   "                                cache of the tracker (default 64k)\n"
   "overlap-structures.total-size-limit=<SIZE>|unlimited\n"
   "                                memory of the tracker (default unlimited)\n"
+  "reconnect=<SECONDS>             wait so long for a lost NBD server\n"
+  "                                (default 0, no second connection)\n"
   "refcount-cache-size=<SIZE>      (default 4M)";
 
 const struct choice config_on_off[] = {
@@ -115,6 +118,7 @@ static char **external_files;
 static size_t nr_external_files;
 
 static char *backing_file;      /* absolute path, allocated */
+static char *filename;          /* the same, after config_make_absolute */
 
 int
 config_bad_value (const char *key, const char *value, const char *allowed)
@@ -192,29 +196,17 @@ parse_size (const char *value, uint64_t *r)
     && (*r = n, true);
 }
 
-/* Images over NBD are known by their scheme, so that a URI is not taken
- * for the name of a file.
+/* QEMU's older way to write it is a protocol to libnbd and a file name
+ * to us: it must not be taken for either.
  */
-static bool
-is_nbd_uri (const char *value)
-{
-  static const char *const schemes[] = {
-    "nbd://", "nbds://", "nbd+unix://", "nbds+unix://", "nbd+vsock://",
-    "nbds+vsock://", "nbd:"
-  };
-  size_t i;
-
-  for (i = 0; i < ARRAY_SIZE (schemes); i++)
-    if (strncmp (value, schemes[i], strlen (schemes[i])) == 0)
-      return true;
-  return false;
-}
-
 static int
-refuse_uri (const char *key, const char *value)
+refuse_old_uri (const char *key, const char *value)
 {
-  report_error ("%s=%.200s: NBD URIs are not supported yet, "
-                "expected a file or block device", key, value);
+  if (strncmp (value, "nbd:", 4) != 0 || storage_is_nbd_uri (value))
+    return 0;
+  report_error ("%s=%.200s: expected a file, a block device, or a URI such "
+                "as nbd://HOST/EXPORT (a file of that name is ./%.200s)",
+                key, value, value);
   return -1;
 }
 
@@ -226,10 +218,11 @@ set_file (const char *key, const char *value)
                   "expected one image", key, value, config.image.filename);
     return -1;
   }
-  if (is_nbd_uri (value))
-    return refuse_uri (key, value);
+  if (refuse_old_uri (key, value) == -1)
+    return -1;
   if (!*value)
-    return config_bad_value (key, value, "the name of a file or block device");
+    return config_bad_value (key, value, "the name of a file or block "
+                             "device, or an NBD URI");
   config.image.filename = value;
   return 0;
 }
@@ -237,10 +230,15 @@ set_file (const char *key, const char *value)
 static int
 set_backing_file (const char *key, const char *value)
 {
-  if (is_nbd_uri (value))
-    return refuse_uri (key, value);
+  if (refuse_old_uri (key, value) == -1)
+    return -1;
   if (!*value)
-    return config_bad_value (key, value, "the name of a file or block device");
+    return config_bad_value (key, value, "the name of a file or block "
+                             "device, or an NBD URI");
+  if (storage_is_nbd_uri (value)) {
+    config.image.backing_file = value;
+    return 0;
+  }
 
   /* As on any command line, a relative name is relative to the current
    * directory, not to the image as a name inside the image would be.
@@ -281,17 +279,17 @@ set_external_files (const char *key, const char *value)
   struct stat st;
   char *copy, **list;
 
-  if (is_nbd_uri (value))
-    return refuse_uri (key, value);
-  if (is_external_word (value))
+  if (refuse_old_uri (key, value) == -1)
+    return -1;
+  if (is_external_word (value) || storage_is_nbd_uri (value))
     copy = strdup (value);
   else {
     /* Resolved now: the server may change its directory. */
     copy = realpath (value, NULL);
     if (!copy || stat (copy, &st) == -1 || !S_ISDIR (st.st_mode)) {
       free (copy);
-      return config_bad_value (key, value,
-                        "none, same-dir, any, or an existing directory");
+      return config_bad_value (key, value, "none, same-dir, any, an existing "
+                               "directory, or an NBD URI");
     }
   }
   list = realloc (external_files,
@@ -309,7 +307,7 @@ set_external_files (const char *key, const char *value)
 }
 
 static int
-set_commit_interval (const char *key, const char *value)
+set_seconds (const char *key, const char *value, unsigned *r)
 {
   const char *p = value;
   uint64_t n;
@@ -317,8 +315,20 @@ set_commit_interval (const char *key, const char *value)
   if (!parse_digits (&p, INT32_MAX, &n) || *p)
     return config_bad_value (key, value, "a number of seconds, "
                       "0 (never) to 2147483647");
-  config.image.commit_interval = (unsigned) n;
+  *r = (unsigned) n;
   return 0;
+}
+
+static int
+set_commit_interval (const char *key, const char *value)
+{
+  return set_seconds (key, value, &config.image.commit_interval);
+}
+
+static int
+set_reconnect (const char *key, const char *value)
+{
+  return set_seconds (key, value, &config.image.reconnect);
 }
 
 static int
@@ -426,6 +436,7 @@ static const struct parameter parameters[] = {
   { "overlap-limit", set_overlap_limit },
   { "overlap-structures.bitmap-size", set_bitmap_size },
   { "overlap-structures.total-size-limit", set_total_size_limit },
+  { "reconnect", set_reconnect },
   { "refcount-cache-size", set_refcount_cache_size },
   { NULL, NULL }
 };
@@ -517,7 +528,25 @@ config_complete (void)
     config.image.external_files = (const char *const *) external_files;
   config.image.overlap_check =
     (check_template & ~check_given) | (check_on & check_given);
+  if (config.create && storage_is_nbd_uri (config.image.filename)) {
+    report_error ("file=%.200s: create= makes files, expected the name of "
+                  "one", config.image.filename);
+    return -1;
+  }
   return config_create_complete ();
+}
+
+int
+config_make_absolute (void)
+{
+  if (storage_is_nbd_uri (config.image.filename))
+    return 0;
+  free (filename);
+  filename = nbdkit_absolute_path (config.image.filename);
+  if (!filename)
+    return -1;
+  config.image.filename = filename;
+  return 0;
 }
 
 void
@@ -529,7 +558,9 @@ config_free (void)
     free (external_files[i]);
   free (external_files);
   free (backing_file);
+  free (filename);
   external_files = NULL;
   nr_external_files = 0;
   backing_file = NULL;
+  filename = NULL;
 }

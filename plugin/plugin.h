@@ -37,6 +37,11 @@ void config_init (void);
 int config_set (const char *key, const char *value);
 int config_complete (void);
 
+/* Let the image's name not depend on the current directory, which nbdkit
+ * changes when it forks.  -1 after an error.
+ */
+int config_make_absolute (void);
+
 /* Free what the parameters took.  The image is closed by then. */
 void config_free (void);
 

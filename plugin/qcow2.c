@@ -7,7 +7,9 @@
  *
  *   .get_ready   open and check it: errors are still seen by the user,
  *                and relative names still work
- *   .after_fork  start threads: those started earlier would be lost
+ *   .after_fork  start threads: those started earlier would be lost;
+ *                and open what needs connections to NBD servers, which
+ *                have threads
  *   .cleanup     commit, stop threads
  *   .unload      close
  *
@@ -64,6 +66,7 @@ NBDKIT_DLL_PUBLIC int qcow2_debug_stats = 0;
 #define MAX_PREFERRED (UINT64_C (32) << 20)
 
 static struct image *image;
+static bool open_later;         /* after the fork */
 
 static pthread_mutex_t writers_lock = PTHREAD_MUTEX_INITIALIZER;
 static unsigned writers;        /* writable connections */
@@ -94,7 +97,7 @@ qcow2_dump_plugin (void)
   printf ("qcow2_extended_l2=no\n");
   printf ("qcow2_encryption=no\n");
   printf ("qcow2_external_data=no\n");
-  printf ("qcow2_image_over_nbd=no\n");
+  printf ("qcow2_image_over_nbd=yes\n");
   printf ("qcow2_snapshot_exports=yes\n");
   printf ("qcow2_overlap_types=");
   for (t = 0; t < OVERLAP_TYPES; t++)
@@ -113,34 +116,44 @@ qcow2_dump_plugin (void)
 static int
 open_image (void)
 {
-  const char *name = config.image.filename;
+  int r = image_open (&config.image, &image);
 
-  if (config.create && image_create (name, &config.create_options) < 0)
-    return -1;
-  if (image_open (&config.image, &image) == 0)
-    return 0;
-  if (config.create)
-    unlink (name);
+  if (r < 0)
+    image = NULL;
+  if (r < 0 && r != -EINPROGRESS && config.create)
+    unlink (config.image.filename);
+  return r;
+}
+
+static int
+give_up (void)
+{
+  image = NULL;
+  events_stop ();
+  events_close ();
   return -1;
 }
 
 static int
 qcow2_get_ready (void)
 {
+  int r;
+
   config.image.overlap_debug = qcow2_debug_overlap != 0;
   config.image.event = events_sink;
 
   if (events_open (config.event_log, config.image.filename) == -1)
     return -1;
-  if (open_image () == -1) {
-    image = NULL;
-    events_stop ();
-    events_close ();
-    return -1;
-  }
-  reader.image = writer.image = image;
-  reader.description = writer.description = image_description (image);
-  return 0;
+  if (config.create
+      && image_create (config.image.filename, &config.create_options) < 0)
+    return give_up ();
+  config.image.no_connections = true;
+  r = open_image ();
+  config.image.no_connections = false;
+  open_later = r == -EINPROGRESS;
+  if (open_later)
+    r = config_make_absolute ();
+  return r < 0 ? give_up () : 0;
 }
 
 static int
@@ -148,6 +161,10 @@ qcow2_after_fork (void)
 {
   if (events_start () == -1)
     return -1;
+  if (open_later && open_image () < 0)
+    return give_up ();
+  reader.image = writer.image = image;
+  reader.description = writer.description = image_description (image);
   return image_start (image) < 0 ? -1 : 0;
 }
 

@@ -55,6 +55,10 @@ syscalls+='|splice|vmsplice|tee|mmap(64)?|ioctl|open(64|at|at64|at2)?'
 syscalls+='|creat(64)?|f(re)?open(64)?|fdopen|syscall|io_(submit|uring_.*)'
 syscalls+='|aio_.*|lio_listio(64)?|dprintf|vdprintf'
 
+# What changes an export, or sends anything at all: for its storage.
+wire='nbd_(aio_)?(pwrite|zero|trim)|nbdconn_(write|zero)'
+wire+='|send|sendto|sendm?msg|socket|connect'
+
 # offenders SOURCES OBJECTS: everything that goes round the guard.
 # The event log writes a file of its own; the tools print.
 offenders ()
@@ -66,6 +70,8 @@ offenders ()
     grep -vE ' lib/(image/guard|storage/storage-create)$' || true
   grep -E "^_*($syscalls)(_chk|_2)? " "$workdir/needs" |
     grep -vE ' (lib/storage/storage-file|plugin/events|tools/.*)$' || true
+  grep -E "^($wire) " "$workdir/needs" |
+    grep -vE ' lib/storage/storage-nbd(-connection)?$' || true
 }
 
 # The real thing.  First of all, does this test see anything?
@@ -74,6 +80,9 @@ grep -Eq "^$door lib/image/guard\$" "$workdir/needs" ||
   fail "the guard does not write: this test looks wrongly"
 grep -Eq "^pwritev(2|64v2) lib/storage/storage-file\$" "$workdir/needs" ||
   fail "storage-file.c does not write: this test looks wrongly"
+grep -q "^nbd_aio_pwrite lib/storage/storage-nbd-connection\$" \
+     "$workdir/needs" ||
+  fail "the NBD storage does not write: this test looks wrongly"
 for room in $rooms; do
   [ "$room" = tools ] || grep -q " $room/" "$workdir/needs" ||
     fail "no objects of $room: this test looks wrongly"
@@ -139,6 +148,10 @@ planted lib/storage/storage-lock.c \
         'pwritev(2|64v2) lib/storage/storage-lock;' <<'END'
 #include <sys/uio.h>
 int f (int fd) { return (int) pwritev2 (fd, 0, 0, 0, 0); }
+END
+planted lib/image/evil.c 'nbd_aio_zero lib/image/evil;' <<'END'
+long nbd_aio_zero (void *);
+long f (void *h) { return nbd_aio_zero (h); }
 END
 for call in 'pwrite (0, "", 1, 0)' 'ftruncate (0, 0)' \
             'fallocate (0, 0, 0, 1)' 'open ("x", 2)' 'openat (0, "x", 2)' \

@@ -2,12 +2,17 @@
 
 /* Names of other files in images; see external.h.
  *
- * Names are names of files and nothing else: QEMU would also take a
- * protocol ("nbd:...", "ssh:...") or a block device description
+ * Names are names of files, or NBD URIs, and nothing else: QEMU would also
+ * take other protocols ("ssh:...") or a block device description
  * ("json:{...}"), which is how images have made servers open what they
  * should not (CVE-2024-4467, CVE-2024-32498).  As in QEMU a colon
  * before the first slash makes a protocol; "file:" may stand before a
  * name, and is the way to write a name with such a colon.
+ *
+ * URIs are compared as strings.  Only what cannot mean anything else than
+ * it seems to counts as lying below a rule: a URI with a query can lead
+ * to another server, an escape can hide a slash, so a rule must name such
+ * a URI exactly.
  *
  * The rules are applied to real paths, and what is returned is a real
  * path.  Between this check and the opening somebody who may rename
@@ -30,6 +35,7 @@
 #include "cleanup.h"
 #include "external.h"
 #include "report.h"
+#include "storage.h"
 
 /* A report is one line of limited length.  A long name must not push
  * the end of it out, where it says what to do.
@@ -45,14 +51,6 @@ protocol_length (const char *name)
   return name[n] == ':' ? n : 0;
 }
 
-static bool
-is_nbd (const char *name, size_t len)
-{
-  return strncmp (name, "nbd", 3) == 0 &&
-    (len == 3 || name[3] == '+' || strncmp (name + 3, "s:", 2) == 0 ||
-     strncmp (name + 3, "s+", 2) == 0);
-}
-
 /* Let *NAME be the name of a file, or fail. */
 static int
 check_name (const char *naming_file, const char **name)
@@ -63,15 +61,11 @@ check_name (const char *naming_file, const char **name)
   if (strncmp (*name, "file:", 5) == 0)
     *name += 5;
   else if ((n = protocol_length (*name)) > 0 || **name == ':') {
-    if (is_nbd (*name, n))
-      report_error ("%s: the image names " NAME_FMT ": backing files over "
-                    "NBD are not supported yet, whatever external-files= "
-                    "says", naming_file, *name);
-    else
-      report_error ("%s: the image names " NAME_FMT ": a name in an image "
-                    "must be that of a file, and '%.*s:' makes it something "
-                    "else (external-files= can allow files only)",
-                    naming_file, *name, n < 32 ? (int) n : 32, *name);
+    report_error ("%s: the image names " NAME_FMT ": a name in an image "
+                  "must be that of a file, and '%.*s:' makes it something "
+                  "else (external-files= can allow files and NBD URIs such "
+                  "as nbd://HOST/EXPORT only)",
+                  naming_file, *name, n < 32 ? (int) n : 32, *name);
     return -ENOTSUP;
   }
 
@@ -171,6 +165,61 @@ check_directory (const char *naming_file, const char *name, const char *path,
   return 0;
 }
 
+/* Does RULE allow the URI? */
+static bool
+uri_matches (const char *uri, const char *rule)
+{
+  const size_t n = strlen (rule);
+
+  if (strcmp (rule, "any") == 0 || strcmp (uri, rule) == 0)
+    return true;
+  if (!storage_is_nbd_uri (rule) || rule[n - 1] != '/')
+    return false;
+  return strncmp (uri, rule, n) == 0 && !strpbrk (uri, "?#%@")
+    && !strstr (uri, "/../") && !strstr (uri, "/./");
+}
+
+/* A URI that RULES allow is its own path. */
+static int
+resolve_uri (const char *naming_file, const char *uri,
+             const char *const *rules, char **path)
+{
+  for (; *rules; rules++) {
+    if (uri_matches (uri, *rules)) {
+      *path = strdup (uri);
+      return *path ? 0 : not_found (naming_file, uri, uri, -ENOMEM);
+    }
+  }
+  report_error ("%s: the image names " NAME_FMT ": external-files= does not "
+                "allow that; add external-files=URI if you trust the image",
+                naming_file, uri);
+  return -EPERM;
+}
+
+/* The directory that relative names in NAMING_FILE start from.  An export
+ * is in none.
+ */
+static int
+home_directory (const char *naming_file, const char *name, const char *file,
+                char **home)
+{
+  int err;
+
+  if (storage_is_nbd_uri (naming_file)) {
+    if (*file != '/') {
+      report_error ("%s: the image names " NAME_FMT ", which is relative, "
+                    "but an image over NBD is in no directory; give "
+                    "backing-file=, or correct it with 'qemu-img rebase -u'",
+                    naming_file, name);
+      return -EINVAL;
+    }
+    *home = strdup ("");
+    return *home ? 0 : not_found (naming_file, name, file, -ENOMEM);
+  }
+  err = real_directory (naming_file, home);
+  return err < 0 ? not_found (naming_file, name, naming_file, err) : 0;
+}
+
 int
 external_resolve (const char *naming_file, const char *name,
                   const char *const *rules, char **path)
@@ -181,13 +230,16 @@ external_resolve (const char *naming_file, const char *name,
   const char *file = name;
   int err;
 
+  if (storage_is_nbd_uri (name))
+    return resolve_uri (naming_file, name, rules, path);
+
   err = check_name (naming_file, &file);
   if (err < 0)
     return err;
 
-  err = real_directory (naming_file, &home);
+  err = home_directory (naming_file, name, file, &home);
   if (err < 0)
-    return not_found (naming_file, name, naming_file, err);
+    return err;
 
   if (*file == '/')
     target = strdup (file);

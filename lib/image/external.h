@@ -19,15 +19,20 @@
  *   "same-dir"  the directory that NAMING_FILE is in, not those below
  *   "any"       allows every file
  *   "/DIR"      everything in that directory and below
+ *   an NBD URI  this export, and if it ends in a slash all those whose
+ *               URIs begin so and have no query, escape, user or ".."
  *
  * A relative NAME starts at the directory of NAMING_FILE, as given.
  * Directories are compared with all symbolic links resolved, both for
  * the place where NAME is and for what it leads to if it is a link.
  *
- * On success *PATH is absolute and has no links in it; open it with
- * NOFOLLOW, pass it as NAMING_FILE for what that file names in turn, and
- * free it.  -EPERM: not allowed; -EINVAL: no name of a file; -ENOTSUP: a
- * protocol; -ENOENT and others: it cannot be found.  All are reported.
+ * "any" allows NBD URIs too, "same-dir" and directories do not.
+ *
+ * On success *PATH is the URI, or is absolute and has no links in it;
+ * open it with NOFOLLOW, pass it as NAMING_FILE for what that file names
+ * in turn, and free it.  -EPERM: not allowed; -EINVAL: no name of a file;
+ * -ENOTSUP: a protocol other than NBD's; -ENOENT and others: it cannot be
+ * found.  All are reported.
  */
 int external_resolve (const char *naming_file, const char *name,
                       const char *const *rules, char **path);

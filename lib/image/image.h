@@ -28,7 +28,7 @@
 enum lazy_refcounts { LAZY_OFF, LAZY_ON, LAZY_IMAGE };
 
 struct image_config {
-  const char *filename;
+  const char *filename;         /* or an NBD URI */
   bool readonly;                /* never ask for write access */
 
   overlap_set overlap_check;    /* types that writes must not touch */
@@ -41,12 +41,16 @@ struct image_config {
   uint64_t refcount_cache_size; /* bytes; 0 is the default */
 
   const char *const *external_files; /* "none", "same-dir", "any", or
-                                   directories; NULL-terminated */
+                                   directories, NBD URIs;
+                                   NULL-terminated */
   const char *backing_file;     /* instead of the image's; or NULL */
   unsigned commit_interval;     /* seconds; 0 is never */
   bool discard;                 /* false: trims are ignored */
   enum lazy_refcounts lazy_refcounts;
   enum storage_locking locking;
+  unsigned reconnect;           /* seconds, see storage_open_nbd */
+  bool no_connections;          /* make none: -EINPROGRESS instead, and
+                                   nothing is reported */
 
   event_sink *event;            /* may be NULL */
   void *event_opaque;
@@ -61,8 +65,9 @@ struct image;
 
 /* Open FILENAME and its backing chain, check the header and tables,
  * enter all metadata in the tracker.  Takes the lock of a reader, and
- * opens the file for writing if it may.  Starts no thread, changes
- * nothing in the file.  Strings of CONFIG must live as long as the
+ * opens the file for writing if it may.  Starts no thread but those of
+ * connections to NBD servers (unless NO_CONNECTIONS), changes nothing in
+ * the file.  Strings of CONFIG must live as long as the
  * image; the struct itself need not.
  *
  * An image that is marked corrupt, or found so now, opens read-only

@@ -3,7 +3,8 @@
 /* Backing files.
  *
  * What an image does not have it takes from the layer below: another
- * qcow2 image, or a raw file.  Which of the two is said by the image's
+ * qcow2 image, or a raw file, either of which may be an export of an NBD
+ * server.  Which of the two is said by the image's
  * backing format extension and never guessed from the contents: a guest
  * can write a qcow2 header into a raw disk.  Past the end of a shorter
  * layer everything is zero.
@@ -27,17 +28,34 @@
 #include "read.h"
 #include "report.h"
 
+/* What is in the chain already at I, and what S is.  An export has no
+ * identity but its URI, so a loop may be found late, by its length.
+ */
+static bool
+is_in_chain (const struct chain *chain, unsigned i, dev_t dev, ino_t ino,
+             const char *uri)
+{
+  const char *other = chain->files[i].uri;
+
+  if (uri || other)
+    return uri && other && strcmp (uri, other) == 0;
+  return (dev != 0 || ino != 0) && chain->files[i].dev == dev
+    && chain->files[i].ino == ino;
+}
+
 int
 chain_add (struct chain *chain, struct storage *s)
 {
-  dev_t dev;
-  ino_t ino;
+  const char *uri = NULL;
+  dev_t dev = 0;
+  ino_t ino = 0;
   unsigned i;
 
-  if (!storage_identity (s, &dev, &ino))
-    return 0;
+  if (!storage_identity (s, &dev, &ino)
+      && storage_is_nbd_uri (storage_name (s)))
+    uri = storage_name (s);
   for (i = 0; i < chain->length; ++i) {
-    if (chain->files[i].dev == dev && chain->files[i].ino == ino) {
+    if (is_in_chain (chain, i, dev, ino, uri)) {
       report_error ("%s: the chain of backing files leads back to this "
                     "file; correct it with 'qemu-img rebase -u'",
                     storage_name (s));
@@ -51,6 +69,7 @@ chain_add (struct chain *chain, struct storage *s)
   }
   chain->files[chain->length].dev = dev;
   chain->files[chain->length].ino = ino;
+  chain->files[chain->length].uri = uri;
   chain->length++;
   return 0;
 }
@@ -81,13 +100,21 @@ layer_config (const struct image *img, const char *path)
   return config;
 }
 
-/* Open and lock the file at PATH. */
+/* Open and lock the file at PATH, or connect to it.  CHOSEN by the user,
+ * not by the image.
+ */
 static int
-open_storage (struct image *img, const char *path, struct storage **s)
+open_storage (struct image *img, const char *path, bool chosen,
+              struct storage **s)
 {
+  const bool uri = storage_is_nbd_uri (path);
   const char *conflict;
-  int r = storage_open_file (path, false, true, s);
+  int r;
 
+  if (uri && img->config.no_connections)
+    return -EINPROGRESS;
+  r = uri ? storage_open_nbd (path, false, chosen, img->config.reconnect, s)
+    : storage_open_file (path, false, true, s);
   if (r < 0) {
     report_error ("%s: opening its backing file %s: %s",
                   img->config.filename, path, strerror (-r));
@@ -173,7 +200,7 @@ layer_open (struct image *img, struct chain *chain, struct layer **ret)
   r = external_resolve (img->config.filename, name,
                         chosen ? any : img->config.external_files, &path);
   if (r == 0)
-    r = open_storage (img, path, &s);
+    r = open_storage (img, path, chosen, &s);
   if (r < 0)
     return r;
   layer = calloc (1, sizeof *layer);

@@ -19,7 +19,11 @@ struct storage;
 /* The files from the top image down to the one being opened. */
 struct chain {
   unsigned length;
-  struct { dev_t dev; ino_t ino; } files[201];
+  struct {
+    dev_t dev;
+    ino_t ino;
+    const char *uri;            /* instead of these, over NBD */
+  } files[201];
 };
 #define MAX_CHAIN 200
 

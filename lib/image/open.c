@@ -9,7 +9,8 @@
  * file) makes it read-only: image_corrupt says so, the rest can still be
  * read.
  *
- * Nothing is written, and no thread is started.
+ * Nothing is written, and no thread is started but those of connections
+ * to NBD servers.
  */
 
 #include <config.h>
@@ -323,6 +324,24 @@ describe (struct image *img)
                 h->refcount_table_clusters, h->refcount_table_offset);
 }
 
+/* The guard answers for whole clusters; a storage that writes more than
+ * that around a change would go past it.
+ */
+static bool
+blocks_fit (struct image *img)
+{
+  const uint32_t block = storage_block_size (img->storage);
+
+  if (block <= img->cluster_size)
+    return true;
+  if (!img->config.readonly && storage_is_writable (img->storage))
+    report_warning ("%s: the smallest block of the server (%" PRIu32
+                    " bytes) is larger than a cluster (%" PRIu64 " bytes); "
+                    "the image is served read-only", img->config.filename,
+                    block, img->cluster_size);
+  return false;
+}
+
 /* What only the top image has: counts, the tracker, writers. */
 static int
 open_top (struct image *img)
@@ -344,6 +363,7 @@ open_top (struct image *img)
   }
   img->read_only = img->config.readonly
     || !storage_is_writable (img->storage)
+    || !blocks_fit (img)
     || atomic_load (&img->guard.corrupt);
   return 0;
 }
@@ -366,13 +386,16 @@ open_parts (struct image *img, struct chain *chain)
   if (r < 0)
     return r;
   describe (img);
+  /* First what may have to be tried again (-EINPROGRESS), then what
+   * tells of corruption, once.
+   */
+  r = layer_open (img, chain, &img->backing);
+  if (r < 0)
+    return r;
   if (img->is_top)
-    r = open_top (img);
-  else
-    img->read_only = true;
-  if (r == 0)
-    r = layer_open (img, chain, &img->backing);
-  return r;
+    return open_top (img);
+  img->read_only = true;
+  return 0;
 }
 
 int
@@ -404,6 +427,10 @@ open_file (const struct image_config *config, struct storage **s)
 {
   int r = -EROFS;
 
+  if (storage_is_nbd_uri (config->filename))
+    return config->no_connections ? -EINPROGRESS
+      : storage_open_nbd (config->filename, !config->readonly, true,
+                          config->reconnect, s);
   if (!config->readonly)
     r = storage_open_file (config->filename, true, false, s);
   if (r == -EROFS || r == -EACCES || r == -EPERM || r == -ETXTBSY)

@@ -53,13 +53,14 @@ struct storage {
   char *name;                   /* owned */
   bool writable;
   bool can_grow;
+  uint32_t block_size;          /* see storage_block_size; 1 */
   bool has_identity;            /* dev, ino are set */
   dev_t dev;
   ino_t ino;
 };
 
 /* Fill in the common part of a storage that is not writable, cannot
- * grow and has no identity.  -ENOMEM, or 0.
+ * grow, has no identity, and changes single bytes.  -ENOMEM, or 0.
  */
 int storage_init (struct storage *s, const struct storage_ops *ops,
                   const char *name);

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "checked.h"
 #include "storage-impl.h"
 #include "storage-write.h"
 
@@ -22,6 +23,7 @@ storage_init (struct storage *s, const struct storage_ops *ops,
 {
   memset (s, 0, sizeof *s);
   s->ops = ops;
+  s->block_size = 1;
   s->name = strdup (name);
   return s->name ? 0 : -ENOMEM;
 }
@@ -34,6 +36,22 @@ storage_close (struct storage *s)
   s->ops->close (s);
   free (s->name);
   free (s);
+}
+
+/* By their scheme, so that a URI is not taken for the name of a file. */
+bool
+storage_is_nbd_uri (const char *name)
+{
+  static const char *const schemes[] = {
+    "nbd://", "nbds://", "nbd+unix://", "nbds+unix://", "nbd+vsock://",
+    "nbds+vsock://"
+  };
+  size_t i;
+
+  for (i = 0; i < ARRAY_SIZE (schemes); i++)
+    if (strncmp (name, schemes[i], strlen (schemes[i])) == 0)
+      return true;
+  return false;
 }
 
 const char *
@@ -52,6 +70,12 @@ bool
 storage_can_grow (const struct storage *s)
 {
   return s->can_grow;
+}
+
+uint32_t
+storage_block_size (const struct storage *s)
+{
+  return s->block_size;
 }
 
 bool

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 
-/* Where the bytes of an image live: a file or a block device; in
- * memory, for tests.  This header opens, reads, syncs and locks.  What
+/* Where the bytes of an image live: a file or a block device; an
+ * export of an NBD server; in memory, for tests.  This header opens, reads, syncs and locks.  What
  * changes the bytes is in storage-write.h, which the guard alone may
  * include (tests/check-guard-door proves that it does).
  *
@@ -62,6 +62,20 @@ struct storage_contents {
 int storage_create_file (const char *path,
                          const struct storage_contents *contents);
 
+/* Connect to the NBD server that URI names.  Starts a thread: call it
+ * after the fork.  Read-write if WRITABLE and the server allows it, else
+ * read-only.  TRUSTED: the URI comes from the user, and may name files
+ * with TLS keys.  RECONNECT: after a lost connection requests wait so
+ * many seconds for a new one; 0: there is none.  There is none either
+ * if writes were lost, perhaps: then everything fails with -EIO.
+ * Failures are reported, in contrast to the other functions here.
+ */
+int storage_open_nbd (const char *uri, bool writable, bool trusted,
+                      unsigned reconnect, struct storage **s);
+
+/* Is NAME such a URI, and not the name of a file? */
+bool storage_is_nbd_uri (const char *name);
+
 /* A storage in memory for tests: SIZE zero bytes that grow as a file
  * does.
  */
@@ -78,15 +92,23 @@ bool storage_is_writable (const struct storage *s);
 /* False for a block device: writes past the end fail. */
 bool storage_can_grow (const struct storage *s);
 
+/* Bytes around a change that may be written together with it, as they
+ * were: the blocks of this size (a power of two, often 1) that it
+ * touches.
+ */
+uint32_t storage_block_size (const struct storage *s);
+
 /* Device and inode, to find loops in a backing chain; false where there
- * are none (memory).
+ * are none (memory, NBD).
  */
 bool storage_identity (const struct storage *s, dev_t *dev, ino_t *ino);
 
 /* Length in bytes now. */
 int storage_size (struct storage *s, uint64_t *size);
 
-/* Bytes allocated on disk, as st_blocks counts them. */
+/* Bytes allocated on disk, as st_blocks counts them; -ENOTSUP if that
+ * cannot be known.
+ */
 int storage_allocated (struct storage *s, uint64_t *bytes);
 
 /* Read exactly LEN bytes at OFFSET; what lies past the end of the file

@@ -178,8 +178,9 @@ class Server:
     cleanly at the end, and everything it said is checked."""
 
     def __init__(self, lab, image, readonly=False, filters=(), args=(),
-                 start=True, wrapper=(), **params):
+                 start=True, wrapper=(), below=None, **params):
         self.lab = lab
+        self.below = below      # a Below, which ends with this one
         self.image = image
         self.readonly = readonly
         self.filters = filters
@@ -346,6 +347,8 @@ class Server:
         finally:
             if self in self.lab.servers:
                 self.lab.servers.remove(self)
+            if self.below:
+                self.below.end()
 
     def kill(self):
         """Power off, as far as a process can feel it."""
@@ -353,6 +356,8 @@ class Server:
         self.process.wait(PATIENCE)
         if self in self.lab.servers:
             self.lab.servers.remove(self)
+        if self.below:
+            self.below.end()
         self.handles = []
         self.check_log()
 
@@ -384,6 +389,83 @@ class Server:
         else:
             self.end_group()
         return False
+
+
+class Below:
+    """Another NBD server, of the file PATH, for our server to find its image
+    in: nbdkit with some plugin and filters, or qemu-nbd."""
+
+    def __init__(self, lab, path, filters=(), args=(), plugin="file",
+                 options=(), qemu=False):
+        self.lab, self.path = lab, path
+        number = lab.number()
+        self.socket = os.path.join(lab.folder, "b%d" % number)
+        self.pidfile = os.path.join(lab.folder, "q%d" % number)
+        self.logfile = os.path.join(lab.folder, "below%d" % number)
+        if qemu:
+            self.argv = ["qemu-nbd", "-t", "-e", "64", "-f", "raw", "-k",
+                         self.socket, "--pid-file=" + self.pidfile, path]
+        else:
+            self.argv = [self.nbdkit(), "-f", "-U", self.socket, "-P",
+                         self.pidfile] + list(options)
+            self.argv += ["--filter=" + f for f in filters]
+            self.argv += [plugin] + ([path] if path else []) + list(args)
+        self.process = None
+        self.start()
+
+    @staticmethod
+    def nbdkit():
+        """The installed one, not what runs ours under valgrind."""
+        path = os.pathsep.join(
+            p for p in os.environ["PATH"].split(os.pathsep)
+            if not p.endswith("tests/bin"))
+        return shutil.which("nbdkit", path=path)
+
+    def start(self):
+        for name in (self.socket, self.pidfile):
+            if os.path.exists(name):
+                os.unlink(name)
+        with open(self.logfile, "ab") as log:
+            self.process = subprocess.Popen(
+                self.argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True)
+        self.lab.servers.append(self)
+        give_up = time.monotonic() + PATIENCE
+        while not (os.path.exists(self.pidfile) and
+                   os.path.exists(self.socket) and
+                   os.path.getsize(self.pidfile) > 0):
+            check(self.process.poll() is None and
+                  time.monotonic() < give_up,
+                  "the server below does not start: %s", self.log())
+            time.sleep(0.005)
+
+    def log(self):
+        with open(self.logfile, "rb") as log:
+            return log.read().decode(errors="replace")
+
+    def uri(self, query=""):
+        return "nbd+unix:///?socket=%s%s" % (self.socket, query)
+
+    def end_group(self):
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+    def kill(self):
+        """Gone in a moment; what it wrote stays in the kernel."""
+        self.end_group()
+        self.process.wait(PATIENCE)
+        if self in self.lab.servers:
+            self.lab.servers.remove(self)
+
+    def end(self):
+        """Once there is no client any more, all was written."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGTERM)
+        self.process.wait(PATIENCE)
+        if self in self.lab.servers:
+            self.lab.servers.remove(self)
 
 
 class StartFailure(Exception):

@@ -12,7 +12,8 @@ everything flushed must be there; and a last one on what the crash left.
 
 QCOW2_TEST_SEED and QCOW2_TEST_COUNT (requests a round) choose another run,
 QCOW2_TEST_CASES how many images (0: all that the pairs need; more are random
-ones).
+ones).  With QCOW2_TEST_STORAGE=nbd the images lie in an export of another
+server, which wants blocks of various sizes.
 """
 
 import argparse
@@ -306,7 +307,24 @@ class Subject:
         if self.case["caches"] == "tiny":
             params["l2_cache_size"] = max(2 * self.case["cluster"], 8 * K)
             params["refcount_cache_size"] = 4 * self.case["cluster"]
+        if os.environ.get("QCOW2_TEST_STORAGE") == "nbd" and self.lab.ours:
+            return self.over_nbd(params)
         return self.lab.server(self.path, **params)
+
+    def over_nbd(self, params):
+        """An export does not grow, so it is made large before."""
+        room = max(64 * M, 2000 * self.case["cluster"])
+        size = os.path.getsize(self.path) + room
+        os.truncate(self.path, (size + 65535) // 65536 * 65536)
+        policy = {"minimum": self.rng.choice((1, 512, 4096)),
+                  "preferred": 4096,
+                  "maximum": self.rng.choice((64 * K, 1 * M, 32 * M))}
+        policy["minimum"] = min(policy["minimum"], self.case["cluster"])
+        args = ["blocksize-%s=%d" % p for p in policy.items()]
+        below = Below(self.lab, self.path, filters=["blocksize-policy"],
+                      args=args + ["blocksize-error-policy=error"])
+        return self.lab.server(below.uri(), below=below,
+                               external_files="any", **params)
 
     def driver(self, server):
         clients = self.case["clients"]

@@ -105,12 +105,14 @@ key=overlap-structures.total-size-limit
 for v in 1x Unlimited; do bad $key "$v" "size unlimited"; done
 for v in "" -1 5s 2147483648; do
   bad commit-interval "$v" "seconds 2147483647"
+  bad reconnect "$v" "seconds 2147483647"
 done
 
 bad external-files nosuchdir "none same-dir any directory"
 bad external-files disk.qcow2 "none same-dir any directory"
 bad external-files "" "none same-dir any directory"
-bad external-files nbd://localhost/ "supported yet"
+bad external-files nbd:localhost:10809 "file URI"
+good external-files=nbd://localhost/ external-files=nbds://localhost/a
 refused "external-files none" disk.qcow2 external-files=none \
         external-files=any
 
@@ -127,15 +129,14 @@ bad event-log fifo "reader"
 
 refused "data-file=x supported yet" disk.qcow2 data-file=x
 bad backing-file "" file
-bad backing-file nbd://localhost/ "supported yet"
-bad backing-file nbd+unix:///?socket=x "supported yet"
+bad backing-file nbd:unix:x "file block device URI"
 
 refused "file missing expected"
 refused "file= expected" file=
-for uri in nbd://localhost nbds://localhost 'nbd+unix:///?socket=s' \
-           'nbds+unix:///?socket=s' nbd+vsock://1 nbd:localhost:10809; do
-  refused "file=$uri supported yet expected" "file=$uri"
-done
+refused "file=nbd:localhost:10809 expected file block device URI" \
+        file=nbd:localhost:10809
+refused "nbd+unix:///?socket=nosuch connecting" \
+        'file=nbd+unix:///?socket=nosuch'
 refused "file=other.qcow2 disk.qcow2 already" disk.qcow2 file=other.qcow2
 serve file=disk.qcow2 || fail "file= is not understood"
 refused "nosuch.qcow2 No such file" nosuch.qcow2

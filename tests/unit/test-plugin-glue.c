@@ -718,6 +718,34 @@ START_TEST (test_life)
   p->unload ();
   ck_assert (engine.starts == 0 && engine.stops > 0 && engine.closes == 1);
 
+  /* an image over NBD: opened after the fork */
+  set_up ();
+  configure ();
+  engine.open_result = -EINPROGRESS;
+  ck_assert_int_eq (p->get_ready (), 0);
+  engine.open_result = 0;
+  ck_assert_int_eq (p->after_fork (), 0);
+  p->cleanup ();
+  p->unload ();
+  ck_assert (engine.starts == 1 && engine.stops > 0 && engine.closes == 1);
+
+  set_up ();
+  configure ();
+  engine.open_result = -EINPROGRESS;
+  ck_assert_int_eq (p->get_ready (), 0);
+  p->cleanup ();
+  p->unload ();
+  ck_assert_uint_eq (engine.stops + engine.closes, 0);
+
+  set_up ();
+  configure ();
+  engine.open_result = -EINPROGRESS;
+  ck_assert_int_eq (p->get_ready (), 0);
+  engine.open_result = -EIO;
+  ck_assert_int_eq (p->after_fork (), -1);
+  p->unload ();
+  ck_assert_uint_eq (engine.starts + engine.stops + engine.closes, 0);
+
   /* no .cleanup and no .close */
   set_up ();
   serve ();
