@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 
 /* The parameters that make a new image: create=SIZE, and create.WHAT for
- * what "qemu-img create" takes as -o WHAT (with - for _).
+ * what "qemu-img create" takes as -o WHAT (with - for _); and resize=SIZE,
+ * which changes the disk of one that is there.
  *
  * Locks: none, as in config.c.
  */
@@ -127,6 +128,23 @@ set_refcount_bits (const char *key, const char *value)
   return config_size (key, value, &options ()->refcount_bits);
 }
 
+static int
+set_resize (const char *key, const char *value)
+{
+  if (config_size (key, value, &config.new_size) == -1)
+    return -1;
+  if (config.new_size > INT64_MAX - 511)
+    return config_bad_value (key, value, "a size of at most 2^63 - 512");
+  config.resize = true;
+  return 0;
+}
+
+static int
+set_resize_shrink (const char *key, const char *value)
+{
+  return set_flag (key, value, &config.resize_shrink);
+}
+
 static const struct parameter parameters[] = {
   { "create", set_create },
   { "create.backing-file", set_backing_file },
@@ -138,6 +156,8 @@ static const struct parameter parameters[] = {
   { "create.lazy-refcounts", set_lazy_refcounts },
   { "create.preallocation", set_preallocation },
   { "create.refcount-bits", set_refcount_bits },
+  { "resize", set_resize },
+  { "resize-shrink", set_resize_shrink },
   { NULL, NULL }
 };
 
@@ -146,7 +166,7 @@ config_create_find (const char *key)
 {
   const struct parameter *p = config_find (parameters, key);
 
-  if (p && p != parameters)
+  if (p && strncmp (key, "create.", strlen ("create.")) == 0)
     given = p->key;
   return p;
 }
@@ -164,6 +184,11 @@ config_create_complete (void)
   if (given && !config.create) {
     report_error ("%s: expected create=SIZE, too; without it no image is "
                   "made", given);
+    return -1;
+  }
+  if (config.resize_shrink && !config.resize) {
+    report_error ("resize-shrink: expected resize=SIZE, too; without it the "
+                  "disk keeps its size");
     return -1;
   }
   return 0;

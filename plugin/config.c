@@ -81,10 +81,13 @@ const char config_help[] =
   "                                memory of the tracker (default unlimited)\n"
   "reconnect=<SECONDS>             wait so long for a lost NBD server\n"
   "                                (default 0, no second connection)\n"
-  "refcount-cache-size=<SIZE>      (default 4M)";
+  "refcount-cache-size=<SIZE>      (default 4M)\n"
+  "resize=<SIZE>                   give the disk this size first\n"
+  "resize-shrink=true|false        it may become smaller (default false)";
 
 const struct choice config_on_off[] = {
-  { "on", true }, { "off", false }, { NULL, 0 }
+  { "on", true }, { "off", false }, { "true", true }, { "false", false },
+  { NULL, 0 }
 };
 static const struct choice templates[] = {
   { "none", OVERLAP_NONE }, { "constant", OVERLAP_CONSTANT },

@@ -22,6 +22,8 @@ struct plugin_config {
   const char *event_log;        /* path or fd:N; NULL: none */
   bool create;                  /* make the image first */
   struct create_options create_options;
+  bool resize, resize_shrink;   /* change the disk's size first */
+  uint64_t new_size;            /* bytes */
 };
 extern struct plugin_config config;
 

@@ -48,6 +48,7 @@
 #include "checked.h"
 #include "cleanup.h"
 #include "plugin.h"
+#include "resize.h"
 
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
 
@@ -116,8 +117,12 @@ qcow2_dump_plugin (void)
 static int
 open_image (void)
 {
-  int r = image_open (&config.image, &image);
+  int r = 0;
 
+  if (config.resize)
+    r = image_resize (&config.image, config.new_size, config.resize_shrink);
+  if (r == 0)
+    r = image_open (&config.image, &image);
   if (r < 0)
     image = NULL;
   if (r < 0 && r != -EINPROGRESS && config.create)

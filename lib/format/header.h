@@ -38,6 +38,7 @@
 #define AUTOCLEAR_KNOWN         UINT64_C (3)
 
 /* Byte offsets of the fields that are rewritten in place. */
+#define HEADER_OFFSET_SIZE             24
 #define HEADER_OFFSET_L1_SIZE          36 /* with the offset: 12 bytes */
 #define HEADER_OFFSET_REFCOUNT_TABLE   48 /* offset, clusters: 12 bytes */
 #define HEADER_OFFSET_INCOMPATIBLE     72

@@ -341,6 +341,34 @@ alloc_data (struct image *img, uint64_t want, uint64_t *first,
   return take_clusters (img, want, first, count, zeroes);
 }
 
+/* Mark what was taken and make it read as zeroes. */
+static int
+prepare_metadata (struct image *img, enum overlap_type type,
+                  uint64_t cluster, uint64_t count, bool zeroes)
+{
+  const uint64_t offset = cluster << img->cluster_bits;
+  const uint64_t len = count << img->cluster_bits;
+  int r;
+
+  r = guard_claim (img, type, offset, len);
+  if (r < 0)
+    return r;
+  r = zeroes ? guard_reserve (img, (int) type, offset, len, true)
+    : guard_zero (img, (int) type, offset, len);
+  if (r < 0) {
+    /* The count goes down again by way of the quarantine, the mark too. */
+    struct freed_list list = { 0 };
+
+    if (freed_list_add (&list, (int) type, cluster, count) == 0) {
+      freed_join (&img->freed, &list);
+      claim_ends (img, type, offset);
+    }
+    else
+      guard_unclaim (img, type, offset, len);
+  }
+  return r;
+}
+
 int
 alloc_metadata (struct image *img, int type, uint64_t *offset)
 {
@@ -352,24 +380,28 @@ alloc_metadata (struct image *img, int type, uint64_t *offset)
   if (r < 0)
     return r;
   *offset = cluster << img->cluster_bits;
-  r = guard_claim (img, (enum overlap_type) type, *offset,
-                   img->cluster_size);
+  return prepare_metadata (img, (enum overlap_type) type, cluster, 1, zeroes);
+}
+
+int
+alloc_contiguous (struct image *img, enum overlap_type type, uint64_t count,
+                  uint64_t *offset)
+{
+  struct freed_list short_runs = { 0 };
+  uint64_t first, n;
+  bool zeroes;
+  int r;
+
+  if (count >= UINT64_C (1) << img->refcounts.block_bits)
+    return -EFBIG;
+  do {
+    r = take_clusters (img, count, &first, &n, &zeroes);
+    if (r == 0 && n < count)
+      r = freed_list_add (&short_runs, GUARD_DATA, first, n);
+  } while (r == 0 && n < count);
+  freed_join (&img->freed, &short_runs);
   if (r < 0)
     return r;
-  r = zeroes
-    ? guard_reserve (img, type, *offset, img->cluster_size, true)
-    : guard_zero (img, type, *offset, img->cluster_size);
-  if (r < 0) {
-    /* The count goes down again by way of the quarantine, the mark too. */
-    struct freed_list list = { 0 };
-
-    if (freed_list_add (&list, type, cluster, 1) == 0) {
-      freed_join (&img->freed, &list);
-      claim_ends (img, (enum overlap_type) type, *offset);
-    }
-    else
-      guard_unclaim (img, (enum overlap_type) type, *offset,
-                     img->cluster_size);
-  }
-  return r;
+  *offset = first << img->cluster_bits;
+  return prepare_metadata (img, type, first, count, zeroes);
 }

@@ -110,6 +110,13 @@ int alloc_data (struct image *img, uint64_t want, uint64_t *first,
  */
 int alloc_metadata (struct image *img, int type, uint64_t *offset);
 
+/* The same for COUNT clusters in a row, as a table that is longer than a
+ * cluster needs them.  -EFBIG if that is more than one refcount block
+ * covers.
+ */
+int alloc_contiguous (struct image *img, enum overlap_type type,
+                      uint64_t count, uint64_t *offset);
+
 /* refcounts-commit.c: the cut of a commit (its epoch's lock is held),
  * and the writing, in this order.
  */

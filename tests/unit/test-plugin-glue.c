@@ -23,6 +23,7 @@
 #include "checked.h"
 #include "create.h"
 #include "image.h"
+#include "resize.h"
 
 struct nbdkit_plugin *plugin_init (void);
 
@@ -78,6 +79,15 @@ image_create (const char *filename, const struct create_options *o)
   (void) filename;
   (void) o;
   return -EEXIST;
+}
+
+int
+image_resize (const struct image_config *config, uint64_t size, bool shrink)
+{
+  (void) config;
+  (void) size;
+  (void) shrink;
+  return -EINVAL;
 }
 
 int
