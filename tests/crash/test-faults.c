@@ -49,7 +49,7 @@
 #include "recorder.h"
 #include "report.h"
 #include "storage-write.h"
-#include "verify.h"
+#include "selfcheck.h"
 
 #define SECTOR 512u
 #define MAX_VALUES 40
