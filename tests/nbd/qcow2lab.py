@@ -373,7 +373,8 @@ class Server:
         log = self.log()
         for sign in ("AddressSanitizer", "ThreadSanitizer", "LeakSanitizer",
                      "runtime error:", "Assertion", "assertion",
-                     "ERROR SUMMARY: 1", "terminated by signal"):
+                     "ERROR SUMMARY: 1", "terminated by signal",
+                     "self-check:"):
             check(sign not in log, "%s in the server's log:\n%s", sign,
                   log[-6000:])
 

@@ -61,6 +61,15 @@ watch_hook (void *opaque, enum storage_memory_op kind, uint64_t offset,
   return 0;
 }
 
+/* How much slower the engine runs here than usual. */
+static inline unsigned
+slower (void)
+{
+  const char *sanitizer = getenv ("QCOW2_SANITIZER");
+
+  return getenv ("QCOW2_VALGRIND") ? 13 : sanitizer && *sanitizer ? 3 : 1;
+}
+
 static inline void
 fail_next (enum storage_memory_op kind, uint64_t offset, int error,
            unsigned times)

@@ -168,12 +168,6 @@ random_request (void)
   }
 }
 
-static unsigned
-slower (void)
-{
-  return getenv ("QCOW2_VALGRIND") ? 8 : getenv ("QCOW2_SANITIZER") ? 3 : 1;
-}
-
 /*----------------------------------------------------------------------
  * overlap-limit=verify answers as a tracker without a limit.
  */
