@@ -868,6 +868,7 @@ options (int argc, char *argv[])
 int
 main (int argc, char *argv[])
 {
+  const char *sanitizer = getenv ("QCOW2_SANITIZER");
   char dir[] = "tmp-faults.XXXXXX", command[100];
   const unsigned modes = 2 * FAULT_KINDS - 2;
   size_t i;
@@ -875,8 +876,8 @@ main (int argc, char *argv[])
   if (options (argc, argv) < 0)
     return EXIT_FAILURE;
   if (argc == 1)
-    wanted.limit = getenv ("QCOW2_VALGRIND") ? 15
-      : getenv ("QCOW2_SANITIZER") ? 10 : 22;
+    wanted.limit = getenv ("QCOW2_VALGRIND") || (sanitizer && *sanitizer)
+      ? 6 : 10;
   if (system ("qemu-img --version >/dev/null 2>&1 && "
               "qemu-io --version >/dev/null 2>&1") != 0) {
     fprintf (stderr, "skipped: needs qemu-img and qemu-io\n");

@@ -342,14 +342,16 @@ START_TEST (a_flush_is_not_answered_by_an_earlier_commit)
 END_TEST
 
 /* An L2 table that is shared with a snapshot is copied while somebody
- * reads a slice of it: the reader looks again.  (A slice of 4 KiB of a
- * table of 64 KiB, so that the copy does not need it.)
+ * reads a slice of it: the reader looks again, because the old table may
+ * be anybody's by then.  (A slice of 4 KiB of a table of 64 KiB, so that
+ * the copy does not need it.)
  */
 START_TEST (a_slice_is_read_again_when_its_table_has_moved)
 {
   struct request reader = { .kind = READ, .offset = 300 * M, .len = 4 * K };
+  struct iovec none = { .iov_base = (void *) "\0\0\0\0\0\0\0", .iov_len = 8 };
   struct temporary t;
-  uint64_t table;
+  uint64_t table, entry, old;
 
   temporary_name (&t, "qcow2");
   qemu_img ("create -f qcow2 %s 512M", t.name);
@@ -379,8 +381,13 @@ START_TEST (a_slice_is_read_again_when_its_table_has_moved)
   ck_assert_int_eq (write_byte (0, 64 * K, 6), 0);
   ck_assert_uint_ne (atomic_load (&img->map.l1[0]) & ENTRY_OFFSET, table);
   ck_assert_int_eq (image_flush (img), 0);
+  entry = table + 300 * M / (64 * K) * 8;
+  ck_assert_int_eq (storage_read (storage, &old, 8, entry), 0);
+  ck_assert_int_eq (storage_write (storage, &none, 1, entry, false), 0);
   let_go ();
   expect_read (&reader, 5);
+  none.iov_base = &old;         /* the snapshot wants it back */
+  ck_assert_int_eq (storage_write (storage, &none, 1, entry, false), 0);
   ck_assert_int_eq (write_byte (300 * M, 4 * K, 7), 0);
   expect_byte (300 * M, 4 * K, 7);
   expect_byte (300 * M + 4 * K, 60 * K, 5);
