@@ -95,7 +95,7 @@ qcow2_dump_plugin (void)
   printf ("qcow2_versions=2,3\n");
   printf ("qcow2_deflate=yes\n");
   printf ("qcow2_zstd=yes\n");
-  printf ("qcow2_extended_l2=no\n");
+  printf ("qcow2_extended_l2=yes\n");
   printf ("qcow2_encryption=no\n");
   printf ("qcow2_external_data=no\n");
   printf ("qcow2_image_over_nbd=yes\n");
@@ -348,9 +348,11 @@ static int
 qcow2_block_size (void *handle, uint32_t *minimum, uint32_t *preferred,
                   uint32_t *maximum)
 {
-  uint64_t size = image_cluster_size (image);
+  uint64_t size = image_subcluster_size (image);
 
   (void) handle;
+  /* Below a page of the server's, subclusters gain nothing. */
+  size = MAX (size, MIN (image_cluster_size (image), UINT64_C (4096)));
   *minimum = 1;
   *preferred = (uint32_t) MIN (MAX (size, MIN_PREFERRED), MAX_PREFERRED);
   *maximum = UINT32_MAX;

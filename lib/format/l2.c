@@ -1,9 +1,14 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 
-/* The compressed cluster descriptor.  It is the one entry whose layout
+/* The two parts of L2 entries that are not one flag each.
+ *
+ * The compressed cluster descriptor is the one entry whose layout
  * depends on the cluster size: the low bits hold a byte offset, the rest
  * up to bit 61 a count of further sectors, and the border moves down by
- * one bit for every doubling of the cluster.  Takes no locks.
+ * one bit for every doubling of the cluster.
+ *
+ * The bitmap of an extended entry (specification, "Extended L2
+ * Entries") takes the place of the zero flag.  Takes no locks.
  */
 
 #include <config.h>
@@ -26,4 +31,52 @@ l2_compressed_place (uint64_t entry, uint32_t cluster_bits,
   place->offset = offset;
   place->length = (more + 1) * 512 - offset % 512;
   return true;
+}
+
+enum l2_kind
+l2_extended_kind (struct l2_entry e, unsigned sub, uint64_t cluster_size)
+{
+  const uint64_t offset = e.word & ENTRY_OFFSET;
+  const uint32_t allocated = (uint32_t) e.bitmap;
+  const uint32_t zero = (uint32_t) (e.bitmap >> 32);
+
+  if (e.word & ENTRY_COMPRESSED)
+    return e.bitmap ? L2_INVALID : L2_COMPRESSED;
+  if (offset & (cluster_size - 1) || (allocated & zero))
+    return L2_INVALID;
+  if (offset == 0 && (allocated || (e.word & ENTRY_COPIED)))
+    return L2_INVALID;
+  if (zero >> sub & 1)
+    return offset ? L2_ZERO_ALLOC : L2_ZERO_PLAIN;
+  if (allocated >> sub & 1)
+    return L2_NORMAL;
+  return offset ? L2_UNALLOC_KEPT : L2_UNALLOCATED;
+}
+
+unsigned
+l2_extended_run (struct l2_entry e, unsigned sub, enum l2_kind kind)
+{
+  const uint32_t allocated = (uint32_t) e.bitmap;
+  const uint32_t zero = (uint32_t) (e.bitmap >> 32);
+  uint32_t same;
+
+  switch (kind) {
+  case L2_NORMAL:
+    same = allocated;
+    break;
+  case L2_ZERO_PLAIN:
+  case L2_ZERO_ALLOC:
+    same = zero;
+    break;
+  case L2_UNALLOCATED:
+  case L2_UNALLOC_KEPT:
+    same = ~(allocated | zero);
+    break;
+  default:
+    same = UINT32_MAX;
+    break;
+  }
+  /* What comes in from above is no subcluster, and ends the run. */
+  same = ~(same >> sub);
+  return same ? (unsigned) __builtin_ctz (same) : 32;
 }

@@ -3,9 +3,9 @@
 /* Block status: what is data, what is a hole, what reads as zeroes.
  *
  * The answer is that of qemu-nbd (base:allocation), so that tools see no
- * difference: a cluster that the image or a layer below maps to data is
- * data; zero clusters and what no layer has are holes that read as
- * zeroes.  Only where an image was preallocated (metadata
+ * difference: a cluster (a subcluster, with extended L2 entries) that the
+ * image or a layer below maps to data is data; zero clusters and what no
+ * layer has are holes that read as zeroes.  Only where an image was preallocated (metadata
  * for clusters that the file does not have yet) is the file itself asked
  * whether there is a hole below: otherwise that costs a system call for
  * an answer that is nearly always no.
@@ -104,6 +104,7 @@ extent_status (struct image *img, uint64_t offset, uint64_t *len,
   *len = e.len;
   switch (e.kind) {
   case L2_UNALLOCATED:
+  case L2_UNALLOC_KEPT:
     return layer_status (img->backing, offset, len, status);
   case L2_ZERO_PLAIN:
   case L2_ZERO_ALLOC:

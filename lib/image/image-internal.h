@@ -52,6 +52,8 @@ struct image {
 
   unsigned cluster_bits;
   uint64_t cluster_size;        /* bytes */
+  unsigned subcluster_bits;     /* of what is mapped as one: a subcluster, */
+  uint64_t subcluster_size;     /* or the cluster if there are none */
   uint64_t size;                /* guest bytes */
 
   struct image *parent;         /* of a view of a snapshot: storage and

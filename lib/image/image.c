@@ -38,6 +38,12 @@ image_size (const struct image *img)
 }
 
 uint64_t
+image_subcluster_size (const struct image *img)
+{
+  return img->subcluster_size;
+}
+
+uint64_t
 image_cluster_size (const struct image *img)
 {
   return img->cluster_size;

@@ -90,6 +90,8 @@ void image_close (struct image *img);
 /* Facts. */
 uint64_t image_size (const struct image *img);      /* guest bytes */
 uint64_t image_cluster_size (const struct image *img);
+/* What is mapped as one; the cluster's, without extended L2 entries. */
+uint64_t image_subcluster_size (const struct image *img);
 bool image_is_writable (const struct image *img);   /* could be, if asked */
 int image_is_rotational (const struct image *img);
 const char *image_description (const struct image *img);

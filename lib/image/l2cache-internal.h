@@ -20,7 +20,7 @@ slice_entries (const struct image *img)
 static inline size_t
 slice_bytes (const struct image *img)
 {
-  return slice_entries (img) * sizeof (uint64_t);
+  return slice_entries (img) << l2_entry_bits (&img->map.layout);
 }
 
 static inline struct shard *
@@ -30,6 +30,20 @@ shard_of (struct image *img, uint64_t index)
   uint64_t h = index * UINT64_C (0x9e3779b97f4a7c15);
 
   return &c->shards[c->shard_bits ? h >> (64 - c->shard_bits) : 0];
+}
+
+/* Entry I of a slice. */
+static inline struct l2_entry
+slice_entry (const struct image *img, const struct slice *s, size_t i)
+{
+  return l2_load (&img->map.layout, s->entries, i);
+}
+
+static inline void
+slice_set_entry (const struct image *img, struct slice *s, size_t i,
+                 struct l2_entry e)
+{
+  l2_store (&img->map.layout, s->entries, i, e);
 }
 
 /* Host offset of a slice, given its L1 entry. */

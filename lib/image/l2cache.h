@@ -28,7 +28,7 @@ struct slice {
   struct slice *clock_prev, *clock_next;
   struct slice *dirty_next[2];  /* by the epoch's lowest bit */
   uint64_t one[8];              /* bit per entry: count is known to be 1 */
-  uint64_t entries[];           /* big-endian, as on disk */
+  uint64_t entries[];           /* as on disk: see l2_load */
 };
 
 struct shard {

@@ -29,67 +29,65 @@
 #include "cleanup.h"
 #include "corrupt.h"
 #include "image-internal.h"
+#include "l2cache-internal.h"
+#include "map-entry.h"
 #include "map-internal.h"
 #include "report.h"
 #include "sabotage.h"
 
+/* A change of guest bytes in one slice. */
+struct change {
+  uint64_t offset, len;         /* guest bytes */
+  uint64_t first, count;        /* guest clusters */
+  enum map_change kind;
+  uint64_t host;
+};
+
+/* Which subclusters of cluster I of the change does it touch? */
+static uint32_t
+mask_of (const struct image *img, const struct change *c, uint64_t i)
+{
+  const uint64_t cluster = (c->first + i) << img->cluster_bits;
+  const uint64_t from = MAX (c->offset, cluster) - cluster;
+  const uint64_t to = MIN (c->offset + c->len - cluster, img->cluster_size);
+  unsigned first, last;
+
+  if (to - from == img->cluster_size || !img->map.layout.extended)
+    return l2_all_subclusters (&img->map.layout);
+  first = (unsigned) (from >> img->subcluster_bits);
+  last = (unsigned) ((to - 1) >> img->subcluster_bits);
+  return UINT32_MAX >> (31 - last) & UINT32_MAX << first;
+}
+
 /* What entry I of a change becomes, and whether the host clusters of
  * OLD are freed.
  */
-static uint64_t
-changed_entry (struct image *img, uint64_t old, uint64_t i,
-               enum map_change change, uint64_t host, bool *free_old)
+static struct l2_entry
+changed_entry (struct image *img, const struct change *c, uint64_t i,
+               struct l2_entry old, bool *free_old)
 {
-  enum l2_kind kind = l2_kind_of (old, img->header.version,
-                                  img->cluster_size);
-  bool has_host = kind == L2_NORMAL || kind == L2_ZERO_ALLOC;
-
-  *free_old = has_host || kind == L2_COMPRESSED;
-  switch (change) {
-  case MAP_LINK:
-    return (host + (i << img->cluster_bits)) | ENTRY_COPIED;
-  case MAP_FILL:
-    *free_old = false;
-    return old & ~ENTRY_ZERO;
-  default:
-    break;
-  }
-  /* What no layer has reads as zeroes already. */
-  if (kind == L2_UNALLOCATED && !img->backing)
-    return old;
-  switch (change) {
-  case MAP_ZERO_KEEP:
-    if (has_host) {
-      *free_old = false;
-      return old | ENTRY_ZERO;
-    }
-    return ENTRY_ZERO;
-  case MAP_ZERO_DROP:
-    return ENTRY_ZERO;
-  case MAP_UNMAP:
-    return 0;
-  default:
-    abort ();
-  }
+  return map_changed_entry (&img->map.layout, img->backing != NULL, old,
+                            mask_of (img, c, i), c->kind,
+                            c->host + (i << img->cluster_bits), free_old);
 }
 
 /* The host clusters that an old entry refers to. */
 static int
-old_clusters (struct image *img, uint64_t guest, uint64_t old,
+old_clusters (struct image *img, uint64_t guest, struct l2_entry old,
               uint64_t *first, uint64_t *count)
 {
   struct compressed_place place;
   uint64_t last;
 
-  if (old & ENTRY_COMPRESSED) {
-    if (!l2_compressed_place (old, img->cluster_bits, &place))
+  if (old.word & ENTRY_COMPRESSED) {
+    if (!l2_compressed_place (old.word, img->cluster_bits, &place))
       return map_bad_entry (img, guest, old,
                             "is an invalid compressed cluster");
     *first = place.offset >> img->cluster_bits;
     last = (place.offset + place.length - 1) >> img->cluster_bits;
   }
   else {
-    *first = (old & ENTRY_OFFSET) >> img->cluster_bits;
+    *first = (old.word & ENTRY_OFFSET) >> img->cluster_bits;
     last = *first;
   }
   *count = last - *first + 1;
@@ -106,17 +104,27 @@ struct preview {
   bool reserved;                /* the slice's space is certain */
 };
 
-/* Note what one old entry drops. */
+/* What becomes of entry I, and note what it drops. */
 static int
-preview_entry (struct image *img, uint64_t cluster, uint64_t old,
-               struct preview *p)
+preview_entry (struct image *img, const struct change *c, uint64_t i,
+               struct l2_entry old, struct preview *p)
 {
+  const uint64_t cluster = c->first + i;
   uint64_t first = 0, count = 0;
+  struct l2_entry new;
+  bool free_old;
   int r;
 
-  if (l2_kind_of (old, img->header.version, img->cluster_size)
-      == L2_INVALID)
+  if (l2_kind (&img->map.layout, old, 0) == L2_INVALID)
     return map_bad_entry (img, cluster << img->cluster_bits, old, "is invalid");
+  if (!map_entry_can_change (&img->map.layout, old, mask_of (img, c, i),
+                             c->kind))
+    return -ENOTSUP;
+  new = changed_entry (img, c, i, old, &free_old);
+  if (new.word != old.word || new.bitmap != old.bitmap)
+    p->differs = true;
+  if (!free_old)
+    return 0;
   r = old_clusters (img, cluster << img->cluster_bits, old, &first, &count);
   if (r < 0)
     return r;
@@ -127,82 +135,75 @@ preview_entry (struct image *img, uint64_t cluster, uint64_t old,
  * need I/O, which a shard's lock must not wait for.
  */
 static int
-preview_change (struct image *img, uint64_t cluster, uint64_t count,
-                enum map_change change, uint64_t host, struct preview *p)
+preview_change (struct image *img, const struct change *c,
+                struct preview *p)
 {
   const unsigned mask = (1u << img->map.slice_bits) - 1;
-  uint64_t old[512], i, new;
+  struct l2_entry old[512];
   struct slice *s;
-  bool free_old;
+  uint64_t i;
   int r;
 
-  r = l2cache_get (img, cluster >> img->map.slice_bits, &s);
+  r = l2cache_get (img, c->first >> img->map.slice_bits, &s);
   if (r != 0)
     return r < 0 ? r : -EIO;
-  for (i = 0; i < count; ++i)
-    old[i] = be64toh (s->entries[(cluster & mask) + i]);
+  for (i = 0; i < c->count; ++i)
+    old[i] = slice_entry (img, s, (c->first & mask) + i);
   p->reserved = s->reserved;
   l2cache_put (img, s);
 
-  for (i = 0; i < count; ++i) {
-    new = changed_entry (img, old[i], i, change, host, &free_old);
-    if (new != old[i])
-      p->differs = true;
-    if (free_old || l2_kind_of (old[i], img->header.version,
-                                img->cluster_size) == L2_INVALID) {
-      r = preview_entry (img, cluster + i, old[i], p);
-      if (r < 0)
-        return r;
-    }
-  }
-  return 0;
+  for (i = 0; i < c->count && r == 0; ++i)
+    r = preview_entry (img, c, i, old[i], p);
+  return r;
 }
 
 /* Reserve the slice's place on disk, before its first change. */
 static int
 reserve_slice (struct image *img, uint64_t cluster)
 {
-  const unsigned in_table = img->map.l2_bits;
-  const uint64_t bytes = sizeof (uint64_t) << img->map.slice_bits;
-  uint64_t table = atomic_load (&img->map.l1[cluster >> in_table])
-    & ENTRY_OFFSET;
-  uint64_t entry = cluster & ((UINT64_C (1) << in_table) - 1);
+  const uint64_t index = cluster >> img->map.slice_bits;
 
   return guard_reserve (img, OVERLAP_ACTIVE_L2,
-                        table + round_down (entry * sizeof (uint64_t),
-                                            bytes),
-                        bytes, false);
+                        slice_offset (img, index, l1_entry_of (img, index)),
+                        slice_bytes (img), false);
+}
+
+/* The entries of a slice that is in memory and may change. */
+static void
+change_entries (struct image *img, const struct change *c, struct slice *s)
+{
+  const unsigned mask = (1u << img->map.slice_bits) - 1;
+  struct l2_entry new;
+  uint64_t i, e;
+  bool free_old;
+
+  s->reserved = true;
+  for (i = 0; i < c->count; ++i) {
+    e = (c->first & mask) + i;
+    new = changed_entry (img, c, i, slice_entry (img, s, e), &free_old);
+    slice_set_entry (img, s, e, new);
+    if (c->kind == MAP_LINK)
+      s->one[e / 64] |= UINT64_C (1) << (e % 64);
+    else if ((new.word & ENTRY_OFFSET) == 0)
+      s->one[e / 64] &= ~(UINT64_C (1) << (e % 64));
+  }
 }
 
 /* The step itself.  False if the slice was not in memory. */
 static bool
-apply (struct image *img, uint64_t cluster, uint64_t count,
-       enum map_change change, uint64_t host, struct freed_list *freed,
+apply (struct image *img, const struct change *c, struct freed_list *freed,
        int *r)
 {
-  const unsigned mask = (1u << img->map.slice_bits) - 1;
   ACQUIRE_RDLOCK_FOR_CURRENT_SCOPE (&img->commit.epoch_lock);
-  struct slice *s = l2cache_peek (img, cluster >> img->map.slice_bits);
-  uint64_t i, e, old;
-  bool free_old;
+  struct slice *s = l2cache_peek (img, c->first >> img->map.slice_bits);
 
   if (!s)
     return false;
   *r = l2cache_change (img, s);
   if (*r == 0) {
-    s->reserved = true;
-    for (i = 0; i < count; ++i) {
-      e = (cluster & mask) + i;
-      old = be64toh (s->entries[e]);
-      s->entries[e] = htobe64 (changed_entry (img, old, i, change, host,
-                                              &free_old));
-      if (change == MAP_LINK)
-        s->one[e / 64] |= UINT64_C (1) << (e % 64);
-      else if (change != MAP_FILL && change != MAP_ZERO_KEEP)
-        s->one[e / 64] &= ~(UINT64_C (1) << (e % 64));
-    }
+    change_entries (img, c, s);
     freed_join (&img->freed, freed);
-    if (change == MAP_LINK || change == MAP_FILL)
+    if (c->kind == MAP_LINK || c->kind == MAP_FILL)
       commit_needs_barrier (img);
   }
   l2cache_put (img, s);
@@ -223,23 +224,29 @@ fetch (struct image *img, uint64_t cluster)
 }
 
 int
-map_set (struct image *img, uint64_t cluster, uint64_t count,
-         enum map_change change, uint64_t host)
+map_set (struct image *img, uint64_t offset, uint64_t len,
+         enum map_change kind, uint64_t host)
 {
+  const uint64_t first = offset >> img->cluster_bits;
+  const struct change c = {
+    .offset = offset, .len = len, .first = first,
+    .count = ((offset + len - 1) >> img->cluster_bits) - first + 1,
+    .kind = kind, .host = host,
+  };
   struct preview p = { .freed = { 0 } };
   int r, applied = 0;
 
-  if (change == MAP_UNMAP && !map_has_table (img, cluster))
+  if (kind == MAP_UNMAP && !map_has_table (img, first))
     return 0;
-  r = map_own_table (img, cluster);
+  r = map_own_table (img, first);
   if (r == 0)
-    r = preview_change (img, cluster, count, change, host, &p);
+    r = preview_change (img, &c, &p);
   if (r == 0 && p.differs && !p.reserved)
-    r = reserve_slice (img, cluster);
+    r = reserve_slice (img, first);
   while (r == 0 && p.differs && !applied) {
-    applied = apply (img, cluster, count, change, host, &p.freed, &r);
+    applied = apply (img, &c, &p.freed, &r);
     if (!applied)
-      r = fetch (img, cluster);
+      r = fetch (img, first);
   }
   freed_list_free (&p.freed);
   if (SABOTAGED (SABOTAGE_QUARANTINE)) {

@@ -33,8 +33,8 @@ map_set_bit (_Atomic uint64_t *bitmap, uint64_t i)
 }
 
 /* map.c: the L2 entry of a guest offset is corrupt; -EIO. */
-int map_bad_entry (struct image *img, uint64_t offset, uint64_t entry,
-                   const char *what);
+int map_bad_entry (struct image *img, uint64_t offset,
+                   struct l2_entry entry, const char *what);
 
 /* map-tables.c: make sure that the L2 table of CLUSTER exists and may be
  * changed.  -ENOSPC is not reported.

@@ -38,6 +38,7 @@
 #include "cleanup.h"
 #include "corrupt.h"
 #include "image-internal.h"
+#include "l2cache-internal.h"
 #include "map-internal.h"
 #include "report.h"
 
@@ -73,16 +74,19 @@ map_open (struct image *img)
   struct map *m = &img->map;
   int i;
 
+  m->layout.cluster_size = img->cluster_size;
+  m->layout.version = img->header.version;
+  m->layout.extended = img->header.incompatible & INCOMPAT_EXTL2;
+  m->l2_bits = img->cluster_bits - l2_entry_bits (&m->layout);
+  m->slice_bits = MIN (m->l2_bits, 12 - l2_entry_bits (&m->layout));
+  img->subcluster_bits = img->cluster_bits - l2_subcluster_bits (&m->layout);
+  img->subcluster_size = UINT64_C (1) << img->subcluster_bits;
   /* A snapshot's table may end before its disk does; the rest is not
    * allocated.
    */
   m->l1_size = MAX ((uint64_t) img->header.l1_size,
                     header_l1_entries (img->cluster_bits,
-                                       (img->header.incompatible
-                                        & INCOMPAT_EXTL2) != 0,
-                                       img->size));
-  m->l2_bits = img->cluster_bits - 3;
-  m->slice_bits = MIN (m->l2_bits, 9u);
+                                       m->layout.extended, img->size));
   for (i = 0; i < MAP_TABLE_LOCKS; ++i)
     pthread_mutex_init (&m->table_locks[i], NULL);
   m->table_ok = calloc (map_bitmap_words (img), sizeof m->table_ok[0]);
@@ -142,26 +146,25 @@ lookup_no_table (struct image *img, uint64_t offset, uint64_t len,
   e->len = MIN (len, (i << shift) - offset);
 }
 
-/* Does entry I of the slice continue the extent that began at FIRST? */
-static bool
+/* So many subclusters of entry I of the slice continue the extent that
+ * began in entry FIRST.
+ */
+static unsigned
 continues (struct image *img, const struct slice *s, unsigned first,
            unsigned i, const struct map_extent *e)
 {
-  uint64_t a = be64toh (s->entries[first]), b = be64toh (s->entries[i]);
+  const struct l2_entry entry = slice_entry (img, s, i);
+  const uint64_t a = e->entry, b = entry.word;
 
-  if (l2_kind_of (b, img->header.version, img->cluster_size) != e->kind)
-    return false;
-  switch (e->kind) {
-  case L2_NORMAL:
-  case L2_ZERO_ALLOC:
-    return (b & ENTRY_OFFSET) == (a & ENTRY_OFFSET)
-      + ((uint64_t) (i - first) << img->cluster_bits)
-      && !((a ^ b) & ENTRY_COPIED);
-  case L2_COMPRESSED:
-    return false;
-  default:
-    return true;
-  }
+  if (e->kind == L2_COMPRESSED
+      || l2_kind (&img->map.layout, entry, 0) != e->kind)
+    return 0;
+  if (l2_has_host (e->kind)
+      && ((b & ENTRY_OFFSET) != (a & ENTRY_OFFSET)
+          + ((uint64_t) (i - first) << img->cluster_bits)
+          || ((a ^ b) & ENTRY_COPIED)))
+    return 0;
+  return l2_run (&img->map.layout, entry, 0, e->kind);
 }
 
 /* Is the count of entries FIRST to LAST known to be one? */
@@ -183,23 +186,31 @@ fill_extent (struct image *img, const struct slice *s, uint64_t offset,
   const unsigned mask = (1u << img->map.slice_bits) - 1;
   const uint64_t cluster = offset >> img->cluster_bits;
   const unsigned first = (unsigned) cluster & mask;
-  uint64_t entry = be64toh (s->entries[first]);
-  uint64_t skip = offset_in_cluster (img, offset), covered;
-  unsigned i = first;
+  const struct l2_entry entry = slice_entry (img, s, first);
+  const uint64_t skip = offset_in_cluster (img, offset);
+  const unsigned sub = (unsigned) (skip >> img->subcluster_bits);
+  uint64_t end;                 /* in bytes from the first cluster's begin */
+  unsigned i = first, run;
 
-  e->kind = l2_kind_of (entry, img->header.version, img->cluster_size);
-  e->entry = entry;
-  covered = img->cluster_size - skip;
-  while (covered < len && i < mask && continues (img, s, first, i + 1, e)) {
+  e->kind = l2_kind (&img->map.layout, entry, sub);
+  e->entry = entry.word;
+  e->bitmap = entry.bitmap;
+  run = sub + l2_run (&img->map.layout, entry, sub, e->kind);
+  end = (uint64_t) run << img->subcluster_bits;
+  /* On to the next cluster if the run reaches the end of this one. */
+  while (end - skip < len && offset_in_cluster (img, end) == 0 && i < mask) {
+    run = continues (img, s, first, i + 1, e);
+    if (run == 0)
+      break;
     ++i;
-    covered += img->cluster_size;
+    end += (uint64_t) run << img->subcluster_bits;
   }
-  e->len = MIN (covered, len);
+  e->len = MIN (end - skip, len);
   e->durable = s->dirty_epoch == 0 && atomic_load (&img->map.l1_changed[0]) == 0
     && atomic_load (&img->map.l1_changed[1]) == 0;
-  if (e->kind == L2_NORMAL || e->kind == L2_ZERO_ALLOC) {
-    e->host = (entry & ENTRY_OFFSET) + skip;
-    e->copied = (entry & ENTRY_COPIED)
+  if (l2_has_host (e->kind)) {
+    e->host = (entry.word & ENTRY_OFFSET) + skip;
+    e->copied = (entry.word & ENTRY_COPIED)
       && (atomic_load (&img->map.l1[cluster >> img->map.l2_bits])
           & ENTRY_COPIED);
     e->counted = all_counted (s, first, i);
@@ -207,11 +218,42 @@ fill_extent (struct image *img, const struct slice *s, uint64_t offset,
 }
 
 int
-map_bad_entry (struct image *img, uint64_t offset, uint64_t entry,
-           const char *what)
+map_bad_entry (struct image *img, uint64_t offset, struct l2_entry entry,
+               const char *what)
 {
+  if (img->map.layout.extended)
+    return image_corrupt (img, 0, 0, "L2 entry 0x%016" PRIx64 ", bitmap "
+                          "0x%016" PRIx64 ", of guest offset %" PRIu64 " %s",
+                          entry.word, entry.bitmap, offset, what);
   return image_corrupt (img, 0, 0, "L2 entry 0x%016" PRIx64 " of guest "
-                        "offset %" PRIu64 " %s", entry, offset, what);
+                        "offset %" PRIu64 " %s", entry.word, offset, what);
+}
+
+/* Is the entry of an extent's beginning sound?  A later cluster that
+ * lies past the end of the file is met when it comes.
+ */
+static int
+check_extent (struct image *img, uint64_t offset, struct map_extent *e)
+{
+  const uint64_t end = atomic_load (&img->guard.end);
+  const struct l2_entry entry = { .word = e->entry, .bitmap = e->bitmap };
+
+  if (e->kind == L2_INVALID)
+    return map_bad_entry (img, offset, entry, img->map.layout.extended
+                          ? "is invalid (host offset not a multiple of the "
+                          "cluster size, COPIED or allocated subclusters "
+                          "without an offset, a subcluster both allocated "
+                          "and zero, or a bitmap with a compressed cluster)"
+                          : "is invalid (host offset not a multiple of the "
+                          "cluster size, zero flag in version 2, or COPIED "
+                          "without an offset)");
+  if (e->kind != L2_NORMAL)
+    return 0;
+  if (round_down (e->host, img->cluster_size) >= end)
+    return map_bad_entry (img, offset, entry, "points past the end of the "
+                          "file");
+  e->len = MIN (e->len, round_up (end, img->cluster_size) - e->host);
+  return 0;
 }
 
 int
@@ -219,7 +261,6 @@ map_lookup (struct image *img, uint64_t offset, uint64_t len,
             struct map_extent *e)
 {
   struct slice *s;
-  uint64_t end;
   int r;
 
   memset (e, 0, sizeof *e);
@@ -233,20 +274,7 @@ map_lookup (struct image *img, uint64_t offset, uint64_t len,
   }
   fill_extent (img, s, offset, len, e);
   l2cache_put (img, s);
-
-  if (e->kind == L2_INVALID)
-    return map_bad_entry (img, offset, e->entry, "is invalid (host offset not "
-                      "a multiple of the cluster size, zero flag in version "
-                      "2, or COPIED without an offset)");
-  if (e->kind == L2_NORMAL) {
-    end = atomic_load (&img->guard.end);
-    if (round_down (e->host, img->cluster_size) >= end)
-      return map_bad_entry (img, offset, e->entry, "points past the end of "
-                        "the file");
-    /* If that is true of a later cluster only, it is met when it comes. */
-    e->len = MIN (e->len, round_up (end, img->cluster_size) - e->host);
-  }
-  return 0;
+  return check_extent (img, offset, e);
 }
 
 /* Remember that the counts of an extent's clusters are one; or, with
@@ -262,8 +290,12 @@ note_counts (struct image *img, uint64_t offset, uint64_t len, bool drop)
 
   if (!s)
     return;                     /* evicted; it is looked up again */
-  if (drop)
-    s->entries[cluster & mask] &= htobe64 (~ENTRY_COPIED);
+  if (drop) {
+    struct l2_entry e = slice_entry (img, s, cluster & mask);
+
+    e.word &= ~ENTRY_COPIED;
+    slice_set_entry (img, s, cluster & mask, e);
+  }
   else
     for (; cluster <= last; ++cluster)
       s->one[(cluster & mask) / 64]
@@ -315,8 +347,7 @@ map_lookup_for_write (struct image *img, uint64_t offset, uint64_t len,
     r = map_lookup (img, offset, len, e);
     if (r < 0)
       return r;
-    *in_place = e->copied && (e->kind == L2_NORMAL
-                              || e->kind == L2_ZERO_ALLOC);
+    *in_place = e->copied;
     if (!*in_place || e->counted)
       return 0;
     r = check_copied (img, offset, e);

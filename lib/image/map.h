@@ -22,6 +22,7 @@ struct image;
 struct map {
   _Atomic uint64_t *l1;         /* host byte order */
   uint64_t l1_size;             /* entries */
+  struct l2_layout layout;      /* of L2 entries */
   unsigned l2_bits;             /* log2 of the entries of an L2 table */
   unsigned slice_bits;          /* and of a slice */
   _Atomic uint64_t *l1_dirty[2]; /* bit per entry, by the epoch's lowest bit */
@@ -38,10 +39,11 @@ void map_close (struct image *img);
 struct map_extent {
   enum l2_kind kind;            /* never L2_INVALID */
   uint64_t len;                 /* guest bytes from the offset asked */
-  uint64_t host;                /* NORMAL, ZERO_ALLOC: host offset of the
-                                   offset asked; contiguous over LEN */
-  uint64_t entry;               /* COMPRESSED: the L2 entry, of one cluster */
-  bool copied;                  /* NORMAL, ZERO_ALLOC: COPIED in L1 and L2 */
+  uint64_t host;                /* if l2_has_host (kind): host offset of
+                                   the offset asked; contiguous over LEN */
+  uint64_t entry;               /* the L2 entry; COMPRESSED: of LEN */
+  uint64_t bitmap;              /* and its bitmap, if it is extended */
+  bool copied;                  /* has a host: COPIED in L1 and L2 */
   bool counted;                 /* the counts are known to be one */
   bool durable;                 /* the mapping is on disk */
 };
@@ -63,17 +65,22 @@ int map_lookup (struct image *img, uint64_t offset, uint64_t len,
 int map_lookup_for_write (struct image *img, uint64_t offset, uint64_t len,
                           struct map_extent *e, bool *in_place);
 
-/* A change: COUNT guest clusters from CLUSTER on, all in one slice.  The
- * caller holds their range lock, exclusive.
+/* A change of the clusters, or subclusters, that LEN guest bytes from
+ * OFFSET on touch, all in one slice.  The caller holds the range lock of
+ * the clusters, exclusive.  MAP_LINK changes the rest of a cluster too:
+ * what it had of its own lies in the new one now (all of it, if it was
+ * compressed).  -ENOTSUP, not reported, and nothing changed: a part of a
+ * compressed cluster cannot become zero by its entry.
  */
 enum map_change {
   MAP_LINK,                     /* to the host clusters from HOST on, new */
-  MAP_FILL,                     /* zero with a host cluster: now data */
+  MAP_FILL,                     /* in a host cluster of its own: now data */
   MAP_ZERO_KEEP,                /* zeroes, host clusters are kept */
-  MAP_ZERO_DROP,                /* zeroes, host clusters are freed */
-  MAP_UNMAP,                    /* unallocated */
+  MAP_ZERO_DROP,                /* zeroes, host clusters are freed once
+                                   nothing in them is data */
+  MAP_UNMAP,                    /* unallocated; whole clusters, version 2 */
 };
-int map_set (struct image *img, uint64_t cluster, uint64_t count,
+int map_set (struct image *img, uint64_t offset, uint64_t len,
              enum map_change change, uint64_t host);
 
 /* Guest clusters from CLUSTER to the end of its slice. */

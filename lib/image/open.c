@@ -102,9 +102,6 @@ check_supported (struct image *img)
   if (h->incompatible & INCOMPAT_DATA_FILE)
     return unsupported (img, "images with an external data file are not "
                         "supported yet (incompatible feature bit 2)");
-  if (h->incompatible & INCOMPAT_EXTL2)
-    return unsupported (img, "images with extended L2 entries are not "
-                        "supported yet (incompatible feature bit 4)");
   if (img->is_top && (h->incompatible & INCOMPAT_DIRTY))
     return unsupported (img, "the image is dirty (incompatible feature "
                         "bit 0): it was not closed and its reference "

@@ -88,6 +88,7 @@ read_extent (struct image *img, uint8_t *buf, uint64_t offset,
 
   switch (e->kind) {
   case L2_UNALLOCATED:
+  case L2_UNALLOC_KEPT:
     return layer_read (img->backing, buf, e->len, offset);
   case L2_ZERO_PLAIN:
   case L2_ZERO_ALLOC:

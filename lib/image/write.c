@@ -14,6 +14,11 @@
  * commit syncs before it writes the link.  If the write fails, the
  * clusters go to the quarantine and nothing else has changed.
  *
+ * What is completed with old contents is the subcluster (a cluster, if
+ * the image has no extended L2 entries): the others of a new cluster
+ * stay as they were, without data.  Only if they had data, in a cluster
+ * that may not be written to, is the whole cluster copied.
+ *
  * For want of space the quarantine is emptied by a commit, and the step
  * is tried once more.
  *
@@ -108,12 +113,12 @@ reads_as_zeroes (const struct image *img, uint64_t offset,
                  const struct map_extent *e)
 {
   return e->kind == L2_ZERO_PLAIN || e->kind == L2_ZERO_ALLOC
-    || (e->kind == L2_UNALLOCATED
-        && (!img->backing
-            || round_down (offset, img->cluster_size) >= img->backing->size));
+    || ((e->kind == L2_UNALLOCATED || e->kind == L2_UNALLOC_KEPT)
+        && (!img->backing || round_down (offset, img->subcluster_size)
+            >= img->backing->size));
 }
 
-/* Old contents that surround new data in its first or last cluster. */
+/* Old contents that surround new data in its first or last unit. */
 static int
 old_contents (struct image *img, uint64_t offset, uint64_t len,
               bool zeroes, uint8_t **buf)
@@ -127,25 +132,23 @@ old_contents (struct image *img, uint64_t offset, uint64_t len,
   return zeroes ? 0 : read_range (img, *buf, len, offset);
 }
 
-/* Write LEN bytes of the piece to the clusters at HOST, completed to
- * whole clusters unless everything around reads as zeroes both before
+/* Write LEN bytes of the piece to HOST, completed to whole units (a power
+ * of two) unless everything around reads as zeroes both before
  * (OLD_ZEROES) and after (NEW_ZEROES: the clusters hold zeroes).
  */
 static int
 write_whole (struct image *img, const struct piece *p, uint64_t len,
-             uint64_t host, bool old_zeroes, bool new_zeroes)
+             uint64_t host, uint64_t unit, bool old_zeroes, bool new_zeroes)
 {
   CLEANUP_FREE uint8_t *head = NULL, *tail = NULL;
-  uint64_t head_len = offset_in_cluster (img, p->offset);
+  uint64_t head_len = p->offset & (unit - 1);
   uint64_t end = p->offset + len;
-  uint64_t tail_len = round_up (end, img->cluster_size) - end;
+  uint64_t tail_len = round_up (end, unit) - end;
   struct iovec iov[3];
   int r;
 
-  if (old_zeroes && new_zeroes) {
-    host += head_len;
+  if (old_zeroes && new_zeroes)
     head_len = tail_len = 0;
-  }
   r = old_contents (img, p->offset - head_len, head_len, old_zeroes, &head);
   if (r == 0)
     r = old_contents (img, end, tail_len, old_zeroes, &tail);
@@ -157,7 +160,7 @@ write_whole (struct image *img, const struct piece *p, uint64_t len,
   iov[1].iov_len = len;
   iov[2].iov_base = tail;
   iov[2].iov_len = tail_len;
-  return guard_write (img, GUARD_DATA, iov, 3, host, false);
+  return guard_write (img, GUARD_DATA, iov, 3, host - head_len, false);
 }
 
 /* Clusters that were allocated and will not be linked. */
@@ -187,8 +190,11 @@ static int
 write_allocating (struct image *img, const struct piece *p,
                   const struct map_extent *e, uint64_t *len)
 {
+  const bool whole = e->kind == L2_COMPRESSED || l2_has_host (e->kind);
+  const uint64_t unit = whole ? img->cluster_size : img->subcluster_size;
+  const uint64_t in_cluster = offset_in_cluster (img, p->offset);
   uint64_t first, count, host;
-  bool zeroes;
+  bool old_zeroes, zeroes;
   int r;
 
   r = alloc_data (img, clusters_of (img, p->offset, e->len), &first, &count,
@@ -196,19 +202,20 @@ write_allocating (struct image *img, const struct piece *p,
   if (r < 0)
     return r;
   host = first << img->cluster_bits;
-  *len = MIN (e->len, (count << img->cluster_bits)
-              - offset_in_cluster (img, p->offset));
-  r = write_whole (img, p, *len, host, reads_as_zeroes (img, p->offset, e),
+  *len = MIN (e->len, (count << img->cluster_bits) - in_cluster);
+  /* Other subclusters of a unit may not be what this one is. */
+  old_zeroes = (unit == img->subcluster_size
+                && reads_as_zeroes (img, p->offset, e));
+  r = write_whole (img, p, *len, host + in_cluster, unit, old_zeroes,
                    zeroes);
   if (r == 0)
-    r = map_set (img, p->offset >> img->cluster_bits, count, MAP_LINK,
-                 host);
+    r = map_set (img, p->offset, *len, MAP_LINK, host);
   if (r < 0)
     give_back (img, first, count);
   return r;
 }
 
-/* The extent reads as zeroes and keeps clusters of its own: fill them. */
+/* The extent has no data, but clusters of its own: fill them. */
 static int
 write_filling (struct image *img, const struct piece *p,
                const struct map_extent *e, uint64_t *len)
@@ -216,12 +223,11 @@ write_filling (struct image *img, const struct piece *p,
   int r;
 
   *len = e->len;
-  r = write_whole (img, p, e->len, round_down (e->host, img->cluster_size),
-                   true, false);
+  r = write_whole (img, p, e->len, e->host, img->subcluster_size,
+                   reads_as_zeroes (img, p->offset, e), false);
   if (r < 0)
     return r;
-  return map_set (img, p->offset >> img->cluster_bits,
-                  clusters_of (img, p->offset, e->len), MAP_FILL, 0);
+  return map_set (img, p->offset, e->len, MAP_FILL, 0);
 }
 
 /* One step under the exclusive lock. */

@@ -2,9 +2,9 @@
 
 /* Writing zeroes, and trimming.
  *
- * Whole clusters need no data: their entries are changed, a slice at a
- * time, under the exclusive range lock.  What becomes of them follows
- * QEMU, so that block status agrees:
+ * Whole clusters, or subclusters, need no data: their entries are
+ * changed, a slice at a time, under the exclusive range lock.  What
+ * becomes of them follows QEMU, so that block status agrees:
  *
  *     version 3, may trim     zero flag, host clusters freed
  *     version 3, else         zero flag, host clusters kept
@@ -16,7 +16,12 @@
  * it covers in part as they are, and it does nothing where a version 2
  * image would show its backing file again.
  *
- * The parts of clusters at both ends are written as data, unless they
+ * With extended L2 entries all this is said of subclusters.  The host
+ * cluster is freed when no subcluster of it is data any more (QEMU frees
+ * whole clusters only).  A part of a compressed cluster is as the part
+ * of a subcluster.
+ *
+ * The parts of subclusters at both ends are written as data, unless they
  * read as zeroes already.
  *
  * Locks: the range lock, exclusive, per slice.
@@ -40,11 +45,9 @@ has_zero_clusters (const struct image *img)
   return img->header.version >= 3 || !img->backing;
 }
 
-/* Clusters from FIRST to END (excluded) that lie in one slice, or in a
- * stretch without any tables.
- */
+/* Whole subclusters that lie in one slice. */
 static int
-zero_in_slice (struct image *img, uint64_t first, uint64_t end,
+zero_in_slice (struct image *img, uint64_t offset, uint64_t len,
                enum map_change change)
 {
   struct range_hold hold;
@@ -56,40 +59,18 @@ zero_in_slice (struct image *img, uint64_t first, uint64_t end,
     r = commit_throttle (img);
   if (r < 0)
     return r;
-  rangelock_lock (&img->ranges, &hold, first, end,
+  rangelock_lock (&img->ranges, &hold, offset >> img->cluster_bits,
+                  ((offset + len - 1) >> img->cluster_bits) + 1,
                   !SABOTAGED (SABOTAGE_IN_FLIGHT));
-  r = map_set (img, first, end - first, change, 0);
+  r = map_set (img, offset, len, change, 0);
   if (r == -ENOSPC && commit_now (img) == 0)
-    r = map_set (img, first, end - first, change, 0);
+    r = map_set (img, offset, len, change, 0);
   rangelock_unlock (&img->ranges, &hold);
   return r;
 }
 
-static int
-zero_clusters (struct image *img, uint64_t first, uint64_t end,
-               bool may_trim)
-{
-  const uint64_t per_table = UINT64_C (1) << img->map.l2_bits;
-  enum map_change change = img->header.version < 3 ? MAP_UNMAP
-    : may_trim ? MAP_ZERO_DROP : MAP_ZERO_KEEP;
-  uint64_t next;
-  int r;
-
-  for (; first < end; first = next) {
-    if (!img->backing && !map_has_table (img, first)) {
-      next = MIN (end, round_down (first, per_table) + per_table);
-      continue;
-    }
-    next = MIN (end, first + map_left_in_slice (img, first));
-    r = zero_in_slice (img, first, next, change);
-    if (r < 0)
-      return r;
-  }
-  return 0;
-}
-
-/* Part of a cluster: what does it take to make it zero?  1: nothing, it
- * is zero already; 0: writing.
+/* Part of a subcluster: what does it take to make it zero?  1: nothing,
+ * it is zero already; 0: writing.
  */
 static int
 edge_is_zero (struct image *img, uint64_t offset, uint64_t len)
@@ -107,7 +88,7 @@ edge_is_zero (struct image *img, uint64_t offset, uint64_t len)
   if (r < 0)
     return r;
   return e.kind == L2_ZERO_PLAIN || e.kind == L2_ZERO_ALLOC
-    || (e.kind == L2_UNALLOCATED
+    || ((e.kind == L2_UNALLOCATED || e.kind == L2_UNALLOC_KEPT)
         && (!img->backing || offset >= img->backing->size));
 }
 
@@ -144,10 +125,56 @@ zero_edge (struct image *img, uint64_t offset, uint64_t len, bool *commit)
   return write_zero_data (img, offset, len, commit);
 }
 
-/* A range as a part of a cluster, whole clusters, a part of a cluster. */
+/* How far from OFFSET on, at most to END, entries of one slice can be
+ * changed at once: whole clusters, or a part of one.
+ */
+static uint64_t
+zero_step (struct image *img, uint64_t offset, uint64_t end)
+{
+  const uint64_t cluster = offset >> img->cluster_bits;
+  const uint64_t slice = (cluster + map_left_in_slice (img, cluster))
+    << img->cluster_bits;
+  const uint64_t next = (cluster + 1) << img->cluster_bits;
+
+  if (offset_in_cluster (img, offset) != 0 || end < next)
+    return MIN (end, next);
+  return round_down (MIN (end, slice), img->cluster_size);
+}
+
+/* Whole subclusters from OFFSET to END.  What cannot be made zero by
+ * entries alone is written as data; left alone if COMMIT is NULL.
+ */
+static int
+zero_subclusters (struct image *img, uint64_t offset, uint64_t end,
+                  bool may_trim, bool *commit)
+{
+  const uint64_t per_table = img->cluster_size << img->map.l2_bits;
+  enum map_change change = img->header.version < 3 ? MAP_UNMAP
+    : may_trim ? MAP_ZERO_DROP : MAP_ZERO_KEEP;
+  uint64_t next;
+  int r;
+
+  for (; offset < end; offset = next) {
+    if (!img->backing && !map_has_table (img, offset >> img->cluster_bits)) {
+      next = MIN (end, round_down (offset, per_table) + per_table);
+      continue;
+    }
+    next = zero_step (img, offset, end);
+    r = zero_in_slice (img, offset, next - offset, change);
+    if (r == -ENOTSUP)
+      r = !commit ? 0
+        : write_zero_data (img, offset, MIN (next, img->size) - offset,
+                           commit);
+    if (r < 0)
+      return r;
+  }
+  return 0;
+}
+
+/* A range as a part of a subcluster, whole ones, a part of one. */
 struct parts {
   uint64_t head, head_len;      /* guest bytes */
-  uint64_t first, end;          /* guest clusters */
+  uint64_t body, body_end;
   uint64_t tail, tail_len;
 };
 
@@ -156,38 +183,62 @@ static void
 split (const struct image *img, uint64_t offset, uint64_t len,
        struct parts *p)
 {
-  const uint64_t size = img->cluster_size;
-  uint64_t end = offset + len;
-  uint64_t body = round_up (offset, size);
-  uint64_t body_end = end == img->size ? round_up (end, size)
-    : round_down (end, size);
+  const uint64_t size = img->subcluster_size;
+  const uint64_t end = offset + len;
+  const uint64_t body = round_up (offset, size);
+  const uint64_t body_end = end == img->size
+    ? round_up (end, img->cluster_size) : round_down (end, size);
 
   p->head = offset;
   p->head_len = MIN (body - offset, len);
-  p->first = p->end = 0;
+  p->body = p->body_end = 0;
   p->tail = end;
   p->tail_len = 0;
-  if (p->head_len == len)       /* within one cluster */
+  if (p->head_len == len)       /* within one subcluster */
     return;
-  p->first = body >> img->cluster_bits;
-  p->end = MAX (body_end, body) >> img->cluster_bits;
+  p->body = body;
+  p->body_end = MAX (body_end, body);
   if (body_end < end) {
-    p->tail = MAX (body_end, body);
+    p->tail = p->body_end;
     p->tail_len = end - p->tail;
   }
+}
+
+/* 1 if the cluster of OFFSET is not compressed, or does not matter
+ * because OFFSET is where one begins; else 0.
+ */
+static int
+part_is_fast (struct image *img, uint64_t offset)
+{
+  struct range_hold hold;
+  struct map_extent e;
+  uint64_t cluster = offset >> img->cluster_bits;
+  int r;
+
+  if (offset_in_cluster (img, offset) == 0)
+    return 1;
+  rangelock_lock (&img->ranges, &hold, cluster, cluster + 1, false);
+  r = map_lookup (img, offset, 1, &e);
+  rangelock_unlock (&img->ranges, &hold);
+  return r < 0 ? r : e.kind != L2_COMPRESSED;
 }
 
 /* A fast zero must not write data. */
 static int
 check_fast (struct image *img, const struct parts *p)
 {
+  const bool body = p->body < p->body_end;
   int r = edge_is_zero (img, p->head, p->head_len);
 
   if (r > 0)
     r = edge_is_zero (img, p->tail, p->tail_len);
+  if (r > 0 && body)
+    r = part_is_fast (img, p->body);
+  if (r > 0 && body)
+    r = part_is_fast (img, p->body_end);
   if (r < 0)
     return r;
-  if (r == 0 || (p->first < p->end && !has_zero_clusters (img)))
+  if (r == 0 || (body && !has_zero_clusters (img)))
     return -ENOTSUP;
   return 0;
 }
@@ -198,13 +249,12 @@ zero_parts (struct image *img, const struct parts *p, bool may_trim,
 {
   int r = zero_edge (img, p->head, p->head_len, commit);
 
-  if (r == 0 && p->first < p->end) {
+  if (r == 0 && p->body < p->body_end) {
     *commit = true;
     r = has_zero_clusters (img)
-      ? zero_clusters (img, p->first, p->end, may_trim)
-      : write_zero_data (img, p->first << img->cluster_bits,
-                         MIN (p->end << img->cluster_bits, img->size)
-                         - (p->first << img->cluster_bits), commit);
+      ? zero_subclusters (img, p->body, p->body_end, may_trim, commit)
+      : write_zero_data (img, p->body, MIN (p->body_end, img->size) - p->body,
+                         commit);
   }
   if (r == 0)
     r = zero_edge (img, p->tail, p->tail_len, commit);
@@ -251,8 +301,8 @@ image_trim (struct image *img, uint64_t offset, uint64_t len, bool fua)
     return r;
   split (img, offset, len, &p);
   r = image_prepare_write (img);
-  if (r == 0 && p.first < p.end)
-    r = zero_clusters (img, p.first, p.end, true);
+  if (r == 0 && p.body < p.body_end)
+    r = zero_subclusters (img, p.body, p.body_end, true, NULL);
   if (r == 0 && fua)
     r = commit_now (img);
   return image_request_end (img, "trimming", offset, len, r);

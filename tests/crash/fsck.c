@@ -139,14 +139,25 @@ check_copied (struct check *c, uint64_t entry, const char *what)
              what, entry, c->counts[i]);
 }
 
-static void
-follow_entry (struct check *c, uint64_t entry, bool active)
+static struct l2_layout
+entry_layout (const struct check *c)
 {
+  return (struct l2_layout) {
+    .cluster_size = c->h.cluster_size, .version = c->h.version,
+    .extended = (c->h.incompatible & INCOMPAT_EXTL2) != 0
+  };
+}
+
+static void
+follow_entry (struct check *c, struct l2_entry e, bool active)
+{
+  const struct l2_layout layout = entry_layout (c);
+  const uint64_t entry = e.word;
   struct compressed_place place;
   uint64_t i, len;
 
-  switch (l2_kind_of (entry, c->h.version, c->h.cluster_size)) {
-  case L2_NORMAL: case L2_ZERO_ALLOC:
+  switch (l2_kind (&layout, e, 0)) {
+  case L2_NORMAL: case L2_ZERO_ALLOC: case L2_UNALLOC_KEPT:
     refer (c, USE_DATA, entry & ENTRY_OFFSET, 1, "a data cluster");
     i = (entry & ENTRY_OFFSET) >> c->h.cluster_bits;
     if (active && i < c->clusters && ++c->active[i] > 1)
@@ -165,7 +176,8 @@ follow_entry (struct check *c, uint64_t entry, bool active)
            place.length < len ? place.length : len, "compressed data");
     break;
   case L2_INVALID:
-    problem (c, "L2 entry 0x%" PRIx64 " is invalid", entry);
+    problem (c, "L2 entry 0x%" PRIx64 ", bitmap 0x%" PRIx64 " is invalid",
+             entry, e.bitmap);
     break;
   case L2_UNALLOCATED: case L2_ZERO_PLAIN:
   default:
@@ -176,7 +188,10 @@ follow_entry (struct check *c, uint64_t entry, bool active)
 static void
 follow_l1 (struct check *c, uint64_t offset, uint64_t entries, bool active)
 {
-  const uint64_t per_table = c->h.cluster_size / sizeof (uint64_t);
+  const struct l2_layout layout = entry_layout (c);
+  const uint64_t words = c->h.cluster_size / sizeof (uint64_t);
+  const unsigned size = layout.extended ? 2 : 1;
+  struct l2_entry entry = { 0, 0 };
   uint64_t *l1, *l2, i, j;
 
   if (entries == 0)
@@ -191,10 +206,13 @@ follow_l1 (struct check *c, uint64_t offset, uint64_t entries, bool active)
            "an L2 table");
     if (active)
       check_copied (c, l1[i], "L1 entry");
-    l2 = read_table (c, l1[i] & ENTRY_OFFSET, per_table);
-    for (j = 0; j < per_table && sound (c); j++) {
-      if (l2[j])
-        follow_entry (c, l2[j], active);
+    l2 = read_table (c, l1[i] & ENTRY_OFFSET, words);
+    for (j = 0; j < words && sound (c); j += size) {
+      entry.word = l2[j];
+      if (layout.extended)
+        entry.bitmap = l2[j + 1];
+      if (entry.word || entry.bitmap)
+        follow_entry (c, entry, active);
     }
     free (l2);
   }

@@ -36,6 +36,7 @@ const struct kind kinds[] = {
   { "64k-4",              16, 3, 16, 0, 4 },
   { "512-r1-2",            9, 3,  1, KIND_FULL, 2 },
   { "4k-backing-2",       12, 3, 16, KIND_BACKING, 2 },
+  { "16k-extended-2",     14, 3, 16, KIND_EXTENDED, 2 },
   { "512-tiny-4",          9, 3, 16, KIND_TINY | KIND_FULL, 4 },
   { "512-r64-far-4",       9, 3, 64, KIND_FAR, 4 },
   { "1k-r8-2",            10, 3,  8, 0, 2 },
@@ -57,6 +58,11 @@ const struct kind kinds[] = {
   { "64k-backing-4",      16, 3, 16, KIND_BACKING, 4 },
   { "512-v2-tiny-snapshots-2", 9, 2, 16, KIND_TINY | KIND_SNAPSHOTS, 2 },
   { "1k-r1-tiny",     10, 3,  1, KIND_TINY, 1 },
+  { "16k-extended-snapshots", 14, 3, 16, KIND_EXTENDED | KIND_SNAPSHOTS, 1 },
+  { "16k-extended-compressed-4", 14, 3, 16,
+    KIND_EXTENDED | KIND_COMPRESSED, 4 },
+  { "32k-extended-backing-2", 15, 3, 16, KIND_EXTENDED | KIND_BACKING, 2 },
+  { "64k-extended-full",  16, 3, 16, KIND_EXTENDED | KIND_FULL, 1 },
   { "128k-2",             17, 3, 16, 0, 2 },
   { "256k-r1",            18, 3,  1, KIND_FULL, 1 },
   { "512k",               19, 3,  8, KIND_BACKING, 1 },
@@ -152,9 +158,10 @@ make_image (const struct base *b)
 
   if (k->version == 3)
     snprintf (width, sizeof width, ",refcount_bits=%u", k->refcount_bits);
-  snprintf (options, sizeof options, "compat=%s,cluster_size=%u%s%s",
+  snprintf (options, sizeof options, "compat=%s,cluster_size=%u%s%s%s",
             k->version == 2 ? "0.10" : "1.1", 1u << k->cluster_bits, width,
-            k->flags & KIND_ZSTD ? ",compression_type=zstd" : "");
+            k->flags & KIND_ZSTD ? ",compression_type=zstd" : "",
+            k->flags & KIND_EXTENDED ? ",extended_l2=on" : "");
   if (k->flags & KIND_BACKING) {
     run ("rm -f %s.raw && truncate -s %" PRIu64 " %s.raw && "
          "qemu-io -f raw -c 'write -q -P 9 %" PRIu64 " %" PRIu64 "' %s.raw",

@@ -18,6 +18,7 @@
 #define KIND_FAR       16       /* the refcount table will have to grow */
 #define KIND_TINY      32       /* caches as small as they get */
 #define KIND_ZSTD      64       /* with KIND_COMPRESSED */
+#define KIND_EXTENDED 128       /* extended L2 entries */
 
 struct kind {
   const char *name;

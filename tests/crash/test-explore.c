@@ -49,6 +49,7 @@ FEATURE (wide, k->refcount_bits > 16)
 FEATURE (snapshots, k->flags & KIND_SNAPSHOTS)
 FEATURE (backing, k->flags & KIND_BACKING)
 FEATURE (compressed, k->flags & KIND_COMPRESSED)
+FEATURE (extended, k->flags & KIND_EXTENDED)
 FEATURE (far_away, k->flags & KIND_FAR)
 FEATURE (tiny, k->flags & KIND_TINY)
 FEATURE (one, k->clients == 1)
@@ -63,6 +64,7 @@ static const struct feature features[] = {
   { "refcounts of 32 and 64 bits", wide },
   { "snapshots", snapshots }, { "backing file", backing },
   { "compressed clusters", compressed },
+  { "extended L2 entries", extended },
   { "the refcount table about to grow", far_away },
   { "tiny caches", tiny },
   { "one client", one }, { "2 or 4 clients", several },

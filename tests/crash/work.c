@@ -182,12 +182,17 @@ choose_length (uint64_t *random, uint64_t offset)
   return len < base->disk_size - offset ? len : base->disk_size - offset;
 }
 
-/* What has certainly changed when it has ended. */
+/* What has certainly changed when it has ended.  What a trim does to
+ * parts of clusters that were compressed cannot be foreseen, once some
+ * are no more: it is not asked to, where there are subclusters.
+ */
 static void
 set_effect (struct op *op)
 {
-  const uint64_t cluster = UINT64_C (1) << base->kind->cluster_bits;
   const struct kind *k = base->kind;
+  const bool sub = k->flags & KIND_EXTENDED
+    && !(k->flags & KIND_COMPRESSED);
+  const uint64_t cluster = UINT64_C (1) << (k->cluster_bits - (sub ? 5 : 0));
 
   op->from = op->offset;
   op->end = op->offset + op->len;
@@ -198,6 +203,10 @@ set_effect (struct op *op)
     op->end = op->end / cluster * cluster;
   if (op->end < op->from || (k->version == 2 && k->flags & KIND_BACKING))
     op->end = op->from;
+  if (k->flags & KIND_EXTENDED && k->flags & KIND_COMPRESSED) {
+    op->offset = op->from;
+    op->len = op->end - op->from;
+  }
 }
 
 static void

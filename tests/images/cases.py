@@ -13,11 +13,12 @@ from damages import (G, K, M, T, U32, U64, backing, below_outside,
                      data_file_name, directory_field, extension,
                      extension_length, feature, fifo, first,
                      full_of_extensions, header, in_another, l1_entry,
-                     l2_entry, link_outside, longer_header, loop,
+                     l2_bitmap, l2_entry, link_outside, longer_header, loop,
                      many_snapshots, nothing, padding, poke, raw_with_header,
                      refcount_of_data, refcount_of_table,
                      refcount_table_entry, refcounts_all, shared_l2,
-                     snapshot_field, snapshot_l1_entry, sparse, stream)
+                     snapshot_field, snapshot_l1_entry, sparse, stream,
+                     zero_subcluster)
 from imagefile import (BACKING_FORMAT, BITMAPS, COMPRESSED, COPIED, CRYPTO,
                        DATA_FILE, FEATURE_NAMES, OFFSET)
 
@@ -222,7 +223,7 @@ FEATURE_CASES = [
     Case("data-file-json", "data_file", data_file_name(
         b'json:{"driver":"file","filename":"/etc/hostname"}'),
         Refused("external data file")),
-    Case("extended-l2", "extl2", nothing, Refused("extended L2")),
+    Case("extended-l2", "extl2", nothing, Serves()),
     Case("extended-l2-4k", "v3", header(incompatible=16),
          Refused("cluster_bits", "is 12", "extended L2")),
     Case("unknown-feature", "v3", header(incompatible=1 << 63),
@@ -427,6 +428,33 @@ TABLE_CASES = [
     Case("l2-entry-at-header", "v3", l2_entry(COPIED | 0x1000,
                                               unreadable=False),
          WriteFails("refcount table", at=12 * K, reads=False)),
+]
+
+EXTENDED_CASES = [
+    Case("extended-zero", "extl2", zero_subcluster(33 * K), Serves()),
+    Case("extended-bit-0", "extl2", l2_entry(
+        lambda i, old: old | 1, 32 * K, unreadable=False), Serves()),
+    Case("extended-both", "extl2", l2_bitmap(
+        lambda old: old | 1 << 32 + 7, 32 * K),
+        ReadFails("L2 entry", "bitmap", "guest offset 32768", "both")),
+    Case("extended-both-in-last", "extl2", l2_bitmap(
+        lambda old: old | 1 << 63, 32 * K),
+        ReadFails("L2 entry", "bitmap", "guest offset 32768", "both")),
+    Case("extended-no-offset", "extl2", l2_bitmap(
+        lambda old: 1 << 31, 32 * K, word=lambda i, old: 0),
+        ReadFails("L2 entry", "0x0000000080000000", "without an offset")),
+    Case("extended-copied-0", "extl2", l2_bitmap(
+        lambda old: 0, 32 * K, word=lambda i, old: COPIED),
+        ReadFails("L2 entry", "0x8000000000000000", "without an offset")),
+    Case("extended-unaligned", "extl2", l2_entry(
+        lambda i, old: old | 0x200, 32 * K),
+        ReadFails("L2 entry", "200", "guest offset 32768")),
+    Case("extended-past-end", "extl2", l2_entry(
+        0x1000000 | COPIED, 32 * K), ReadFails("0x8000000001000000")),
+    Case("extended-compressed", "extl2_deflate", nothing, Serves()),
+    Case("extended-compressed-bitmap", "extl2_deflate", l2_bitmap(
+        lambda old: 1, 32 * K),
+        ReadFails("L2 entry", "bitmap with a compressed cluster")),
 ]
 
 TRIM_CASES = [
@@ -664,5 +692,5 @@ TRUNCATED_CASES = [
 ]
 
 CASES = (HEADER_CASES + FEATURE_CASES + EXTENSION_CASES + BITMAP_CASES
-         + TABLE_CASES + TRIM_CASES + COMPRESSED_CASES + SNAPSHOT_CASES
-         + BACKING_CASES + TRUNCATED_CASES)
+         + TABLE_CASES + EXTENDED_CASES + TRIM_CASES + COMPRESSED_CASES
+         + SNAPSHOT_CASES + BACKING_CASES + TRUNCATED_CASES)

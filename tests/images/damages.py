@@ -114,6 +114,28 @@ def l2_entry(value, guest=12 * K, unreadable=True):
     return damage
 
 
+def l2_bitmap(value, guest, unreadable=True, word=lambda i, old: old):
+    """VALUE is a function of the sound bitmap (low half allocated, high
+    half zero), WORD one of the sound entry."""
+    def damage(i, m):
+        place = i.l2_place(guest) + 8
+        i.put(place, 8, value(i.get(place, 8)))
+        l2_entry(word, guest, unreadable)(i, m)
+    return damage
+
+
+def zero_subcluster(guest):
+    """Not damage: the subcluster becomes zero, its data unused."""
+    def change(i, m):
+        n = guest % i.cluster_size * 32 // i.cluster_size
+        size = i.cluster_size // 32
+        at = guest // size * size
+        l2_bitmap(lambda old: old & ~(1 << n) | 1 << 32 + n, guest,
+                  unreadable=False)(i, m)
+        i.guest[at:at + size] = bytes(size)
+    return change
+
+
 def refcount_table_entry(value):
     def damage(i, _m):
         place = i.refcount_table_place(0)

@@ -77,10 +77,11 @@ class Image:
 
     def l2_place(self, guest):
         cluster = guest // self.cluster_size
-        per_table = self.cluster_size // 8
+        size = 16 if self["version"] > 2 and self["incompatible"] & 16 else 8
+        per_table = self.cluster_size // size
         table = self.get(self.l1_place(cluster // per_table), 8) & OFFSET
         assert table
-        return table + cluster % per_table * 8
+        return table + cluster % per_table * size
 
     def l2_entry(self, guest):
         return self.get(self.l2_place(guest), 8)

@@ -142,6 +142,10 @@ class Maker:
     def make_extl2(self, to):
         return self.convert(to, "-o", "extended_l2=on,cluster_size=16k")
 
+    def make_extl2_deflate(self, to):
+        return self.convert(to, "-c", "-o",
+                            "extended_l2=on,cluster_size=16k")
+
     def make_data_file(self, to):
         run("qemu-img", "create", "-q", "-f", "qcow2", "-o",
             "data_file=%s.data" % to, to, "1M")

@@ -249,6 +249,7 @@ class Driver:
         self.handles = handles
         self.model = model
         self.cluster = cluster_size
+        self.subcluster = cluster_size # of what is mapped as one
         self.areas = areas
         self.depth = depth
         self.trims = trims
@@ -289,9 +290,10 @@ class Driver:
         elif kind < 0.6:        # sectors
             start = rng.randrange(low, high) // SECTOR * SECTOR
             length = rng.randint(1, 24) * SECTOR
-        elif kind < 0.9:        # clusters
-            start = rng.randrange(low, high) // self.cluster * self.cluster
-            length = rng.choice((1, 1, 1, 2, 3, 5)) * self.cluster
+        elif kind < 0.9:        # clusters, or subclusters
+            unit = rng.choice((self.cluster, self.subcluster))
+            start = rng.randrange(low, high) // unit * unit
+            length = rng.choice((1, 1, 1, 2, 3, 5)) * unit
         else:                   # around clusters
             start = rng.randrange(low, high) // self.cluster * self.cluster
             start = max(0, start + rng.choice((-1, 0, 1)) * SECTOR)

@@ -17,6 +17,7 @@ OFFSET_MASK = 0x00fffffffffffe00
 
 INCOMPAT_DIRTY = 1
 INCOMPAT_CORRUPT = 2
+INCOMPAT_EXTENDED_L2 = 16
 
 EXT_BACKING_FORMAT = 0xe2792aca
 EXT_FEATURE_NAMES = 0x6803f857
@@ -53,7 +54,9 @@ class Qcow2:
             self.refcount_order, self.header_length = 4, 72
         self.cluster_size = 1 << self.cluster_bits
         self.refcount_bits = 1 << self.refcount_order
-        self.l2_entries = self.cluster_size // 8
+        self.extended = bool(self.incompatible & INCOMPAT_EXTENDED_L2)
+        self.entry_size = 16 if self.extended else 8
+        self.l2_entries = self.cluster_size // self.entry_size
 
     def __enter__(self):
         return self
@@ -143,18 +146,35 @@ class Qcow2:
 
     def l1_slot(self, guest):
         """File offset of the L1 entry that covers the guest offset."""
-        return self.l1_offset + 8 * (guest >> (2 * self.cluster_bits - 3))
+        return self.l1_offset + 8 * ((guest >> self.cluster_bits) //
+                                     self.l2_entries)
 
     def l2_slot(self, guest):
         """File offset of the L2 entry, or None if there is no L2 table."""
         l2 = self.u64(self.l1_slot(guest)) & OFFSET_MASK
         if not l2:
             return None
-        return l2 + 8 * ((guest >> self.cluster_bits) % self.l2_entries)
+        return l2 + self.entry_size * ((guest >> self.cluster_bits) %
+                                       self.l2_entries)
 
     def l2_entry(self, guest):
         slot = self.l2_slot(guest)
         return 0 if slot is None else self.u64(slot)
+
+    def l2_bitmap(self, guest):
+        """Of an extended entry: low half allocated, high half zero."""
+        slot = self.l2_slot(guest)
+        return 0 if slot is None or not self.extended else self.u64(slot + 8)
+
+    def reads_as_kept_zeroes(self, guest):
+        """Are they zeroes, though there is a host cluster?"""
+        entry = self.l2_entry(guest)
+        if self.extended:
+            sub = guest % self.cluster_size * 32 // self.cluster_size
+            zero = self.l2_bitmap(guest) >> 32 + sub & 1
+        else:
+            zero = entry & ZERO
+        return bool(zero and entry & OFFSET_MASK)
 
     def set_l2_entry(self, guest, value):
         self.put64(self.l2_slot(guest), value)

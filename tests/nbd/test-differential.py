@@ -25,7 +25,6 @@ import time
 sys.dont_write_bytecode = True
 from qcow2lab import *                                  # noqa: E402,F403
 from nbdmodel import Driver, Model                      # noqa: E402
-from qcow2parse import OFFSET_MASK                      # noqa: E402
 
 PARAMETERS = {
     "cluster": [512, 1 * K, 4 * K, 16 * K, 64 * K, 256 * K, 2 * M],
@@ -37,6 +36,7 @@ PARAMETERS = {
     "snapshots": [0, 1, 2, 3],
     "preallocation": ["off", "metadata", "falloc"],
     "size": ["even", "odd"],
+    "subclusters": ["off", "on"],
     "caches": ["default", "tiny"],
     "lazy": ["off", "on"],
     "clients": ["one", "deep", "many"],
@@ -50,8 +50,12 @@ def possible(case):
                                 get("original") == "zstd" or
                                 get("lazy") == "on"):
         return False
+    if get("subclusters") == "on" and (get("version") == 2 or
+                                       get("cluster", 16 * K) < 16 * K):
+        return False
     if get("preallocation", "off") != "off" and (
-            get("backing", "none") != "none" or
+            get("backing", "none") != "none" and not
+            (get("subclusters") == "on" and get("original") == "empty") or
             get("original") in ("deflate", "zstd")):
         return False
     # Without a zero flag qemu-img writes out all the zeroes by which a disk
@@ -216,6 +220,8 @@ class Subject:
         if kind != "chain":
             options = {"cluster_size": rng.choice((512, 4 * K, 64 * K))
                        if size < 64 * M else 64 * K}
+            if options["cluster_size"] == 64 * K and rng.random() < 0.5:
+                options["extended_l2"] = "on"
             opts = ",".join("%s=%s" % kv for kv in options.items())
             compress = ["-c"] if rng.random() < 0.5 else []
             qemu_img("convert", *compress, "-f", "raw", "-O", "qcow2",
@@ -224,7 +230,7 @@ class Subject:
         # raw <- qcow2 (longer) <- qcow2 (shorter) <- the image
         middle = self.raw_name()
         create(middle, size + 65536, backing=base, backing_format="raw",
-               cluster_size=64 * K)
+               cluster_size=64 * K, extended_l2=self.case["subclusters"])
         self.dirty(middle, 4)
         create(top, size * 2 // 3 // 512 * 512, backing=middle,
                backing_format="qcow2",
@@ -263,6 +269,7 @@ class Subject:
         if case["version"] == 3:
             options["refcount_bits"] = case["refcount_bits"]
             options["lazy_refcounts"] = case["lazy"]
+            options["extended_l2"] = case["subclusters"]
         if case["preallocation"] != "off":
             options["preallocation"] = case["preallocation"]
         if case["original"] == "zstd":
@@ -356,6 +363,8 @@ class Subject:
                         apart=512 if self.lab.ours or
                         os.environ.get("QCOW2_TEST_APART") == "512"
                         else self.case["cluster"])
+        if self.case["subclusters"] == "on":
+            driver.subcluster = self.case["cluster"] // 32
         driver.may_write_zeroes = self.case["version"] == 2
         return driver
 
@@ -396,11 +405,11 @@ class Subject:
                     check((a, b) == (2, 3),
                           "block status at %d+%d is %d, qemu-nbd says %d",
                           at, end - at, a, b)
-                    for guest in range(at, end, parsed.cluster_size):
-                        entry = parsed.l2_entry(guest)
-                        check(entry & 1 and entry & OFFSET_MASK,
+                    for guest in range(at, end, 512):
+                        check(parsed.reads_as_kept_zeroes(guest),
                               "block status at %d: zero but no hole, with "
-                              "the L2 entry %#x", guest, entry)
+                              "the L2 entry %#x", guest,
+                              parsed.l2_entry(guest))
                 i += ours[i][1] == end
                 j += theirs[j][1] == end
                 at = end

@@ -8,18 +8,24 @@
 source "$top_srcdir/tests/functions.sh"
 requires_python
 
-for cluster in 512 4096 65536 2097152; do
-  qemu-img create -q -f qcow2 -o cluster_size=$cluster disk.qcow2 5000005k
+# The size of clusters and, if they have subclusters, what is preferred.
+for case in 512 4096 65536 2097152 16384/4096 65536/4096 2097152/65536; do
+  cluster=${case%/*}
+  preferred=${case#*/}
+  extended=off
+  test $cluster = $preferred || extended=on
+  qemu-img create -q -f qcow2 disk.qcow2 5000005k \
+    -o cluster_size=$cluster,extended_l2=$extended
   start_nbdkit a qcow2 disk.qcow2
-  "$PYTHON_NBD" - $cluster <<'PY'
+  "$PYTHON_NBD" - $cluster $preferred <<'PY'
 import nbd, os, sys
-cluster = int(sys.argv[1])
+cluster, preferred = int(sys.argv[1]), int(sys.argv[2])
 h = nbd.NBD()
 h.connect_uri(os.environ["uri"])
 assert h.get_size() == 5000005 * 1024
 sizes = [h.get_block_size(s) for s in
          (nbd.SIZE_MINIMUM, nbd.SIZE_PREFERRED, nbd.SIZE_MAXIMUM)]
-assert sizes == [1, cluster, 4294967295], sizes
+assert sizes == [1, preferred, 4294967295], sizes
 
 end = h.get_size()
 parts = []

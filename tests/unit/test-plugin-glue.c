@@ -135,6 +135,12 @@ image_size (const struct image *img)
 }
 
 uint64_t
+image_subcluster_size (const struct image *img)
+{
+  return image_cluster_size (img);
+}
+
+uint64_t
 image_cluster_size (const struct image *img)
 {
   (void) img;
