@@ -245,12 +245,19 @@ make_run (void)
   struct fsck_result before, after;
   struct disk *d = disk_create (now.base->bytes, now.base->size);
   struct states *st;
+  unsigned sector;
+  tag seen;
 
   if (!fsck (d, &before))
     wrong ("at first: %s", before.problem);
   disk_free (d);
   if (work (now.history, REQUESTS, now.seed) < 0 || work_problem[0])
     wrong ("a request failed");
+  if (!history_reads_are_legal (now.history, &sector, &seen)) {
+    history_goto (now.history, 0);
+    history_print (now.history, sector);
+    wrong ("a read saw %" PRIx64 " in sector %u", seen, sector);
+  }
   st = states_create (now.rec);
   states_goto (st, recorder_now (now.rec));
   now.disk = states_make (st, LOSE_NOTHING, 0);

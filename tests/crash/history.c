@@ -23,6 +23,12 @@
 
 const char *const op_names[NR_OPS] = { "write", "zero", "trim", "flush" };
 
+struct reading {
+  uint64_t began_at, ended_at;
+  uint64_t offset, len;
+  tag *tags;
+};
+
 struct history {
   pthread_mutex_t lock;
   const struct window *windows;
@@ -32,6 +38,8 @@ struct history {
 
   struct op **ops;
   size_t count, space;
+  struct reading *reads;
+  size_t nr_reads;
 
   /* At the moment of the crash. */
   size_t crash;
@@ -77,6 +85,9 @@ history_free (struct history *h)
   for (i = 0; i < h->count; i++)
     free (h->ops[i]);
   free (h->ops);
+  for (i = 0; i < h->nr_reads; i++)
+    free (h->reads[i].tags);
+  free (h->reads);
   free (h->initial);
   free (h->floor);
   free (h->zeroed);
@@ -120,6 +131,34 @@ history_end (struct history *h, struct op *op, size_t moment)
   pthread_mutex_lock (&h->lock);
   op->ended_at = h->clock++;
   op->ended = moment;
+  pthread_mutex_unlock (&h->lock);
+}
+
+uint64_t
+history_begin_read (struct history *h)
+{
+  uint64_t at;
+
+  pthread_mutex_lock (&h->lock);
+  at = h->clock++;
+  pthread_mutex_unlock (&h->lock);
+  return at;
+}
+
+void
+history_end_read (struct history *h, uint64_t began_at, uint64_t offset,
+                  uint64_t len, const tag *tags)
+{
+  const size_t bytes = len / SECTOR * sizeof (tag);
+  struct reading r = { .began_at = began_at, .offset = offset, .len = len };
+
+  r.tags = check_memory (malloc (bytes));
+  memcpy (r.tags, tags, bytes);
+  pthread_mutex_lock (&h->lock);
+  r.ended_at = h->clock++;
+  h->reads = check_memory (reallocarray (h->reads, h->nr_reads + 1,
+                                         sizeof *h->reads));
+  h->reads[h->nr_reads++] = r;
   pthread_mutex_unlock (&h->lock);
 }
 
@@ -241,6 +280,69 @@ history_is_legal (const struct history *h, unsigned sector, tag seen)
   op = h->ops[seen - 1];
   return op->kind == OP_WRITE && op->began <= h->crash
     && op->ended_at >= floor;
+}
+
+/* The number of the sector at a guest offset that is in a window. */
+static unsigned
+sector_of (const struct history *h, uint64_t offset)
+{
+  unsigned i, first = 0;
+
+  for (i = 0; i < h->nr_windows; i++) {
+    const struct window *w = &h->windows[i];
+
+    if (offset >= w->offset && offset - w->offset < w->len)
+      return first + (unsigned) ((offset - w->offset) / SECTOR);
+    first += (unsigned) (w->len / SECTOR);
+  }
+  abort ();
+}
+
+/* May the read have seen this tag in the sector at OFFSET? */
+static bool
+may_read (const struct history *h, const struct reading *r, uint64_t offset,
+          tag seen)
+{
+  uint64_t floor = 0, written = 0;
+  size_t i;
+
+  for (i = 0; i < h->count; i++) {
+    const struct op *op = h->ops[i];
+
+    if (op->kind == OP_FLUSH || offset < op->from || offset >= op->end)
+      continue;
+    if (op->ended_at < r->began_at && op->began_at > floor)
+      floor = op->began_at;
+    if (op->began_at < r->ended_at && op->ended_at > written
+        && seen == (op->kind == OP_WRITE ? op->number : 0))
+      written = op->ended_at;
+  }
+  if (floor == 0 && seen == h->initial[sector_of (h, offset)])
+    return true;
+  return written != 0 && written >= floor;
+}
+
+bool
+history_reads_are_legal (const struct history *h, unsigned *sector,
+                         tag *seen)
+{
+  uint64_t done;
+  size_t i;
+
+  for (i = 0; i < h->nr_reads; i++) {
+    const struct reading *r = &h->reads[i];
+
+    for (done = 0; done < r->len; done += SECTOR) {
+      *seen = r->tags[done / SECTOR];
+      if (may_read (h, r, r->offset + done, *seen))
+        continue;
+      *sector = sector_of (h, r->offset + done);
+      printf ("  read of %" PRIu64 "+%" PRIu64 ", time %" PRIu64 " to %"
+              PRIu64 "\n", r->offset, r->len, r->began_at, r->ended_at);
+      return false;
+    }
+  }
+  return true;
 }
 
 void

@@ -65,6 +65,13 @@ struct op *history_begin (struct history *h, const struct op *op,
                           size_t moment);
 void history_end (struct history *h, struct op *op, size_t moment);
 
+/* A read of a part of one window begins; it has ended, with TAGS.  The
+ * history keeps a copy.  From any thread.
+ */
+uint64_t history_begin_read (struct history *h);
+void history_end_read (struct history *h, uint64_t began_at,
+                       uint64_t offset, uint64_t len, const tag *tags);
+
 /* The bytes that a write puts there, and what bytes are. */
 void history_fill (uint64_t number, uint64_t offset, uint64_t len,
                    char *buf);
@@ -75,6 +82,13 @@ tag history_tag (const char *sector, uint64_t offset);
  */
 void history_goto (struct history *h, size_t crash);
 bool history_is_legal (const struct history *h, unsigned sector, tag seen);
+
+/* Did every read see what it may?  What a request wrote that had begun
+ * before the read ended, unless another one came after that and before
+ * the read.  If not, *SECTOR is one that it did not, and *SEEN its tag.
+ */
+bool history_reads_are_legal (const struct history *h, unsigned *sector,
+                              tag *seen);
 
 /* All that was done to a sector. */
 void history_print (const struct history *h, unsigned sector);

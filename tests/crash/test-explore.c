@@ -7,12 +7,15 @@
  *
  * On average one state in SHARE is judged by qemu-img, too.  With KIND
  * (its name) only that.  A failure says kind and seed; with one client
- * these give the same run again.
+ * these give the same run again.  SIGINT and SIGTERM end it after the
+ * run that is under way, with the figures so far.
  */
 
 #include <config.h>
 
 #include <inttypes.h>
+#include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,7 +31,7 @@ default_states (void)
   const char *sanitizer = getenv ("QCOW2_SANITIZER");
 
   if (getenv ("QCOW2_VALGRIND"))
-    return 300;
+    return 600;
   return sanitizer && *sanitizer ? 2000 : 20000;
 }
 
@@ -101,6 +104,15 @@ print_figures (void)
   printf ("%10" PRIu64 "  took requests afterwards\n", s->gone_on);
 }
 
+static volatile sig_atomic_t end_now;
+
+static void
+take_signal (int sig)
+{
+  (void) sig;
+  end_now = 1;
+}
+
 int
 main (int argc, char *argv[])
 {
@@ -128,7 +140,9 @@ main (int argc, char *argv[])
     perror (dir);
     return EXIT_FAILURE;
   }
-  for (; explore_stats.states < states;
+  signal (SIGINT, take_signal);
+  signal (SIGTERM, take_signal);
+  for (; explore_stats.states < states && !end_now;
        seed++, kind = argc > 4 ? kind : (kind + 1) % nr_kinds) {
     explore (kind, seed, states - explore_stats.states, share);
     if (time (NULL) - said >= 60) {

@@ -303,6 +303,32 @@ pause_now (void *opaque)
   }
 }
 
+/* Read a part of a window, for the history to judge. */
+static int
+read_something (struct client *c)
+{
+  const struct window *w
+    = &base->windows[rnd (&c->random, base->nr_windows)];
+  const uint64_t skip = rnd (&c->random, w->len / SECTOR) * SECTOR;
+  uint64_t len = (rnd (&c->random, 64) + 1) * SECTOR, began, i;
+  char *buf;
+  tag *tags;
+  int r;
+
+  len = len < w->len - skip ? len : w->len - skip;
+  buf = check_memory (malloc (len));
+  tags = check_memory (calloc (len / SECTOR, sizeof *tags));
+  began = history_begin_read (c->history);
+  r = image_read (c->img, buf, len, w->offset + skip);
+  for (i = 0; i < len && r == 0; i += SECTOR)
+    tags[i / SECTOR] = history_tag (buf + i, w->offset + skip + i);
+  if (r == 0)
+    history_end_read (c->history, began, w->offset + skip, len, tags);
+  free (buf);
+  free (tags);
+  return r;
+}
+
 static void *
 be_client (void *opaque)
 {
@@ -312,6 +338,10 @@ be_client (void *opaque)
 
   pause_random = c->random;
   for (i = 0; i < c->requests && c->result == 0; i++) {
+    if (rnd (&c->random, 3) == 0)
+      c->result = read_something (c);
+    if (c->result < 0)
+      break;
     choose (&op, &c->random);
     op.client = c->number;
     now = history_begin (c->history, &op, recorder_now (recorder));
