@@ -6,6 +6,8 @@
 
 #include <config.h>
 
+#include <inttypes.h>
+
 #include "format-test.h"
 #include "l2.h"
 
@@ -146,6 +148,87 @@ START_TEST (compressed_literal)
 }
 END_TEST
 
+/* What an extended entry's subcluster is, said in words. */
+static enum l2_kind
+oracle_subcluster (uint64_t word, uint64_t bitmap, unsigned sub)
+{
+  const uint64_t offset = word & ENTRY_OFFSET;
+  unsigned i;
+
+  if (word & ENTRY_COMPRESSED)
+    return bitmap == 0 ? L2_COMPRESSED : L2_INVALID;
+  if (offset % C != 0 || (offset == 0 && (word & ENTRY_COPIED)))
+    return L2_INVALID;
+  for (i = 0; i < 32; i++) {
+    if (field (bitmap, i, i) && (field (bitmap, 32 + i, 32 + i)
+                                 || offset == 0))
+      return L2_INVALID;
+  }
+  if (field (bitmap, sub, sub))
+    return L2_NORMAL;
+  if (field (bitmap, 32 + sub, 32 + sub))
+    return offset ? L2_ZERO_ALLOC : L2_ZERO_PLAIN;
+  return offset ? L2_UNALLOC_KEPT : L2_UNALLOCATED;
+}
+
+/* Kinds and runs of all subclusters of an entry. */
+static void
+check_extended (uint64_t word, uint64_t bitmap)
+{
+  static const struct l2_layout layout = {
+    .cluster_size = C, .version = 3, .extended = true
+  };
+  const struct l2_entry e = { .word = word, .bitmap = bitmap };
+  unsigned sub, n, run;
+  bool good = true;
+
+  for (sub = 0; sub < 32 && good; sub++) {
+    const enum l2_kind want = oracle_subcluster (word, bitmap, sub);
+
+    for (n = 1; sub + n < 32; n++) {
+      if (oracle_subcluster (word, bitmap, sub + n) != want)
+        break;
+    }
+    run = l2_run (&layout, e, sub, want);
+    good = l2_kind (&layout, e, sub) == want && run == n;
+  }
+  /* An assertion costs a write to a file. */
+  if (!good)
+    ck_abort_msg ("entry %016" PRIx64 " %016" PRIx64 ", before %u", word,
+                  bitmap, sub);
+}
+
+/* Each subcluster and its two neighbours in all their 64 states, the
+ * others all in each of the four, for each kind of first word.
+ */
+START_TEST (extended)
+{
+  static const uint64_t words[] = {
+    0, 1, 0x50000 | ENTRY_COPIED, 0x50001, 0x58000, ENTRY_COPIED,
+    ENTRY_COMPRESSED | 0x12345, L2_RESERVED,
+  };
+  static const uint64_t others[] = {
+    0, UINT32_MAX, (uint64_t) UINT32_MAX << 32, UINT64_MAX,
+  };
+  const unsigned at = (unsigned) _i;
+  uint64_t bitmap, bit;
+  unsigned w, o, state, i;
+
+  for (w = 0; w < sizeof words / sizeof words[0]; w++)
+    for (o = 0; o < 4; o++)
+      for (state = 0; state < 64; state++) {
+        bitmap = others[o];
+        for (i = 0; i < 3; i++) {
+          bit = UINT64_C (1) << (at + i) % 32;
+          bitmap &= ~(bit | bit << 32);
+          bitmap |= (state >> 2 * i & 1) * bit;
+          bitmap |= (state >> (2 * i + 1) & 1) * (bit << 32);
+        }
+        check_extended (words[w], bitmap);
+      }
+}
+END_TEST
+
 int
 main (void)
 {
@@ -155,6 +238,7 @@ main (void)
   tcase_add_loop_test (tc, kind, 0, ARRAY_SIZE (kinds));
   tcase_add_test (tc, alignment);
   tcase_add_test (tc, masks);
+  tcase_add_loop_test (tc, extended, 0, 32);
   tcase_add_loop_test (tc, compressed, 9, 22);
   tcase_add_test (tc, compressed_literal);
   suite_add_tcase (suite, tc);
