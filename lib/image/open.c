@@ -171,8 +171,8 @@ enough (struct image *img)
 {
   const uint64_t pieces = atomic_load (&img->guard.pieces) + 1;
   const uint64_t windows = (atomic_load (&img->guard.end)
-                            >> img->cluster_bits) / 4096 + 1;
-  const uint64_t need = 16384 + 8 * pieces + 512 * MIN (pieces, windows)
+                            >> img->cluster_bits) / 65536 + 1;
+  const uint64_t need = 16384 + 8 * pieces + 256 * MIN (pieces, windows)
     + 64 * (uint64_t) img->snapshots.count;
   uint64_t round;
 

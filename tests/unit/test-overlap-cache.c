@@ -165,6 +165,32 @@ START_TEST (a_page_with_many_classes_goes_back_to_runs)
 }
 END_TEST
 
+/* Updates at random places threw out a dirty page each time, which cost
+ * more than the update.  A page has to be earned by many updates in one
+ * place.
+ */
+START_TEST (fault_26_updates_at_random_places_move_no_pages)
+{
+  const struct ov_page *page;
+  struct overlap_stats s;
+  uint64_t i, before;
+
+  start (65536, UINT64_MAX);
+  warm_page (0);
+  page = o->newest;
+  ck_assert_ptr_nonnull (page);
+  overlap_get_stats (o, &s);
+  before = s.bytemap_bytes;
+  for (i = 0; i < 20000; ++i)
+    overlap_enter (o, BLOCK, OV_PAGE + i * 2654435761u % (1u << 27), 1, NULL);
+  overlap_get_stats (o, &s);
+  ck_assert_uint_eq (s.bytemap_bytes, before);
+  ck_assert_ptr_eq (o->newest, page);
+  ck_assert_ptr_eq (o->oldest, page);
+  finish ();
+}
+END_TEST
+
 int
 main (void)
 {
@@ -178,6 +204,7 @@ main (void)
   tcase_add_test (tc, fault_23_24_the_page_updated_longest_ago_goes_first);
   tcase_add_test (tc, pinned_marks_of_a_page_survive_its_window);
   tcase_add_test (tc, a_page_with_many_classes_goes_back_to_runs);
+  tcase_add_test (tc, fault_26_updates_at_random_places_move_no_pages);
   suite_add_tcase (s, tc);
   return run_suite (s);
 }

@@ -209,6 +209,31 @@ START_TEST (fault_16_a_notice_names_whole_windows_joined)
 }
 END_TEST
 
+/* While an image is opened its tables come in any order. */
+START_TEST (notices_that_were_held_are_joined)
+{
+  static const unsigned order[] = { 5, 2, 9, 3, 4, 0, 8 };
+  unsigned i;
+
+  start (0, 0);
+  overlap_hold_notices (o, true);
+  for (i = 0; i < 7; ++i)
+    enter (L2, order[i] * (uint64_t) OV_WINDOW + 7, 1);
+  ck_assert_uint_eq (n_told, 0);
+  overlap_hold_notices (o, false);
+  ck_assert_uint_eq (n_told, 3);
+  ck_assert_uint_eq (told[0].first, 0);
+  ck_assert_uint_eq (told[0].count, OV_WINDOW);
+  ck_assert_uint_eq (told[1].first, 2 * OV_WINDOW);
+  ck_assert_uint_eq (told[1].count, 4 * OV_WINDOW);
+  ck_assert_uint_eq (told[2].first, 8 * OV_WINDOW);
+  ck_assert_uint_eq (told[2].count, 2 * OV_WINDOW);
+  enter (L2, OV_WINDOW, 1);
+  ck_assert_uint_eq (n_told, 4);
+  finish ();
+}
+END_TEST
+
 /* What remembers the ranges outside is bounded: those nearest to each
  * other are joined, and what lies between leaves with a notice.
  */
@@ -414,6 +439,7 @@ main (void)
   tcase_add_test (tc,
                   fault_13_leaving_works_at_the_limit_and_gives_memory_back);
   tcase_add_test (tc, fault_16_a_notice_names_whole_windows_joined);
+  tcase_add_test (tc, notices_that_were_held_are_joined);
   tcase_add_test (tc, ranges_outside_are_remembered_in_bounded_memory);
   tcase_add_loop_test (tc, fault_15_22_any_allocation_may_fail, 0, 4);
   tcase_add_test (tc, pinned_marks_are_kept_with_no_memory_at_all);
