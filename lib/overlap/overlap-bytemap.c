@@ -340,7 +340,9 @@ ov_pinned_to_runs (struct overlap *o, struct ov_window *w, uint32_t number,
 /* Turn a page of an open window into runs.  The page's own memory is
  * released first and nearly always suffices for them.  If not, other
  * pages go, too; if one of these does not find enough memory, or there
- * are none, the window leaves.
+ * are none, the window leaves, and is not rebuilt any more.  It may also
+ * have left on account of another of its pages; then, too, only pinned
+ * marks may come back into its runs.
  */
 static void
 to_runs (struct overlap *o, struct ov_window *w, struct ov_page *page,
@@ -350,14 +352,15 @@ to_runs (struct overlap *o, struct ov_window *w, struct ov_page *page,
   uint32_t number = page->number;
 
   ov_page_remove (o, w, page, bytes);
-  while (ov_page_to_runs (o, w, number, bytes, false) < 0) {
-    if (last_chance || !o->oldest) {
-      ov_abandon (o, w->number, w);
-      ov_pinned_to_runs (o, w, number, bytes);
+  while (!ov_outside (o, w->number) || ov_restoring (o, w->number)) {
+    if (ov_page_to_runs (o, w, number, bytes, false) == 0)
       return;
-    }
-    evict (o, o->oldest, true);
+    if (!last_chance && o->oldest)
+      evict (o, o->oldest, true);
+    else if (!ov_restoring (o, w->number) || !ov_restore_shrink (o))
+      ov_abandon (o, w->number, w);
   }
+  ov_pinned_to_runs (o, w, number, bytes);
 }
 
 /* As to_runs, for a page of any window. */

@@ -16,7 +16,7 @@ set -euo pipefail
 
 : "${SOURCE:?}" "${BUILD:?}" "${CC_FUZZ:=clang}" "${RUNS:=200000}"
 targets=("$@")
-[ $# -gt 0 ] || targets=(decompress header image parameters tables)
+[ $# -gt 0 ] || targets=(decompress header image overlap parameters tables)
 
 work=$BUILD/tests/fuzz/fuzzing
 mkdir -p "$work/objects"
@@ -59,14 +59,24 @@ for target in "${targets[@]}"; do
   parts=("${objects[@]}")
   runs=$RUNS
   longest=1024
+  extra=()
   case $target in
     header) longest=4224 ;;
     image) sources+=(small-image.c small-check.c); runs=$((RUNS / 10)) ;;
+    overlap)
+      longest=400
+      extra=(-DOV_WINDOW_BITS=6 -DOV_PAGE_BITS=3)
+      parts=(objects/cleanup.o)
+      for source in "$SOURCE"/lib/overlap/*.c; do
+        object=objects/tiny-$(basename "$source" .c).o
+        compile "$source" "$object" -fsanitize=fuzzer-no-link "${extra[@]}"
+        parts+=("$object")
+      done ;;
     parameters) parts+=(objects/plugin-config.o) ;;
   esac
   # What judges is not what is to be explored.
   for source in "${sources[@]}"; do
-    compile "$SOURCE/tests/fuzz/$source" "${source%.c}.o"
+    compile "$SOURCE/tests/fuzz/$source" "${source%.c}.o" "${extra[@]}"
     parts+=("${source%.c}.o")
   done
   "$CC_FUZZ" -fsanitize=fuzzer,address,undefined -pthread "${parts[@]}" \

@@ -20,5 +20,7 @@ for target in tables parameters; do
   "$top_builddir/tests/fuzz/fuzz-$target" -n "$((mutations / 20))" \
     "$top_srcdir/tests/fuzz/corpus-$target"
 done
+"$top_builddir/tests/fuzz/fuzz-overlap" -n "$((mutations / 10))" \
+  "$top_srcdir/tests/fuzz/corpus-overlap"
 "$top_builddir/tests/fuzz/fuzz-image" -n "$images" \
   "$top_srcdir/tests/fuzz/corpus-image"
