@@ -94,6 +94,9 @@ image_stop (struct image *img)
     return 0;
   for (i = 0; i < 5 && r == 0 && !commit_is_idle (img); ++i)
     r = commit_now (img);
+  /* After a failed sync nothing may seem to be left to do. */
+  if (r == 0 && atomic_load (&img->guard.failed))
+    r = -EIO;
   if (r < 0)
     report_error ("%s: closing: some of what was written last could not be "
                   "made durable", img->config.filename);

@@ -202,6 +202,22 @@ START_TEST (after_a_failed_sync_nothing_is_written)
 }
 END_TEST
 
+/* Also if nothing seems to be left to do, because only data was written,
+ * in place.
+ */
+START_TEST (closing_tells_of_a_failed_sync)
+{
+  make_image ("", "64M");
+  ck_assert_int_eq (write_byte (0, 64 * K, 1), 0);
+  ck_assert_int_eq (image_flush (img), 0);
+  ck_assert_int_eq (write_byte (0, 64 * K, 2), 0);
+  fail_next (STORAGE_MEMORY_SYNC, UINT64_MAX, EIO, 1);
+  ck_assert_int_eq (image_flush (img), -EIO);
+  ck_assert_int_eq (image_stop (img), -EIO);
+  image_close (img);
+}
+END_TEST
+
 /* A metadata write that failed is tried again with the next epoch. */
 START_TEST (a_failed_metadata_write_is_tried_again)
 {
@@ -618,6 +634,7 @@ main (void)
   tcase_add_test (tc, a_refcount_block_is_durable_before_its_entry);
   tcase_add_test (tc, the_refcount_table_grows);
   tcase_add_test (tc, after_a_failed_sync_nothing_is_written);
+  tcase_add_test (tc, closing_tells_of_a_failed_sync);
   tcase_add_test (tc, a_failed_metadata_write_is_tried_again);
   tcase_add_loop_test (tc, any_operation_may_fail_once, 0, 4);
   tcase_add_test (tc, a_full_device_gets_its_quarantine_back);
