@@ -25,11 +25,15 @@ MATRIX = [
     (64 * T, {}), (64 * T, {"cluster-size": "2M", "refcount-bits": 8}),
     (1 * G, {"lazy-refcounts": "on"}),
     (1 * G, {"compression-type": "zstd"}),
+    (1 * G, {"extended-l2": "on"}),
+    (1 * G, {"extended-l2": "on", "cluster-size": "16k",
+             "refcount-bits": 4}),
 ]
 PREALLOCATED = [
     (1000001, {}), (64 * M, {}), (64 * M, {"compat": "v2"}),
     (4 * M, {"cluster-size": 512, "refcount-bits": 64}),
     (3 * G, {"cluster-size": "4k", "refcount-bits": 1}),
+    (16 * M, {"extended-l2": "on"}),
 ]
 QEMU_NAMES = {"0.10": "0.10", "v2": "0.10", "v3": "1.1", "1.1": "1.1"}
 
