@@ -96,7 +96,7 @@ on_image ()
   if is_gone "${nbdkit_pids[a]}"; then fail "the server has died"; fi
   "${how}_nbdkit" a
   qemu-img check -q -f qcow2 "$image" >check.out 2>&1 || status=$?
-  if [ $status -ne 0 ] && { [ $how = stop ] || [ $status -ne 3 ]; }; then
+  if [ $status -ne 0 ] && { [ "$how" = stop ] || [ $status -ne 3 ]; }; then
     cat check.out
     fail "qemu-img check: status $status"
   fi
