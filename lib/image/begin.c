@@ -29,6 +29,7 @@
 int
 image_begin_writing (struct image *img)
 {
+  char holders[STORAGE_HOLDERS];
   const char *conflict;
   int r;
 
@@ -44,10 +45,12 @@ image_begin_writing (struct image *img)
     return 0;
   r = storage_lock (img->storage, STORAGE_LOCK_WRITER, img->config.locking,
                     &conflict);
-  if (r == -EAGAIN)
-    report_error ("%s: cannot be opened for writing: %s; find out who uses "
-                  "it (lslocks), or give locking=off if that is safe",
-                  img->config.filename, conflict);
+  if (r == -EAGAIN) {
+    storage_lock_holders (img->storage, holders, sizeof holders);
+    report_error ("%s: cannot be opened for writing: %s; %s; give "
+                  "locking=off only if that is safe", img->config.filename,
+                  conflict, holders);
+  }
   else if (r < 0)
     report_error ("%s: raising the lock to a writer's: %s; locking=off does "
                   "without", img->config.filename, strerror (-r));

@@ -108,6 +108,7 @@ open_storage (struct image *img, const char *path, bool chosen,
               struct storage **s)
 {
   const bool uri = storage_is_nbd_uri (path);
+  char holders[STORAGE_HOLDERS];
   const char *conflict;
   int r;
 
@@ -123,10 +124,12 @@ open_storage (struct image *img, const char *path, bool chosen,
   r = storage_lock (*s, STORAGE_LOCK_READER, img->config.locking,
                     &conflict);
   if (r < 0) {
-    if (r == -EAGAIN)
-      report_error ("%s: backing file %s is in use: %s; find out who uses "
-                    "it (lslocks), or give locking=off if that is safe",
-                    img->config.filename, path, conflict);
+    if (r == -EAGAIN) {
+      storage_lock_holders (*s, holders, sizeof holders);
+      report_error ("%s: backing file %s is in use: %s; %s; give "
+                    "locking=off only if that is safe",
+                    img->config.filename, path, conflict, holders);
+    }
     else
       report_error ("%s: locking its backing file %s: %s; locking=off does "
                     "without", img->config.filename, path, strerror (-r));

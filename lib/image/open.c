@@ -442,13 +442,15 @@ open_file (const struct image_config *config, struct storage **s)
 static int
 lock_file (const struct image_config *config, struct storage *s)
 {
+  char holders[STORAGE_HOLDERS];
   const char *conflict;
   int r = storage_lock (s, STORAGE_LOCK_READER, config->locking, &conflict);
 
-  if (r == -EAGAIN)
-    report_error ("%s: is in use: %s; find out who uses it (lslocks), or "
-                  "give locking=off if that is safe", config->filename,
-                  conflict);
+  if (r == -EAGAIN) {
+    storage_lock_holders (s, holders, sizeof holders);
+    report_error ("%s: is in use: %s; %s; give locking=off only if that is "
+                  "safe", config->filename, conflict, holders);
+  }
   else if (r < 0)
     report_error ("%s: locking: %s; locking=off does without",
                   config->filename, strerror (-r));

@@ -131,6 +131,13 @@ int storage_sync (struct storage *s);
 int storage_lock (struct storage *s, enum storage_lock want,
                   enum storage_locking mode, const char **conflict);
 
+/* After -EAGAIN: which processes hold locks on the file, as words for a
+ * message ("it is held by qemu-nbd (pid 123)"), or how to find out.
+ * STORAGE_HOLDERS bytes of BUF are enough.
+ */
+#define STORAGE_HOLDERS 160
+void storage_lock_holders (struct storage *s, char *buf, size_t len);
+
 /* The data or hole at OFFSET: *LEN (in: at most, out) bytes from there
  * on are a hole (*HOLE true, reads as zeroes) or may be data.  Past the
  * end of the file everything is a hole.  A storage that cannot tell

@@ -64,6 +64,13 @@ qemu_refused ()
     { cat said; fail "refused for another reason: $*"; }
 }
 
+# holder_named LOG NAME PID: the last refusal in LOG says who is in the way.
+holder_named ()
+{
+  grep "another process.* held by .*$2 (pid $3)" "$1" >holder ||
+    { cat "$1"; fail "$2 (pid $3) was not named"; }
+}
+
 # server_refused FILE ARGUMENT...: nbdkit does not even start, and says
 # which file it was and what to do.
 server_refused ()
@@ -148,10 +155,23 @@ qemu_refused qemu-io -f qcow2 -c "$write" a.qcow2
 qemu_refused qemu-nbd -t -r -f qcow2 -k "$sockdir/x.sock" a.qcow2
 qemu-img info -U a.qcow2 >/dev/null
 qemu-io -f qcow2 -r -U -c "$read" a.qcow2 >/dev/null
+qemu_refused qemu-img convert -f qcow2 -O raw a.qcow2 x.raw
+qemu_refused qemu-img convert -n -f raw -O qcow2 base.raw a.qcow2
+qemu_refused qemu-img snapshot -l a.qcow2
+qemu_refused qemu-img amend -f qcow2 -o lazy_refcounts=on a.qcow2
+qemu_refused qemu-img bitmap --add a.qcow2 x
 server_refused a.qcow2 qcow2 a.qcow2
+holder_named said nbdkit "$(cat s.pid)"
 server_refused a.qcow2 -r qcow2 a.qcow2
 server_refused a.qcow2 qcow2 a.qcow2 locking=on
 held a.qcow2 "$writer"
+
+# The file is what is locked, whatever it is called.
+ln a.qcow2 hard.qcow2
+ln -s a.qcow2 soft.qcow2
+server_refused hard.qcow2 qcow2 hard.qcow2
+server_refused soft.qcow2 qcow2 soft.qcow2
+qemu_refused qemu-io -f qcow2 -c "$write" hard.qcow2
 
 # A server that looks the other way, since it was told so.
 start_nbdkit off -r qcow2 a.qcow2 locking=off
@@ -218,6 +238,7 @@ held a.qcow2 ""
 qemu_holds -f qcow2 a.qcow2
 held a.qcow2 "$writer"          # the same bytes as ours
 server_refused a.qcow2 qcow2 a.qcow2
+holder_named said qemu-nbd "$qemu_pid"
 server_refused a.qcow2 -r qcow2 a.qcow2
 held a.qcow2 "$writer"
 kill_qemu
@@ -228,11 +249,32 @@ connect r
 stop_nbdkit r
 start_nbdkit w qcow2 a.qcow2
 connection_refused w a.qcow2
+holder_named w.log qemu-nbd "$qemu_pid"
 held a.qcow2 "$reader"
 kill_qemu
 connect w
 held a.qcow2 "$writer"
 stop_nbdkit w
+
+# The lock comes before the first look inside: what QEMU holds, as a raw
+# disk even, need not be an image at all.
+for where in top.qcow2 base2.qcow2; do
+  head -c 1M /dev/urandom >$where
+  over=$where
+  if [ $where = base2.qcow2 ]; then
+    over=over3.qcow2
+    qemu-img create -q -u -f qcow2 -F qcow2 -b $where $over 1M
+  fi
+  qemu_holds -f raw $where
+  server_refused $where qcow2 $over
+  server_refused $where -r qcow2 $over
+  if grep -q "not in qcow2 format" said; then
+    fail "$where was read before it was locked"
+  fi
+  kill_qemu
+  refused nbdkit -f -U "$sockdir/x.sock" qcow2 $over
+  grep -q "not in qcow2 format" said || fail "$where is an image after all"
+done
 
 # Backing files, qcow2 and raw: readers share them, writers keep out.
 for base in base.qcow2 base.raw; do
@@ -263,6 +305,46 @@ for base in base.qcow2 base.raw; do
   held $over ""
   kill_qemu
 done
+
+# A chain: every file of it is locked, and by its real name.
+qemu-img create -q -f qcow2 -F qcow2 -b over.qcow2 chain.qcow2
+start_nbdkit c qcow2 chain.qcow2
+connect c
+held chain.qcow2 "$writer"
+held over.qcow2 "$reader"
+held base.qcow2 "$reader"
+qemu_refused qemu-img commit -q chain.qcow2
+qemu_refused qemu-img commit -q over.qcow2
+qemu_refused qemu-img resize -q base.qcow2 32M
+stop_nbdkit c
+held over.qcow2 ""
+held base.qcow2 ""
+qemu_holds -f qcow2 base.qcow2
+server_refused base.qcow2 qcow2 chain.qcow2
+holder_named said qemu-nbd "$qemu_pid"
+held chain.qcow2 ""
+held over.qcow2 ""
+kill_qemu
+
+# Many at once: a writer is alone, whoever it is.  Each has its own lock
+# before it looks for those of others, so perhaps nobody gets it.
+racers="1 2 3 4 5"
+for n in $racers; do
+  start_nbdkit race$n qcow2 a.qcow2
+done
+for round in 1 2; do
+  for n in $racers; do
+    { nbdinfo --size "nbd+unix:///?socket=$sockdir/race$n.sock" \
+        >/dev/null 2>&1 && echo $n >>winners.$round; } &
+    clients[n]=$!
+  done
+  for n in $racers; do wait "${clients[n]}" || true; done
+  [ ! -e winners.$round ] || fail "a writer beside four readers"
+done
+held a.qcow2 "$reader"
+for n in 1 2 3 4; do stop_nbdkit race$n; done
+connect race5
+stop_nbdkit race5
 
 # QEMU with the same overlay's base, as a reader, is no hindrance.
 qemu_holds -f qcow2 over2.qcow2

@@ -264,6 +264,39 @@ START_TEST (failure_keeps_state)
 }
 END_TEST
 
+/* Another process that holds a lock is named; we ourselves are not. */
+START_TEST (holders)
+{
+  char text[STORAGE_HOLDERS], name[32];
+  const char *c;
+  int pipefd[2], status;
+  pid_t pid;
+  char done;
+
+  ck_ok (lock (STORAGE_LOCK_READER, &c));
+  storage_lock_holders (s, text, sizeof text);
+  ck_assert_ptr_nonnull (strstr (text, "fuser"));
+
+  ck_ok (pipe (pipefd));
+  pid = fork ();
+  if (pid == 0) {
+    close (pipefd[1]);
+    status = (int) read (pipefd[0], &done, 1);
+    _exit (status == 0 ? 0 : 1);
+  }
+  storage_lock_holders (s, text, sizeof text);
+  snprintf (name, sizeof name, "(pid %d)", (int) pid);
+  ck_assert_ptr_nonnull (strstr (text, name));
+  ck_assert_ptr_nonnull (strstr (text, "held by"));
+  close (pipefd[1]);
+  ck_assert_int_eq (waitpid (pid, &status, 0), pid);
+
+  /* What does not fit is cut. */
+  storage_lock_holders (s, text, 8);
+  ck_assert_uint_lt (strlen (text), 8);
+}
+END_TEST
+
 /* Somebody (a record lock over the whole file, say) excludes all. */
 START_TEST (exclusive_lock)
 {
@@ -390,6 +423,7 @@ main (void)
   tcase_add_test (tc, forking);
   tcase_add_loop_test (tc, conflicts, 0, NR_OTHERS);
   tcase_add_test (tc, failure_keeps_state);
+  tcase_add_test (tc, holders);
   tcase_add_test (tc, exclusive_lock);
   tcase_add_test (tc, two_storages);
   tcase_add_test (tc, locking_off);
