@@ -14,9 +14,10 @@
  *                     DOWN, for good            reconnect = 0, or LOST
  *
  * Whoever sees first that the connection is lost says so (went_down).
- * What was under way then fails.  Requests that come later wait for a new
- * connection for as long as RECONNECT says, counted from the loss, and
- * then fail at once, while the thread goes on trying.
+ * What was under way then, if it changed nothing, and requests that come
+ * later wait for a new connection for as long as RECONNECT says, counted
+ * from the loss, and then fail, later ones at once, while the thread goes
+ * on trying.
  *
  * LOST is rule 7 of a failed sync.  A server that went away may have
  * taken with it what it had answered and what no flush covered; and a
@@ -234,8 +235,8 @@ make_connection (struct nbdconn *c, struct nbdconn_export *e, bool tell)
     return nbd;
   if (!why)
     why = nbd_get_error ();
-  if (tell)
-    report_error ("%s: connecting: %s", c->uri, why ? why : "failed");
+  (tell ? report_error : report_debug) ("%s: connecting: %s", c->uri,
+                                        why ? why : "failed");
   nbd_close (nbd);
   return NULL;
 }
@@ -297,7 +298,7 @@ wait_a_second (struct nbdconn *c)
  * blocks, is another disk to the engine.
  */
 static bool
-is_same (const struct nbdconn *c, const struct nbdconn_export *e, bool tell)
+is_same (const struct nbdconn *c, const struct nbdconn_export *e, bool *told)
 {
   const bool same = e->size == c->export.size
     && e->block == c->export.block && e->max == c->export.max
@@ -308,22 +309,26 @@ is_same (const struct nbdconn *c, const struct nbdconn_export *e, bool tell)
     && e->can_fast_zero == c->export.can_fast_zero
     && e->can_map == c->export.can_map;
 
-  if (!same && tell)
+  if (!same && !*told) {
+    *told = true;
     report_error ("%s: the server came back with another export (%" PRIu64
                   " bytes, it was %" PRIu64 ", or other abilities); waiting "
                   "for the one that was there", c->uri, e->size,
                   c->export.size);
+  }
   return same;
 }
 
-/* The same export again, or NULL.  TELL: what stands in the way. */
+/* The same export again, or NULL.  Servers that are not there yet are no
+ * news; one that is another is told once a loss.
+ */
 static struct nbd_handle *
-connect_again (struct nbdconn *c, bool tell)
+connect_again (struct nbdconn *c, bool *told)
 {
   struct nbdconn_export e;
-  struct nbd_handle *nbd = make_connection (c, &e, tell);
+  struct nbd_handle *nbd = make_connection (c, &e, false);
 
-  if (nbd && !is_same (c, &e, tell)) {
+  if (nbd && !is_same (c, &e, told)) {
     nbd_close (nbd);
     nbd = NULL;
   }
@@ -337,7 +342,7 @@ static bool
 come_back (struct nbdconn *c)
 {
   struct nbd_handle *nbd;
-  bool tell = true;
+  bool told = false;
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&c->lock);
 
   went_down (c);
@@ -352,7 +357,7 @@ come_back (struct nbdconn *c)
 
   while (!c->stop) {
     pthread_mutex_unlock (&c->lock);
-    nbd = connect_again (c, tell);
+    nbd = connect_again (c, &told);
     pthread_mutex_lock (&c->lock);
     if (nbd) {
       c->nbd = nbd;
@@ -361,7 +366,6 @@ come_back (struct nbdconn *c)
       pthread_cond_broadcast (&c->changed);
       return true;
     }
-    tell = false;
     wait_a_second (c);
   }
   return false;
@@ -484,7 +488,7 @@ wait_for_connection (struct nbdconn *c)
   return 0;
 }
 
-/* RQ is over; LOCK is held. */
+/* RQ is over, the way it was counted in; LOCK is held. */
 static void
 count_out (struct nbdconn *c, const struct request *rq)
 {
@@ -509,9 +513,10 @@ begin_request (struct nbdconn *c, struct request *rq)
                   nbd_get_error ());
     /* It was not sent, so it is not what makes writes lost. */
     count_out (c, rq);
-    if (is_over (c->nbd))
-      went_down (c);
-    return -EIO;
+    if (!is_over (c->nbd))
+      return -EIO;
+    went_down (c);
+    return c->lost || c->reconnect == 0 ? -EIO : -EAGAIN;
   }
   /* The thread waits for answers.  Does it know of more to do? */
   if (is_over (c->nbd)
@@ -536,6 +541,9 @@ map_error (const struct nbdconn *c, const struct request *rq)
   return rq->error == ENOSPC || rq->error == ENOMEM ? -rq->error : -EIO;
 }
 
+/* -EAGAIN: the connection is lost, RQ changed nothing, and there may be
+ * another one.
+ */
 static int
 end_request (struct nbdconn *c, struct request *rq)
 {
@@ -551,8 +559,11 @@ end_request (struct nbdconn *c, struct request *rq)
   else {
     r = map_error (c, rq);
     /* libnbd's errno for what it never got an answer to. */
-    if (rq->error == ENOTCONN || is_over (c->nbd))
+    if (rq->error == ENOTCONN || is_over (c->nbd)) {
       went_down (c);            /* counts RQ in */
+      if (!c->lost && c->reconnect > 0 && !c->stop)
+        r = -EAGAIN;
+    }
   }
   count_out (c, rq);
   return r;
@@ -564,12 +575,15 @@ perform (struct nbdconn *c, struct request *rq)
   int r;
 
   sem_init (&rq->answered, 0, 0);
-  r = begin_request (c, rq);
-  if (r == 0) {
-    while (sem_wait (&rq->answered) == -1)
-      ;                         /* EINTR */
-    r = end_request (c, rq);
-  }
+  do {
+    rq->alike = 0;
+    r = begin_request (c, rq);
+    if (r == 0) {
+      while (sem_wait (&rq->answered) == -1)
+        ;                       /* EINTR */
+      r = end_request (c, rq);
+    }
+  } while (r == -EAGAIN);
   sem_destroy (&rq->answered);
   return r;
 }

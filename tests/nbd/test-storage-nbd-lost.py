@@ -1,0 +1,244 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-3-Clause
+
+"""The NBD server that holds the image goes away, and perhaps comes back."""
+
+import os
+import sys
+import time
+
+sys.dont_write_bytecode = True
+from qcow2lab import *                                  # noqa: E402,F403
+
+BLOCK = 4 * K
+
+
+def image(lab):
+    path = create(lab.path(), 8 * M)
+    os.truncate(path, 16 * M)
+    return path
+
+
+def serve(lab, path, **kwargs):
+    below = Below(lab, path)
+    server = lab.server(below.uri(), below=below, commit_interval=0, **kwargs)
+    handle = server.connect()
+    handle.pwrite(b"a" * BLOCK, 0)
+    handle.flush()
+    return below, server, handle
+
+
+def all_fail(handle, reads=True):
+    for call, args in ((handle.pwrite, (b"x" * 512, 0)), (handle.flush, ()),
+                       (handle.pwrite, (b"x" * 512, 0, nbd.CMD_FLAG_FUA))):
+        check(errno_of(call, *args) == errno.EIO, "%s succeeds", call)
+    if reads:
+        check(errno_of(handle.pread, 512, 0) == errno.EIO, "reading succeeds")
+
+
+def after(lab, path):
+    """The image is sound, and holds what was flushed."""
+    expect_clean(path, leaks_allowed=True)
+    with lab.server(path) as server:
+        data = bytes(server.connect().pread(BLOCK, 0))
+        check(data == b"a" * BLOCK, "what was flushed is lost")
+
+
+def finish(handle):
+    """Python's module keeps other threads out while it waits: so nobody
+    waits for long, and there are no threads."""
+    while handle.aio_in_flight():
+        handle.poll(50)
+
+
+def comes_back(lab):
+    """Everything was flushed: nobody notices but the log."""
+    path = image(lab)
+    below, server, handle = serve(lab, path, reconnect=60)
+    for turn in range(3):
+        below.kill()
+        buf = nbd.Buffer(BLOCK)
+        cookie = handle.aio_pread(buf, 0)
+        if turn == 2:           # while the request waits
+            handle.poll(500)
+        below.start()
+        finish(handle)
+        check(handle.aio_command_completed(cookie) and
+              bytes(buf.to_bytearray()) == b"a" * BLOCK, "wrong data")
+        handle.pwrite(bytes([turn]) * BLOCK, (turn + 1) * M)
+        handle.flush()
+    check(server.log().count("connected again") == 3, "%s", server.log())
+    server.stop()
+    expect_clean(path)
+    after(lab, path)
+
+
+def not_asked(lab):
+    """Without reconnect= there is no second connection."""
+    path = image(lab)
+    below, server, handle = serve(lab, path)
+    below.kill()
+    below.start()
+    all_fail(handle)
+    check("reconnect=SECONDS" in server.log(), "%s", server.log())
+    server.stop()
+    after(lab, path)
+
+
+def unflushed(lab):
+    """A write was answered and not flushed: a failed sync, for ever."""
+    path = image(lab)
+    below, server, handle = serve(lab, path, reconnect=60)
+    handle.pwrite(b"b" * BLOCK, 1 * M)
+    below.kill()
+    below.start()
+    time.sleep(0.3)
+    all_fail(handle)
+    check("not flushed" in server.log() and
+          "connected again" not in server.log(), "%s", server.log())
+    server.stop()
+    after(lab, path)
+
+
+def too_late(lab):
+    """Requests wait no longer than they were told to, and work again when
+    the server is back."""
+    path = image(lab)
+    below, server, handle = serve(lab, path, reconnect=2)
+    below.kill()
+    # The loss must be seen before it is waited for.
+    begin = time.monotonic()
+    check(errno_of(handle.pread, BLOCK, 0) == errno.EIO, "reading succeeds")
+    took = time.monotonic() - begin
+    check(0.5 < took < 10, "it took %.1f s", took)
+    begin = time.monotonic()
+    check(errno_of(handle.pread, BLOCK, 0) == errno.EIO, "reading succeeds")
+    check(time.monotonic() - begin < 1, "it waited again")
+    below.start()
+    give_up = time.monotonic() + PATIENCE
+    while errno_of(handle.pread, BLOCK, 0):
+        check(time.monotonic() < give_up, "it does not come back")
+        time.sleep(0.1)
+    handle.pwrite(b"b" * BLOCK, M)
+    handle.flush()
+    server.stop()
+    expect_clean(path)
+
+
+def another(lab):
+    """The server comes back with another export."""
+    path = image(lab)
+    below, server, handle = serve(lab, path, reconnect=1)
+    below.kill()
+    os.truncate(path, 17 * M)
+    below.start()
+    check(errno_of(handle.pread, BLOCK, 0) == errno.EIO, "reading succeeds")
+    give_up = time.monotonic() + PATIENCE
+    while "another export" not in server.log():
+        check(time.monotonic() < give_up, "no word of it: %s", server.log())
+        time.sleep(0.05)
+    below.kill()
+    os.truncate(path, 16 * M)
+    below.start()
+    give_up = time.monotonic() + PATIENCE
+    while errno_of(handle.pread, BLOCK, 0):
+        check(time.monotonic() < give_up, "it does not come back")
+        time.sleep(0.1)
+    server.stop()
+    after(lab, path)
+
+
+def ask(handle, turn, write):
+    at = 1 * M + turn % 400 * 16 * K
+    if not write:
+        return handle.aio_pread(nbd.Buffer(BLOCK), at)
+    if turn % 20 == 0:
+        return handle.aio_flush()
+    return handle.aio_pwrite(
+        nbd.Buffer.from_bytearray(bytearray(b"w" * BLOCK)), at)
+
+
+def load(handle, seconds, write, results):
+    """Eight requests under way for some time; what they answered goes to
+    RESULTS."""
+    cookies, turn = [], len(results)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end or cookies:
+        while len(cookies) < 8 and time.monotonic() < end:
+            turn += 1
+            cookies.append(ask(handle, turn, write))
+        handle.poll(50)
+        still = []
+        for cookie in cookies:
+            try:
+                if handle.aio_command_completed(cookie):
+                    results.append(0)
+                else:
+                    still.append(cookie)
+            except nbd.Error as e:
+                results.append(getattr(errno, e.errno))
+        cookies = still
+        if time.monotonic() >= end and seconds < 1:
+            return cookies
+    return []
+
+
+def under_load(lab, write):
+    path = image(lab)
+    below, server, handle = serve(lab, path, reconnect=30)
+    results = []
+    left = load(handle, 0.7, write, results)
+    below.kill()
+    check(left and set(results) == {0}, "not under load: %s", set(results))
+    below.start()
+    load(handle, 1.5, write, results)
+    finish(handle)
+    for cookie in left:
+        try:
+            check(handle.aio_command_completed(cookie), "not answered")
+            results.append(0)
+        except nbd.Error as e:
+            results.append(getattr(errno, e.errno))
+    check(server.alive(), "the server is gone")
+    check(set(results) <= {0, errno.EIO}, "%s", set(results))
+    check(0 in results, "nothing was served")
+    if write:
+        check(errno.EIO in results, "no error")
+        all_fail(handle)
+    else:
+        check(errno.EIO not in results, "%d errors",
+              results.count(errno.EIO))
+        check(bytes(handle.pread(BLOCK, 0)) == b"a" * BLOCK, "wrong data")
+        handle.pwrite(b"b" * BLOCK, 1 * M)
+        handle.flush()
+    server.stop()
+    after(lab, path)
+
+
+def at_the_end(lab):
+    """The server below is gone when ours ends: it ends, too."""
+    path = image(lab)
+    for reconnect in (0, 60):
+        below, server, handle = serve(lab, path, reconnect=reconnect)
+        below.kill()
+        server.stop()
+        after(lab, path)
+
+
+def main():
+    lab = Lab()
+    if not lab.ours:
+        skip("our own")
+    lab.case("comes back", comes_back, lab)
+    lab.case("not asked to", not_asked, lab)
+    lab.case("unflushed", unflushed, lab)
+    lab.case("too late", too_late, lab)
+    lab.case("another export", another, lab)
+    lab.case("load of reads", under_load, lab, False)
+    lab.case("load of writes", under_load, lab, True)
+    lab.case("at the end", at_the_end, lab)
+    lab.finish()
+
+
+if __name__ == "__main__":
+    main()
