@@ -104,7 +104,7 @@ compare_all (void)
 static void
 put (uint64_t i, enum overlap_type type)
 {
-  owner[i] = type;
+  owner[i] = (int) type;
   overlap_enter (o, type, i, 1, NULL);
 }
 
@@ -353,7 +353,7 @@ random_update (void)
   }
   else if (old_owners[i] == 0) {
     ck_assert_uint_eq (overlap_claim (o, type, i, 1, NULL), 0);
-    owner[i] = type;
+    owner[i] = (int) type;
   }
   ov_fail_alloc (0, false);
 }
