@@ -40,6 +40,7 @@ const char config_help[] =
   "[file=]<IMAGE>                  (required) qcow2 file, block device or\n"
   "                                NBD URI\n"
   "backing-file=<FILE>|<URI>       use this, not the name in the image\n"
+  "check=off|report|leaks|all      check consistency, repair (default off)\n"
   "commit-interval=<SECONDS>       commit unflushed metadata\n"
   "                                (default 5, 0 is never)\n"
   "create=<SIZE>                   make the image, a disk of this size, first\n"
@@ -108,6 +109,11 @@ static const struct choice lazies[] = {
 static const struct choice lockings[] = {
   { "auto", LOCKING_AUTO }, { "on", LOCKING_ON }, { "off", LOCKING_OFF },
   { NULL, 0 }
+};
+
+static const struct choice checks[] = {
+  { "off", CHECK_OFF }, { "report", CHECK_REPORT },
+  { "leaks", CHECK_LEAKS }, { "all", CHECK_ALL }, { NULL, 0 }
 };
 
 /* overlap-check as far as it was given. */
@@ -384,6 +390,17 @@ set_locking (const char *key, const char *value)
   return 0;
 }
 
+static int
+set_check (const char *key, const char *value)
+{
+  uint32_t v;
+
+  if (config_choice (key, value, checks, &v) == -1)
+    return -1;
+  config.image.check = (enum image_check) v;
+  return 0;
+}
+
 int
 config_size (const char *key, const char *value, uint64_t *r)
 {
@@ -426,6 +443,7 @@ set_refcount_cache_size (const char *key, const char *value)
 static const struct parameter parameters[] = {
   { "file", set_file },
   { "backing-file", set_backing_file },
+  { "check", set_check },
   { "commit-interval", set_commit_interval },
   { "data-file", set_data_file },
   { "discard", set_discard },

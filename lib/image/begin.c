@@ -3,7 +3,9 @@
 /* Beginning to write.
  *
  * Two steps that happen once.  At the first writable connection the
- * image's lock is raised from a reader's to a writer's.  Before the first
+ * image's lock is raised from a reader's to a writer's, and a dirty image
+ * is repaired: not earlier, because only then it is known that somebody
+ * wants to write.  Before the first
  * change a guest makes, the header's autoclear bits that we do not keep
  * up to date are cleared and synced (qcow2 specification,
  * "autoclear_features"): those we do not know, and that of the bitmaps,
@@ -11,8 +13,8 @@
  * And the space of the L1 table and the
  * refcount table is reserved, so that no commit fails for want of it.
  *
- * Locks: begin_lock, across the sync of the first step; nobody who waits
- * for it holds another lock.
+ * Locks: begin_lock, across the syncs and the repair; nobody who waits for
+ * it holds another lock.
  */
 
 #include <config.h>
@@ -21,28 +23,19 @@
 #include <string.h>
 
 #include "byteorder.h"
+#include "check.h"
 #include "cleanup.h"
 #include "corrupt.h"
 #include "image-internal.h"
 #include "report.h"
 
 int
-image_begin_writing (struct image *img)
+image_lock_for_writing (struct image *img)
 {
   char holders[STORAGE_HOLDERS];
   const char *conflict;
   int r;
 
-  if (atomic_load (&img->writing))
-    return 0;
-  if (img->read_only) {
-    report_error ("%s: the image cannot be written to",
-                  img->config.filename);
-    return -EROFS;
-  }
-  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&img->begin_lock);
-  if (atomic_load (&img->writing))
-    return 0;
   r = storage_lock (img->storage, STORAGE_LOCK_WRITER, img->config.locking,
                     &conflict);
   if (r == -EAGAIN) {
@@ -54,11 +47,77 @@ image_begin_writing (struct image *img)
   else if (r < 0)
     report_error ("%s: raising the lock to a writer's: %s; locking=off does "
                   "without", img->config.filename, strerror (-r));
-  else {
-    atomic_store (&img->writing, true);
-    image_corrupt_store (img);
-  }
   return r;
+}
+
+/* The image was not closed by a writer that updates refcounts late (qcow2
+ * specification, "incompatible_features", dirty bit).
+ */
+static int
+repair_dirty (struct image *img)
+{
+  struct image_check_result result;
+  int r;
+
+  report_warning ("%s: the image is dirty: it was not closed; checking and "
+                  "repairing its reference counts", img->config.filename);
+  atomic_store (&img->guard.unsynced, true);
+  r = guard_sync (img);
+  if (r == 0)
+    r = image_check (img, CHECK_ALL, &result);
+  if (r == 0 && result.grave)
+    r = -EIO;
+  if (r == 0)
+    r = check_clear_bits (img, INCOMPAT_DIRTY);
+  if (r == 0) {
+    report_warning ("%s: the image is not dirty any more",
+                    img->config.filename);
+    return 0;
+  }
+  report_error ("%s: the dirty image could not be repaired, it is served "
+                "read-only; try 'qemu-img check -r all'",
+                img->config.filename);
+  img->beyond_repair = true;
+  return -EROFS;
+}
+
+/* With begin_lock held. */
+static int
+begin_writing (struct image *img)
+{
+  const char *conflict;
+  int r;
+
+  if (img->beyond_repair)
+    return -EROFS;
+  r = image_lock_for_writing (img);
+  if (r < 0)
+    return r;
+  if (img->header.incompatible & INCOMPAT_DIRTY) {
+    r = repair_dirty (img);
+    if (r < 0) {
+      storage_lock (img->storage, STORAGE_LOCK_READER, img->config.locking,
+                    &conflict);
+      return r;
+    }
+  }
+  atomic_store (&img->writing, true);
+  image_corrupt_store (img);
+  return 0;
+}
+
+int
+image_begin_writing (struct image *img)
+{
+  if (atomic_load (&img->writing))
+    return 0;
+  if (img->read_only) {
+    report_error ("%s: the image cannot be written to",
+                  img->config.filename);
+    return -EROFS;
+  }
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&img->begin_lock);
+  return atomic_load (&img->writing) ? 0 : begin_writing (img);
 }
 
 /* Clear the autoclear bits that a writer must not leave set. */

@@ -206,12 +206,14 @@ check_closely (struct image *img, int owner, uint64_t first,
   return 0;
 }
 
-int
-guard_check (struct image *img, int owner, uint64_t offset, uint64_t len)
+/* MAY are the types that it may touch. */
+static int
+check_types (struct image *img, int owner, overlap_set may,
+             uint64_t offset, uint64_t len)
 {
   struct guard *g = &img->guard;
   uint64_t first, count, last;
-  overlap_set forbidden = g->checks;
+  const overlap_set forbidden = g->checks & ~may;
 
   if (len == 0)
     return 0;
@@ -226,9 +228,14 @@ guard_check (struct image *img, int owner, uint64_t offset, uint64_t len)
     if (!overlap_hit (g->overlap, first, count, forbidden))
       return 0;
   }
-  else
-    forbidden &= ~OVERLAP_BIT ((unsigned) owner);
   return check_closely (img, owner, first, count, forbidden, offset, len);
+}
+
+int
+guard_check (struct image *img, int owner, uint64_t offset, uint64_t len)
+{
+  return check_types (img, owner, owner == GUARD_DATA ? OVERLAP_NONE
+                      : OVERLAP_BIT ((unsigned) owner), offset, len);
 }
 
 /* Both questions, and whether this writer may still write. */
@@ -337,6 +344,24 @@ guard_write_buf (struct image *img, int owner, const void *buf,
                        .iov_len = len };
 
   return guard_write (img, owner, &iov, 1, offset, false);
+}
+
+int
+guard_write_flag (struct image *img, const void *entry, uint64_t offset)
+{
+  const overlap_set may = OVERLAP_BIT (OVERLAP_ACTIVE_L2)
+    | OVERLAP_BIT (OVERLAP_INACTIVE_L2);
+  struct iovec iov = { .iov_base = (void *) entry,
+                       .iov_len = sizeof (uint64_t) };
+  int r;
+
+  if (atomic_load_explicit (&img->guard.failed, memory_order_relaxed))
+    return -EIO;
+  r = check_types (img, OVERLAP_ACTIVE_L2, may, offset, sizeof (uint64_t));
+  if (r == 0)
+    r = storage_write (img->storage, &iov, 1, offset, false);
+  written (&img->guard);
+  return r;
 }
 
 int

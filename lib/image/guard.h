@@ -65,6 +65,12 @@ int guard_write (struct image *img, int owner, const struct iovec *iov,
                  int cnt, uint64_t offset, bool durable);
 int guard_write_buf (struct image *img, int owner, const void *buf,
                      size_t len, uint64_t offset);
+/* For the check: write an L2 entry in which only the COPIED flag has
+ * changed.  The table may be shared with snapshots, to which the flag
+ * means nothing.
+ */
+int guard_write_flag (struct image *img, const void *entry,
+                      uint64_t offset);
 int guard_zero (struct image *img, int owner, uint64_t offset,
                 uint64_t len);
 int guard_punch (struct image *img, int owner, uint64_t offset,

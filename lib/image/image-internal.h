@@ -59,6 +59,9 @@ struct image {
   struct image *parent;         /* of a view of a snapshot: storage and
                                    backing are its; else NULL */
   bool is_top;                  /* not a backing file, not a view */
+  bool untracked;               /* tables lie upon each other: the tracker
+                                   does not have all of them */
+  bool beyond_repair;           /* dirty, and stays so; begin_lock */
   bool opening;                 /* image_open has not returned yet */
   bool bitmaps_valid;           /* their autoclear bit was set at open */
   bool read_only;               /* opened so, or found corrupt */
@@ -99,6 +102,9 @@ image_is_writable_file (const struct image *img)
 /* open.c: an image in which only what needs no I/O is set up. */
 struct image *image_new (const struct image_config *config,
                          struct storage *storage, bool is_top);
+
+/* begin.c: take a writer's lock; 0, -EAGAIN or another errno (reported). */
+int image_lock_for_writing (struct image *img);
 
 /* begin.c: before the first guest write, deal with the autoclear bits
  * and reserve what commits will need.  Cheap when done already.  0 or a

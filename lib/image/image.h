@@ -27,6 +27,11 @@
 
 enum lazy_refcounts { LAZY_OFF, LAZY_ON, LAZY_IMAGE };
 
+/* What a consistency check may correct: nothing, leaks (counts that are
+ * too high), or all that it can.
+ */
+enum image_check { CHECK_OFF, CHECK_REPORT, CHECK_LEAKS, CHECK_ALL };
+
 struct image_config {
   const char *filename;         /* or an NBD URI */
   bool readonly;                /* never ask for write access */
@@ -51,6 +56,7 @@ struct image_config {
   unsigned reconnect;           /* seconds, see storage_open_nbd */
   bool no_connections;          /* make none: -EINPROGRESS instead, and
                                    nothing is reported */
+  enum image_check check;       /* when the image is opened */
 
   event_sink *event;            /* may be NULL */
   void *event_opaque;
@@ -67,7 +73,8 @@ struct image;
  * enter all metadata in the tracker.  Takes the lock of a reader, and
  * opens the file for writing if it may.  Starts no thread but those of
  * connections to NBD servers (unless NO_CONNECTIONS), changes nothing in
- * the file.  Strings of CONFIG must live as long as the
+ * the file, unless CONFIG->check asks for a repair (which takes the lock
+ * of a writer meanwhile).  Strings of CONFIG must live as long as the
  * image; the struct itself need not.
  *
  * An image that is marked corrupt, or found so now, opens read-only
@@ -114,10 +121,29 @@ int image_open_snapshot (struct image *img, uint32_t i,
                          struct image **view);
 
 /* Raise the lock to a writer's; call before the first write (a writable
- * connection).  Cheap when it is raised already.  -EROFS if not
- * writable, -EAGAIN if another process is in the way.
+ * connection).  An image marked dirty is checked and repaired first, which
+ * may take long.  Cheap when it was done.  -EROFS if not writable, or
+ * dirty and beyond repair; -EAGAIN if another process is in the way.
  */
 int image_begin_writing (struct image *img);
+
+/* Check the consistency of the image, and repair what WHAT allows (then
+ * with a writer's lock).  Nothing was written since it was opened, nor is
+ * meanwhile.  The numbers are those of 'qemu-img check'.
+ */
+struct image_check_result {
+  uint64_t errors, leaks;       /* found */
+  uint64_t overlaps;            /* guest data in clusters of metadata,
+                                   which qemu-img does not look for */
+  uint64_t errors_left, leaks_left;
+  bool repaired;                /* something was */
+  bool grave;                   /* errors are left that are more than
+                                   wrong COPIED flags */
+  bool unseen;                  /* broken pointers: leaks may be none */
+  bool reopen;                  /* close the image, open and check again */
+};
+int image_check (struct image *img, enum image_check what,
+                 struct image_check_result *result);
 
 /* Requests.  Ranges lie inside the disk (the caller checked). */
 int image_read (struct image *img, void *buf, size_t len, uint64_t offset);

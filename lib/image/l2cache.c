@@ -343,6 +343,31 @@ l2cache_peek (struct image *img, uint64_t index)
   return NULL;
 }
 
+/* A slice that is being loaded may have been read before the file was
+ * changed: wait for it, then drop it like the others.
+ */
+static void
+forget_shard (struct image *img, struct shard *sh)
+{
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&sh->lock);
+
+  while (sh->hand) {
+    if (sh->hand->loading)
+      pthread_cond_wait (&sh->loaded, &sh->lock);
+    else
+      drop (img, sh, sh->hand);
+  }
+}
+
+void
+l2cache_forget (struct image *img)
+{
+  size_t i;
+
+  for (i = 0; i < (size_t) 1 << img->l2cache.shard_bits; ++i)
+    forget_shard (img, &img->l2cache.shards[i]);
+}
+
 void
 l2cache_put (struct image *img, struct slice *s)
 {

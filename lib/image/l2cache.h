@@ -62,6 +62,11 @@ int l2cache_get (struct image *img, uint64_t index, struct slice **s);
 /* The same if it is in the cache now; NULL otherwise. */
 struct slice *l2cache_peek (struct image *img, uint64_t index);
 
+/* Forget all slices.  For the check, while none is dirty: what is read
+ * from now on is what the file has now.
+ */
+void l2cache_forget (struct image *img);
+
 void l2cache_put (struct image *img, struct slice *s);
 
 /* S will be changed (epoch_lock held for reading, shard locked): put it

@@ -21,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "check.h"
 #include "checked.h"
 #include "cleanup.h"
 #include "corrupt.h"
@@ -102,13 +103,6 @@ check_supported (struct image *img)
   if (h->incompatible & INCOMPAT_DATA_FILE)
     return unsupported (img, "images with an external data file are not "
                         "supported yet (incompatible feature bit 2)");
-  if (img->is_top && (h->incompatible & INCOMPAT_DIRTY))
-    return unsupported (img, "the image is dirty (incompatible feature "
-                        "bit 0): it was not closed and its reference "
-                        "counts may be wrong; repair it with "
-                        "'qemu-img check -r all'");
-  if (img->config.lazy_refcounts == LAZY_ON)
-    return unsupported (img, "lazy-refcounts=on is not supported yet");
   return 0;
 }
 
@@ -267,6 +261,7 @@ fill_tracker (struct image *img)
   overlap_hold_notices (img->guard.overlap, true);
   r = walk_metadata (img, OVERLAP_ALL, enter, NULL);
   overlap_hold_notices (img->guard.overlap, false);
+  img->untracked = r > 0;
   return r < 0 ? r : 0;
 }
 
@@ -457,8 +452,8 @@ lock_file (const struct image_config *config, struct storage *s)
   return r;
 }
 
-int
-image_open (const struct image_config *config, struct image **img)
+static int
+open_once (const struct image_config *config, struct image **img)
 {
   CLEANUP_FREE struct chain *chain = calloc (1, sizeof *chain);
   struct storage *s;
@@ -477,6 +472,73 @@ image_open (const struct image_config *config, struct image **img)
     return r;
   }
   return image_open_in_chain (config, s, chain, img);
+}
+
+/* The check that config->check asks for, and what follows from it.  1:
+ * the image must be opened again.
+ */
+static int
+check_now (struct image *img, enum image_check what)
+{
+  struct image_check_result result;
+  int r = image_check (img, what, &result);
+
+  if (r < 0 || result.reopen)
+    return r < 0 ? r : 1;
+  if (result.errors_left + result.overlaps == 0 && what == CHECK_ALL
+      && (img->header.incompatible & (INCOMPAT_DIRTY | INCOMPAT_CORRUPT))) {
+    r = check_clear_bits (img, INCOMPAT_DIRTY | INCOMPAT_CORRUPT);
+    return r < 0 ? r : 1;
+  }
+  /* Wrong COPIED flags harm nobody: they are not believed. */
+  if (result.grave) {
+    img->opening = true;
+    image_corrupt (img, 0, 0, "the check found errors; give check=all or "
+                   "repair it with 'qemu-img check -r all'");
+    img->opening = false;
+    img->read_only = true;
+  }
+  return 0;
+}
+
+/* With a writer's lock, for as long as it takes, if there is to be a
+ * repair.
+ */
+static int
+check_with_lock (struct image *img)
+{
+  const enum image_check what = img->config.check;
+  int r;
+
+  if (what != CHECK_REPORT && !storage_is_writable (img->storage)) {
+    report_warning ("%s: check: the file is read-only, nothing is repaired",
+                    img->config.filename);
+    return check_now (img, CHECK_REPORT);
+  }
+  if (what == CHECK_REPORT)
+    return check_now (img, what);
+  r = image_lock_for_writing (img);
+  if (r < 0)
+    return r;
+  r = check_now (img, what);
+  return r == 0 ? lock_file (&img->config, img->storage) : r;
+}
+
+int
+image_open (const struct image_config *config, struct image **img)
+{
+  unsigned tries = 0;
+  int r;
+
+  do {
+    r = open_once (config, img);
+    if (r < 0 || config->check == CHECK_OFF)
+      return r;
+    r = check_with_lock (*img);
+    if (r != 0)
+      image_close (*img);
+  } while (r == 1 && ++tries < 5);
+  return r <= 0 ? r : -EIO;
 }
 
 void

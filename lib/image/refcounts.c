@@ -138,6 +138,32 @@ refcounts_close (struct image *img)
   pthread_mutex_destroy (&rc->lock);
 }
 
+int
+refcounts_reload (struct image *img)
+{
+  struct refcounts *rc = &img->refcounts;
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&rc->lock);
+  struct refblock *block, *next;
+
+  for (block = rc->lru_first; block; block = next) {
+    next = block->lru_next;
+    free_block (block);
+  }
+  memset (rc->hash, 0, rc->hash_size * sizeof rc->hash[0]);
+  rc->lru_first = rc->lru_last = NULL;
+  rc->blocks = 0;
+  rc->hint = 0;
+  if (rc->untouched != UINT64_MAX)
+    rc->untouched = div_up (atomic_load (&img->guard.end),
+                            img->cluster_size);
+  free (rc->table);
+  rc->table_entries = 0;
+  rc->table_offset = rc->disk_table_offset =
+    img->header.refcount_table_offset;
+  rc->table_clusters = img->header.refcount_table_clusters;
+  return read_table (img);
+}
+
 static struct refblock **
 bucket (struct refcounts *rc, uint64_t index)
 {

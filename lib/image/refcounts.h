@@ -69,6 +69,11 @@ struct refcounts {
 int refcounts_open (struct image *img);
 void refcounts_close (struct image *img);
 
+/* Forget all blocks and read the table again, from where IMG->header has
+ * it.  For the check, while nothing in memory has changed.
+ */
+int refcounts_reload (struct image *img);
+
 /* Offset of block INDEX in memory, 0 if there is none: for entering
  * them in the tracker, and for walks.  Takes the lock.
  */

@@ -48,6 +48,7 @@
 #include "image-internal.h"
 #include "recorder.h"
 #include "report.h"
+#include "selfcheck.h"
 #include "storage-write.h"
 #include "selfcheck.h"
 

@@ -212,7 +212,9 @@ HEADER_CASES = [
 
 FEATURE_CASES = [
     Case("dirty", "v3", header(incompatible=1),
-         Refused("dirty", "qemu-img check")),
+         Serves("is dirty", "repairing")),
+    Case("dirty-and-corrupt", "v3", header(incompatible=3),
+         ReadOnly("marked corrupt", "qemu-img check")),
     Case("corrupt", "v3", header(incompatible=2),
          ReadOnly("marked corrupt", "qemu-img check")),
     Case("data-file", "data_file", nothing, Refused("external data file")),

@@ -242,12 +242,7 @@ def named_incompatible(image):
 
 
 def refusals(lab):
-    def bits(value):
-        return lambda image: image.put64(72, value)
-
     return [
-        ("dirty", bits(INCOMPAT_DIRTY), ("dirty", "qemu-img check"), {}),
-        ("dirty and corrupt", bits(3), ("dirty",), {}),
         ("unknown bit", unknown_incompatible, ("13",), {}),
         ("named bit", named_incompatible, ("cold fusion",), {}),
         ("encrypted aes", lambda image: image.put32(32, 1), ("ncrypt",), {}),

@@ -59,7 +59,7 @@ good overlap-check=none overlap-limit=unprotected discard=unmap \
      l2-cache-size=65536 refcount-cache-size=64K \
      overlap-structures.bitmap-size=128s external-files=none
 good overlap-check=constant overlap-limit=verify discard=ignore \
-     lazy-refcounts=image locking=on commit-interval=1 \
+     lazy-refcounts=on locking=on commit-interval=1 check=all \
      l2-cache-size=64k refcount-cache-size=1M external-files=same-dir \
      overlap-structures.total-size-limit=unlimited
 good overlap-check=cached overlap-limit=refuse locking=off \
@@ -91,8 +91,8 @@ bad overlap-check. on "template main-header"
 
 bad overlap-limit drop "unprotected verify refuse"
 bad discard on "unmap ignore"
-refused "lazy-refcounts=on supported yet" disk.qcow2 lazy-refcounts=on
 bad lazy-refcounts yes "on off image"
+bad check yes "off report leaks all"
 bad locking maybe "auto on off"
 
 for v in "" -1 +1 " 1" 1x 1kk 0x10 1.5M 8E 18446744073709551616 \

@@ -49,6 +49,7 @@ qemu-img create -q -f qcow2 base.qcow2 9M
 fill base.qcow2 3
 
 for options in cluster_size=512,compat=1.1 cluster_size=64k,compat=1.1 \
+               cluster_size=64k,compat=1.1,extended_l2=on \
                cluster_size=4k,compat=0.10 \
                cluster_size=2M,compat=1.1,refcount_bits=64; do
   echo "--- $options"

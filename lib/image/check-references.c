@@ -1,0 +1,384 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* The check, first part: follow everything from the header on, and count
+ * in the tally how often each host cluster is referred to.
+ *
+ * The tables are read from the file, a piece at a time and past the
+ * caches: nothing is changed while a check runs, so the file says what
+ * memory says.  What lies in a hole of the file has no entries.
+ *
+ * What is called a mistake follows 'qemu-img check', so that both agree:
+ * a reference may end in the file's last, incomplete cluster, but no
+ * later; reserved bits are mistakes but the entry counts.
+ *
+ * Locks: none but refcounts.lock, for entries of the refcount table.
+ */
+
+#include <config.h>
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "byteorder.h"
+#include "check.h"
+#include "checked.h"
+#include "cleanup.h"
+#include "l2.h"
+#include "refcount.h"
+#include "report.h"
+#include "walk.h"
+
+/* LEN bytes at OFFSET are WHAT: every cluster of them gets one reference.
+ */
+static int
+refer (struct check *c, const char *what, uint64_t offset, uint64_t len)
+{
+  const struct image *img = c->img;
+  const uint64_t file = atomic_load (&img->guard.end);
+  uint64_t end, cluster, last;
+  int r;
+
+  if (len == 0)
+    return 0;
+  if (ADD_OVERFLOW (offset, len, &end)
+      || (end > file && end - file >= img->cluster_size)) {
+    check_mistake (c, CHECK_KIND_BROKEN, 1, "%s at host offset 0x%" PRIx64
+                   " (%" PRIu64 " bytes) reaches past the end of the file",
+                   what, offset, len);
+    c->unseen = true;
+    return 0;
+  }
+  last = (end - 1) >> img->cluster_bits;
+  for (cluster = offset >> img->cluster_bits; cluster <= last; ++cluster) {
+    r = tally_add (&c->tally, cluster);
+    if (r == -ERANGE)
+      check_mistake (c, CHECK_KIND_BROKEN, 1, "the cluster at host offset "
+                     "0x%" PRIx64 " has more references than refcounts of "
+                     "%u bits can count", cluster << img->cluster_bits,
+                     1u << c->tally.order);
+    else if (r < 0)
+      return r;
+  }
+  c->highest = MAX (c->highest, last);
+  return 0;
+}
+
+/*----------------------------------------------------------------------
+ * L2 tables.
+ */
+
+bool
+check_read_l2 (struct check *c, uint64_t offset, int *r)
+{
+  struct image *img = c->img;
+
+  *r = 0;
+  if (!is_aligned (offset, img->cluster_size)
+      || offset >= atomic_load (&img->guard.end))
+    return false;
+  *r = storage_read (img->storage, c->table, img->cluster_size, offset);
+  if (*r < 0)
+    report_error ("%s: check: reading the L2 table at host offset %" PRIu64
+                  ": %s", img->config.filename, offset, strerror (-*r));
+  return *r == 0;
+}
+
+static int
+refer_compressed (struct check *c, uint64_t table, uint64_t entry,
+                  uint64_t bitmap)
+{
+  struct compressed_place place;
+
+  if (entry & ENTRY_COPIED)
+    check_mistake (c, CHECK_KIND_BROKEN, 1, "compressed entry 0x%" PRIx64
+                   " in the L2 table at host offset 0x%" PRIx64
+                   " has the COPIED flag", entry, table);
+  if (bitmap != 0) {
+    check_mistake (c, CHECK_KIND_BROKEN, 1, "compressed entry 0x%" PRIx64
+                   " in the L2 table at host offset 0x%" PRIx64
+                   " has subclusters", entry, table);
+    c->unseen = true;
+    return 0;
+  }
+  if (!l2_compressed_place (entry & ~ENTRY_COPIED, c->img->cluster_bits,
+                            &place)) {
+    check_mistake (c, CHECK_KIND_BROKEN, 1, "compressed entry 0x%" PRIx64
+                   " in the L2 table at host offset 0x%" PRIx64
+                   " points beyond any file", entry, table);
+    c->unseen = true;
+    return 0;
+  }
+  return refer (c, "a compressed cluster", place.offset, place.length);
+}
+
+/* Is metadata where guest data is?  The tracker knows, if nothing was
+ * wrong with the metadata itself.
+ */
+static void
+check_overlap (struct check *c, uint64_t offset)
+{
+  struct image *img = c->img;
+  struct overlap_answer answer;
+
+  if (img->untracked
+      || !overlap_hit (img->guard.overlap, offset >> img->cluster_bits, 1,
+                       OVERLAP_ALL))
+    return;
+  overlap_query (img->guard.overlap, offset >> img->cluster_bits, 1,
+                 OVERLAP_ALL, &answer);
+  if (answer.any == OVERLAP_NONE)
+    return;
+  check_mistake (c, CHECK_KIND_OVERLAP, 1, "guest data at host offset "
+                 "0x%" PRIx64 " is also %s", offset,
+                 overlap_type_text ((enum overlap_type)
+                                    __builtin_ctz (answer.any)));
+  c->unseen = true;             /* where it was meant to be */
+}
+
+static int
+refer_entry (struct check *c, uint64_t table, uint64_t entry,
+             uint64_t bitmap)
+{
+  const uint64_t offset = entry & ENTRY_OFFSET;
+  const uint32_t allocated = (uint32_t) bitmap;
+
+  if (entry & ENTRY_COMPRESSED)
+    return refer_compressed (c, table, entry, bitmap);
+  if (entry & L2_RESERVED)
+    check_mistake (c, CHECK_KIND_BROKEN, 1, "entry 0x%" PRIx64 " in the L2 "
+                   "table at host offset 0x%" PRIx64 " has reserved bits "
+                   "set", entry, table);
+  if ((allocated & bitmap >> 32) || (offset == 0 && allocated)) {
+    check_mistake (c, CHECK_KIND_BROKEN, 1, "entry 0x%" PRIx64 " in the L2 "
+                   "table at host offset 0x%" PRIx64 " has an invalid "
+                   "subcluster bitmap 0x%016" PRIx64, entry, table, bitmap);
+    c->unseen = true;
+    return 0;
+  }
+  if (offset == 0 || (c->img->header.incompatible & INCOMPAT_DATA_FILE))
+    return 0;
+  if (!is_aligned (offset, c->img->cluster_size)) {
+    check_mistake (c, CHECK_KIND_BROKEN, 1, "entry 0x%" PRIx64 " in the L2 "
+                   "table at host offset 0x%" PRIx64 " is no multiple of "
+                   "the cluster size", entry, table);
+    c->unseen = true;
+    return 0;
+  }
+  check_overlap (c, offset);
+  return refer (c, "a data cluster", offset, c->img->cluster_size);
+}
+
+static int
+refer_l2 (struct check *c, uint64_t offset)
+{
+  const unsigned words = check_l2_words (c);
+  uint64_t i, n = check_l2_entries (c), entry, bitmap;
+  int r;
+
+  if (!check_read_l2 (c, offset, &r))
+    return r;
+  for (i = 0; i < n && r == 0; ++i) {
+    entry = be64toh (c->table[i * words]);
+    bitmap = words > 1 ? be64toh (c->table[i * words + 1]) : 0;
+    if (entry != 0 || bitmap != 0)
+      r = refer_entry (c, offset, entry, bitmap);
+  }
+  return r;
+}
+
+/*----------------------------------------------------------------------
+ * L1 tables.
+ */
+
+static int
+refer_l1_entry (struct check *c, uint64_t entry)
+{
+  const uint64_t table = entry & ENTRY_OFFSET;
+  int r;
+
+  if (entry & L1_RESERVED)
+    check_mistake (c, CHECK_KIND_BROKEN, 1, "L1 entry 0x%" PRIx64
+                   " has reserved bits set", entry);
+  if (table == 0) {
+    if (entry & ENTRY_COPIED) {
+      check_mistake (c, CHECK_KIND_BROKEN, 1, "L1 entry 0x%" PRIx64
+                     " has the COPIED flag and no table", entry);
+      c->unseen = true;
+    }
+    return 0;
+  }
+  r = refer (c, "an L2 table", table, c->img->cluster_size);
+  if (r < 0)
+    return r;
+  if (!is_aligned (table, c->img->cluster_size)) {
+    check_mistake (c, CHECK_KIND_BROKEN, 1, "L1 entry 0x%" PRIx64 " is no "
+                   "multiple of the cluster size", entry);
+    c->unseen = true;
+    return 0;
+  }
+  return refer_l2 (c, table);
+}
+
+/* How many entries at OFFSET lie in a hole of the file. */
+static uint64_t
+entries_in_hole (struct check *c, uint64_t offset, uint64_t entries)
+{
+  uint64_t len = entries * sizeof (uint64_t);
+  bool hole;
+
+  if (storage_map (c->img->storage, offset, &len, &hole) < 0 || !hole)
+    return 0;
+  return MIN (len / sizeof (uint64_t), entries);
+}
+
+static int
+refer_l1 (struct check *c, const char *what, uint64_t offset,
+          uint64_t entries)
+{
+  enum { PIECE = 4096 };
+  CLEANUP_FREE uint64_t *buf = malloc (PIECE * sizeof *buf);
+  uint64_t at, n, i;
+  int r;
+
+  if (!buf)
+    return -ENOMEM;
+  r = refer (c, what, offset, entries * sizeof *buf);
+  for (at = 0; at < entries && r == 0; at += n) {
+    n = entries_in_hole (c, offset + at * sizeof *buf, entries - at);
+    if (n > 0) {
+      c->steps_done += n;
+      continue;
+    }
+    n = MIN (entries - at, (uint64_t) PIECE);
+    r = storage_read (c->img->storage, buf, n * sizeof *buf,
+                      offset + at * sizeof *buf);
+    if (r < 0)
+      report_error ("%s: check: reading %s at host offset %" PRIu64 ": %s",
+                    c->img->config.filename, what, offset, strerror (-r));
+    for (i = 0; i < n && r == 0; ++i) {
+      check_step (c);
+      if (buf[i] != 0)
+        r = refer_l1_entry (c, be64toh (buf[i]));
+    }
+  }
+  return r;
+}
+
+/* Snapshots share L2 tables, but not L1 tables: following one many times
+ * would only take long.
+ */
+static int
+refer_snapshot (struct check *c, const struct snapshot *s)
+{
+  const uint64_t first = s->l1_table_offset >> c->img->cluster_bits;
+
+  if (s->l1_size > 0 && tally_get (&c->tally, first) > 0) {
+    check_mistake (c, CHECK_KIND_BROKEN, 1, "the L1 table of a snapshot at "
+                   "host offset 0x%" PRIx64 " is used for something else, "
+                   "too", s->l1_table_offset);
+    c->unseen = true;
+    return 0;
+  }
+  return refer_l1 (c, "a snapshot's L1 table", s->l1_table_offset,
+                   s->l1_size);
+}
+
+static int
+refer_snapshots (struct check *c)
+{
+  const struct snapshot_table *t = &c->img->snapshots;
+  uint32_t i;
+  int r = 0;
+
+  /* The table is so broken that the image was opened without. */
+  if (t->count != c->img->header.nb_snapshots) {
+    check_mistake (c, CHECK_KIND_BROKEN, 1, "the snapshot table is broken");
+    c->unseen = true;
+  }
+  for (i = 0; i < t->count && r == 0; ++i) {
+    if (c->img->header.version >= 3 && !t->v[i].has_disk_size)
+      check_mistake (c, CHECK_KIND_BROKEN, 1, "snapshot table entry %" PRIu32
+                     " is incomplete: it has no disk size", i);
+    r = refer_snapshot (c, &t->v[i]);
+  }
+  return r;
+}
+
+/*----------------------------------------------------------------------
+ * The rest.
+ */
+
+static int
+refer_piece (void *opaque, struct image *img, enum overlap_type type,
+             uint64_t offset, uint64_t len)
+{
+  (void) img;
+  return refer (opaque, overlap_type_text (type), offset, len);
+}
+
+/* Entry I of the refcount table. */
+static int
+refer_block (struct check *c, uint64_t i)
+{
+  const uint64_t entry = refcounts_block_offset (c->img, i);
+  int r;
+
+  if (entry == 0)
+    return 0;
+  if (!check_block_is_sound (c, entry)) {
+    check_mistake (c, CHECK_KIND_STRUCTURE, 1, "refcount table entry %"
+                   PRIu64 " is 0x%" PRIx64 ", where no refcount block can be",
+                   i, entry);
+    c->rebuild = true;
+    return 0;
+  }
+  r = refer (c, "a refcount block", entry, c->img->cluster_size);
+  if (r == 0 && tally_get (&c->tally, entry >> c->img->cluster_bits) != 1) {
+    check_mistake (c, CHECK_KIND_STRUCTURE, 1, "refcount block %" PRIu64
+                   " at host offset 0x%" PRIx64 " is used for something "
+                   "else, too", i, entry);
+    c->rebuild = true;
+  }
+  return r;
+}
+
+/* After all else: so that a second use of a block is seen. */
+static int
+refer_structure (struct check *c)
+{
+  struct refcounts *rc = &c->img->refcounts;
+  const uint64_t first = rc->table_offset >> c->img->cluster_bits;
+  uint64_t i;
+  int r = refer (c, "the refcount table", rc->table_offset,
+                 rc->table_clusters << c->img->cluster_bits);
+
+  for (i = 0; i < rc->table_clusters && r == 0; ++i)
+    if (tally_get (&c->tally, first + i) != 1)
+      c->rebuild = true;        /* its counts will not fit either */
+  for (i = 0; i < rc->table_entries && r == 0; ++i)
+    r = refer_block (c, i);
+  return r;
+}
+
+int
+check_references (struct check *c, bool structure)
+{
+  struct image *img = c->img;
+  const overlap_set mine =
+    OVERLAP_BIT (OVERLAP_ACTIVE_L1) | OVERLAP_BIT (OVERLAP_ACTIVE_L2)
+    | OVERLAP_BIT (OVERLAP_INACTIVE_L1) | OVERLAP_BIT (OVERLAP_INACTIVE_L2)
+    | OVERLAP_BIT (OVERLAP_REFCOUNT_TABLE)
+    | OVERLAP_BIT (OVERLAP_REFCOUNT_BLOCK);
+  int r = walk_metadata (img, OVERLAP_ALL & ~mine, refer_piece, c);
+
+  if (r == 0)
+    r = refer_l1 (c, "the active L1 table", img->header.l1_table_offset,
+                  img->header.l1_size);
+  if (r == 0)
+    r = refer_snapshots (c);
+  if (r == 0 && structure)
+    r = refer_structure (c);
+  return r;
+}

@@ -1,0 +1,272 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* The consistency check: do the reference counts say what is referred
+ * to?  Everything 'qemu-img check' looks at is looked at, and the numbers
+ * of errors and leaks are meant to be its numbers.
+ *
+ * A round counts all references (check-references.c), compares them with
+ * the reference counts (check-counts.c), and the COPIED flags with these
+ * (check-flags.c), correcting what it may in passing.  If the refcount
+ * table or its blocks are broken or missing it makes new ones instead
+ * (check-rebuild.c).  Rounds follow each other until one changes nothing.
+ * Its numbers are those of what is left.
+ *
+ * Pointers are never changed, so what the guest sees is not.
+ *
+ * Invariants
+ *
+ * K1. Nobody else changes the image meanwhile: a check runs when the
+ *     image is opened, or under begin_lock before the first write.  Reads
+ *     may go on.
+ * K2. All writes go through the guard.  Where the tracker could not be
+ *     filled, because tables lie upon each other, nothing is corrected in
+ *     place; a rebuild uses clusters that nothing refers to.
+ * K3. After a round that changed something it is synced, and the caches
+ *     forget what they have.
+ *
+ * Locks: begin_lock is held, or the image not served yet.  Takes
+ * refcounts.lock, shards' locks, corrupt_lock.
+ */
+
+#include <config.h>
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "byteorder.h"
+#include "check.h"
+#include "checked.h"
+#include "cleanup.h"
+#include "report.h"
+
+/* An image must not be able to flood the log. */
+#define MAX_LINES 20
+
+/* Rounds that change something. */
+#define MAX_ROUNDS 4
+
+unsigned check_tell_seconds = 10;
+
+static uint64_t *
+counter (struct check *c, enum check_kind kind)
+{
+  switch (kind) {
+  case CHECK_KIND_LEAK:
+    return &c->leaks;
+  case CHECK_KIND_OVERLAP:
+    return &c->overlaps;
+  default:
+    return &c->errors;
+  }
+}
+
+void
+check_mistake (struct check *c, enum check_kind kind, uint64_t n,
+               const char *fs, ...)
+{
+  char text[300];
+  va_list args;
+
+  if (c->recount)
+    return;
+  *counter (c, kind) += n;
+  if (kind != CHECK_KIND_COPIED && kind != CHECK_KIND_LEAK)
+    c->grave = true;
+  if (c->lines > MAX_LINES)
+    return;
+  if (c->lines++ == MAX_LINES) {
+    report_warning ("%s: check: there is more, which is counted but not "
+                    "shown", c->img->config.filename);
+    return;
+  }
+  va_start (args, fs);
+  vsnprintf (text, sizeof text, fs, args);
+  va_end (args);
+  report_warning ("%s: check: %s", c->img->config.filename, text);
+}
+
+static time_t
+now (void)
+{
+  struct timespec ts;
+
+  clock_gettime (CLOCK_MONOTONIC, &ts);
+  return ts.tv_sec;
+}
+
+void
+check_step (struct check *c)
+{
+  time_t t = now ();
+
+  c->steps_done++;              /* more than c->steps in a rebuild */
+  if (t - c->told < (time_t) check_tell_seconds)
+    return;
+  c->told = t;
+  report_warning ("%s: check: %" PRIu64 "%% done", c->img->config.filename,
+                  MIN (c->steps_done * 100 / c->steps, (uint64_t) 100));
+}
+
+/* The active L1 table is gone through twice. */
+static uint64_t
+count_steps (const struct image *img)
+{
+  uint64_t n = 1 + 2 * img->map.l1_size;
+  uint32_t i;
+
+  for (i = 0; i < img->snapshots.count; ++i)
+    n += img->snapshots.v[i].l1_size;
+  return n;
+}
+
+/* K3. */
+static int
+forget (struct image *img)
+{
+  int r = guard_sync (img);
+
+  if (r == 0)
+    r = refcounts_reload (img);
+  l2cache_forget (img);
+  return r;
+}
+
+static int
+round_with_tally (struct check *c, enum image_check what)
+{
+  const bool rebuild = what == CHECK_ALL;
+  int r;
+
+  r = check_references (c, true);
+  if (r == 0)
+    r = check_counts (c);
+  if (r < 0)
+    return r;
+  if (c->rebuild && rebuild && !c->unseen) {
+    r = check_rebuild (c);
+    c->rebuilt = r == 0;
+    return r;
+  }
+  /* The flags are compared with the counts as they are now. */
+  if (c->errors_fixed + c->leaks_fixed > 0)
+    r = forget (c->img);
+  return r == 0 ? check_flags (c) : r;
+}
+
+static int
+one_round (struct check *c, struct image *img, enum image_check what,
+           bool tell)
+{
+  int r;
+
+  memset (c, 0, sizeof *c);
+  c->img = img;
+  c->what = img->untracked ? CHECK_REPORT : what;
+  c->steps = count_steps (img);
+  c->told = now ();
+  c->lines = tell ? 0 : MAX_LINES + 1;
+  c->table = malloc (img->cluster_size);
+  r = c->table ? tally_init (&c->tally, img->refcounts.order) : -ENOMEM;
+  if (r == 0)
+    r = round_with_tally (c, what);
+  free (c->table);
+  tally_free (&c->tally);
+  return r;
+}
+
+static bool
+changed (const struct check *c)
+{
+  return c->errors_fixed + c->leaks_fixed > 0 || c->rebuilt;
+}
+
+/* What a round says, for the log. */
+static void
+tell (struct image *img, const struct image_check_result *res)
+{
+  const char *name = img->config.filename;
+
+  if (res->errors + res->leaks + res->overlaps == 0) {
+    report_debug ("%s: check: 0 errors, 0 leaked clusters", name);
+    return;
+  }
+  report_warning ("%s: check: %" PRIu64 " errors, %" PRIu64 " leaked "
+                  "clusters%s%s", name, res->errors, res->leaks,
+                  res->overlaps ? ", guest data upon metadata" : "",
+                  res->unseen ? ", and not everything could be followed"
+                  : "");
+  if (res->reopen)
+    report_warning ("%s: check: repaired what makes it unsafe to repair "
+                    "the rest; it is opened and checked again", name);
+  else if (res->repaired)
+    report_warning ("%s: check: after the repair: %" PRIu64 " errors, %"
+                    PRIu64 " leaked clusters", name, res->errors_left,
+                    res->leaks_left);
+}
+
+int
+image_check (struct image *img, enum image_check what,
+             struct image_check_result *res)
+{
+  struct check c;
+  unsigned i;
+  int r;
+
+  memset (res, 0, sizeof *res);
+  for (i = 0; ; ++i) {
+    r = one_round (&c, img, i < MAX_ROUNDS ? what : CHECK_REPORT, i == 0);
+    if (i == 0) {
+      res->errors = c.errors;
+      res->leaks = c.leaks;
+      res->overlaps = c.overlaps;
+    }
+    if (r < 0 || !changed (&c))
+      break;
+    res->repaired = true;
+    r = forget (img);
+    if (r < 0)
+      break;
+    if (img->untracked) {       /* it may be possible to track it now */
+      res->reopen = true;
+      break;
+    }
+  }
+  res->errors_left = c.errors;
+  res->leaks_left = c.leaks;
+  res->grave = c.grave;
+  res->unseen = c.unseen;
+  if (r < 0)
+    report_error ("%s: check: could not be completed: %s",
+                  img->config.filename, strerror (-r));
+  else
+    tell (img, res);
+  return r;
+}
+
+int
+check_clear_bits (struct image *img, uint64_t bits)
+{
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&img->corrupt_lock);
+  const uint64_t value = img->header.incompatible & ~bits;
+  uint8_t buf[8];
+  int r;
+
+  if (value == img->header.incompatible)
+    return 0;
+  store_be64 (buf, value);
+  r = guard_write_buf (img, OVERLAP_MAIN_HEADER, buf, sizeof buf,
+                       HEADER_OFFSET_INCOMPATIBLE);
+  if (r == 0)
+    r = guard_sync (img);
+  if (r < 0) {
+    report_error ("%s: check: writing incompatible_features in the header: "
+                  "%s", img->config.filename, strerror (-r));
+    return r;
+  }
+  img->header.incompatible = value;
+  return 0;
+}

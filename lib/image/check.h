@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* The consistency check, as its files share it.  See check.c. */
+
+#ifndef QCOW2_CHECK_H
+#define QCOW2_CHECK_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <time.h>
+
+#include "image-internal.h"
+#include "tally.h"
+
+/* What a single mistake is. */
+enum check_kind {
+  CHECK_KIND_BROKEN,            /* a pointer or an entry that is wrong */
+  CHECK_KIND_TOO_LOW,           /* a count below the references */
+  CHECK_KIND_COPIED,            /* a COPIED flag that is wrong */
+  CHECK_KIND_STRUCTURE,         /* the refcount table or a block */
+  CHECK_KIND_OVERLAP,           /* guest data in a cluster of metadata */
+  CHECK_KIND_LEAK,              /* a count above the references */
+};
+
+struct check {
+  struct image *img;
+  enum image_check what;        /* may be corrected in place */
+  uint64_t errors, leaks, overlaps; /* mistakes found */
+  uint64_t errors_fixed, leaks_fixed;
+  bool rebuilt;
+  bool grave;                   /* an error that is more than a wrong flag */
+  struct tally tally;
+  uint64_t highest;             /* the last cluster referred to */
+  uint64_t *table;              /* a cluster, for an L2 table or a block */
+  bool unseen;                  /* something could not be followed: what
+                                   seems to be without references may have
+                                   some */
+  bool rebuild;                 /* the refcounts must be made anew */
+  uint64_t steps, steps_done;   /* L1 entries, for the progress */
+  time_t told;                  /* when progress was told last */
+  bool recount;                 /* mistakes were noted before */
+  unsigned lines;               /* of mistakes that were reported */
+};
+
+/* How often progress is told, in seconds (a variable for tests). */
+extern unsigned check_tell_seconds;
+
+/* check.c: note a mistake; the first ones are also reported. */
+void check_mistake (struct check *c, enum check_kind kind, uint64_t n,
+                    const char *fs, ...)
+  __attribute__ ((format (printf, 4, 5)));
+
+/* check.c: one more step done; tell the progress now and then. */
+void check_step (struct check *c);
+
+/* check-references.c: count everything the image refers to, its refcount
+ * table and blocks too if STRUCTURE.  0 or a negative errno (reported, but
+ * for -ENOMEM).
+ */
+int check_references (struct check *c, bool structure);
+
+/* check-references.c: read an L2 table into C->table; false if it does
+ * not lie where one can be.  *R is a negative errno (reported) if it
+ * cannot be read.
+ */
+bool check_read_l2 (struct check *c, uint64_t offset, int *r);
+
+/* Words of an L2 entry, and entries of a table. */
+static inline unsigned
+check_l2_words (const struct check *c)
+{
+  return c->img->header.incompatible & INCOMPAT_EXTL2 ? 2 : 1;
+}
+
+static inline uint64_t
+check_l2_entries (const struct check *c)
+{
+  return c->img->cluster_size / (8 * check_l2_words (c));
+}
+
+/* Can a refcount block be where entry ENTRY of the table says? */
+static inline bool
+check_block_is_sound (const struct check *c, uint64_t entry)
+{
+  return (entry & (c->img->cluster_size - 1)) == 0
+    && entry < atomic_load (&c->img->guard.end);
+}
+
+/* check-counts.c: compare with the counts of the image; correct them in
+ * place as far as C->what allows.
+ */
+int check_counts (struct check *c);
+
+/* check-flags.c: compare COPIED flags with the counts of the image, and
+ * correct them if C->what is CHECK_ALL.
+ */
+int check_flags (struct check *c);
+
+/* check-rebuild.c: a new refcount table and new blocks, from C's tally
+ * made anew.  C->highest must cover the old ones too.
+ */
+int check_rebuild (struct check *c);
+
+/* check.c: take away BITS of the header's incompatible features, durably.
+ */
+int check_clear_bits (struct image *img, uint64_t bits);
+
+#endif /* QCOW2_CHECK_H */

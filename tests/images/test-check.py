@@ -1,0 +1,315 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-3-Clause
+
+"""The consistency check against QEMU's, over every image of cases.py and
+over images whose reference counts and flags are damaged at random.
+
+check=report must find errors and leaks where 'qemu-img check' finds them,
+and as many, and must not change the file.  What check=leaks and check=all
+say that they repaired is sound in QEMU's eyes, and the guest sees what it
+saw before.
+
+    test-check.py [CASE...]
+
+QCOW2_TEST_SEED and QCOW2_TEST_COUNT (damaged images) choose another run.
+"""
+
+import json
+import os
+import random
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+# pylint: disable=wrong-import-position
+from cases import CASES  # noqa: E402
+from make import Maker  # noqa: E402
+
+COPIED = 1 << 63
+OFFSET = 0x00fffffffffffe00
+SLOW = os.environ.get("QCOW2_SANITIZER") or os.environ.get("QCOW2_VALGRIND")
+
+
+# QEMU follows the same table very often.
+TOO_LONG = {"l1-entries-same-1000000", "snapshots-65536-shared"}
+
+
+class Failure(Exception):
+    pass
+
+
+def check(condition, text, *args):
+    if not condition:
+        raise Failure(text % args if args else text)
+
+
+def run(*argv):
+    return subprocess.run([str(a) for a in argv], stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          timeout=60, check=False)
+
+
+def read(path):
+    with open(path, "rb") as f:
+        return f.read()
+
+
+def ours(path, what):
+    """(found, left, log): pairs of errors and leaks; None if the image was
+    not opened."""
+    done = run("nbdkit", "-U", "-", "-v", "qcow2", path, "check=" + what,
+               "--run", "true")
+    log = done.stdout.decode(errors="replace")
+    check(done.returncode in (0, 1), "nbdkit ended with %d:\n%s",
+          done.returncode, log)
+    found = re.findall(r"check: (\d+) errors, (\d+) leaked", log)
+    left = re.findall(r"the repair: (\d+) errors, (\d+) leaked", log)
+    if done.returncode != 0 or not found:
+        check(done.returncode != 0, "no result:\n%s", log)
+        return None, None, log
+    first = tuple(map(int, found[0]))
+    last = tuple(map(int, left[-1])) if left else tuple(map(int, found[-1]))
+    return first, last, log
+
+
+def theirs(path):
+    """The same of QEMU; None if it cannot tell."""
+    done = run("qemu-img", "check", "--output=json", "-f", "qcow2", path)
+    text = done.stdout.decode(errors="replace")
+    if "{" not in text:
+        return None
+    answer = json.loads(text[text.index("{\n"):text.rindex("}") + 1])
+    if answer.get("check-errors"):
+        return None
+    return answer.get("corruptions", 0), answer.get("leaks", 0)
+
+
+def agree(found, reference, log):
+    """Where pointers are broken both miss what lies behind, QEMU not always
+    as much: it may read a table at an odd place."""
+    return found == reference or ("not everything" in log and
+                                  found[0] and reference[0])
+
+
+def same(one, other):
+    """Does a guest see the same in both?  Huge disks are not looked at, nor
+    what QEMU cannot read."""
+    done = run("qemu-img", "info", "--output=json", "-f", "qcow2", one)
+    if done.returncode != 0 or \
+       json.loads(done.stdout)["virtual-size"] > 1 << 30:
+        return True
+    return run("qemu-img", "compare", "-f", "qcow2", "-F", "qcow2", one,
+               other).returncode != 1
+
+
+class Tester:
+    def __init__(self, folder):
+        self.folder = folder
+        self.images = self.refused = self.repaired = 0
+        self.failed = []
+
+    def report(self, path):
+        """Compare the two; what was found, or None if the image was not
+        opened."""
+        before = os.stat(path)
+        found, _, log = ours(path, "report")
+        after = os.stat(path)
+        check((before.st_mtime_ns, before.st_size) ==
+              (after.st_mtime_ns, after.st_size), "the file was changed")
+        if found is None:
+            self.refused += 1
+            return None
+        reference = theirs(path)
+        if reference is None:
+            return found
+        check(agree(found, reference, log),
+              "errors and leaks are %s, of QEMU %s\n%s", found, reference,
+              "\n".join(line for line in log.splitlines()
+                        if "check:" in line))
+        return found
+
+    def repair(self, path, what):
+        copy = path + "." + what
+        shutil.copyfile(path, copy)
+        found, left, log = ours(copy, what)
+        check(found is not None, "check=%s did not open:\n%s", what, log)
+        reference = theirs(copy)
+        if reference is not None and left != found:
+            check(agree(left, reference, log), "check=%s leaves %s, QEMU finds %s\n%s",
+                  what, left, reference, log)
+        if what == "all" and "rebuilding" not in log and "beyond" not in log:
+            check(left[0] <= found[0], "more errors than before: %s", log)
+        if left != found:
+            self.repaired += 1
+            # A flag in an L2 table that is guest data, too, is seen.
+            check("upon metadata" in log or same(path, copy),
+                  "the guest's data changed")
+        os.unlink(copy)
+        return left
+
+    def one(self, name, path, must_heal=False):
+        self.images += 1
+        start = time.monotonic()
+        try:
+            if os.path.getsize(path) > 1 << 30 or name in TOO_LONG:
+                return
+            found = self.report(path)
+            check(found is not None or not must_heal, "it was not opened")
+            if not found or found == (0, 0):
+                return
+            if found[1]:
+                self.repair(path, "leaks")
+            left = self.repair(path, "all")
+            check(not must_heal or left == (0, 0), "left are %s of %s, %s",
+                  left, found, path)
+        except (Failure, subprocess.TimeoutExpired) as e:
+            self.failed.append(name)
+            print("FAILED %s\n%s" % (name, e), flush=True)
+        finally:
+            seconds = time.monotonic() - start
+            if seconds > 2:
+                print("%s took %.1f s" % (name, seconds), flush=True)
+
+
+class Damage:
+    """A sound image, of which counts, flags, blocks go wrong."""
+
+    def __init__(self, rng, path):
+        self.rng = rng
+        self.path = path
+        self.data = bytearray(read(path))
+        self.bits, = struct.unpack_from(">I", self.data, 20)
+        self.order, = struct.unpack_from(">I", self.data, 96) \
+            if self.data[7] > 2 else (4,)
+
+    def be64(self, at):
+        return struct.unpack_from(">Q", self.data, at)[0]
+
+    def put64(self, at, value):
+        struct.pack_into(">Q", self.data, at, value)
+
+    def table(self, at, entries):
+        """Places of the entries that are not 0."""
+        return [p for p in range(at, at + 8 * entries, 8)
+                if p + 8 <= len(self.data) and self.be64(p)]
+
+    def blocks(self):
+        at, clusters = struct.unpack_from(">QI", self.data, 48)
+        return self.table(at, clusters << (self.bits - 3))
+
+    def l1(self):
+        size, at = struct.unpack_from(">IQ", self.data, 36)
+        return self.table(at, size)
+
+    def l2(self):
+        return [p for l1 in self.l1()
+                for p in self.table(self.be64(l1) & OFFSET,
+                                    1 << (self.bits - 3))]
+
+    def counts(self):
+        """Change some counts, up or down."""
+        block = self.be64(self.rng.choice(self.blocks())) & OFFSET
+        used = (len(self.data) >> self.bits << self.order) // 8 + 1
+        for _ in range(self.rng.randint(1, 12)):
+            at = block + self.rng.randrange(min(used, 1 << self.bits))
+            if at < len(self.data):
+                self.data[at] = self.rng.choice((0, 0, 1, 2, 3))
+
+    def flags(self):
+        places = self.l1() + [p for p in self.l2()
+                              if not self.be64(p) >> 62 & 1
+                              and self.be64(p) & OFFSET]
+        for p in self.rng.sample(places, min(len(places), 5)):
+            self.put64(p, self.be64(p) ^ COPIED)
+
+    def no_block(self):
+        self.put64(self.rng.choice(self.blocks()), 0)
+
+    def bad_block(self):
+        """Past the end, not aligned, or upon something else."""
+        self.put64(self.rng.choice(self.blocks()), self.rng.choice(
+            (1 << 40, 512 if self.bits > 9 else 3,
+             self.be64(self.rng.choice(self.l1())) & OFFSET)))
+
+    def empty_blocks(self):
+        for p in self.blocks():
+            block = self.be64(p) & OFFSET
+            if block >> self.bits == 0:
+                continue        # bad_block was here
+            self.data[block:block + (1 << self.bits)] = bytes(1 << self.bits)
+
+    def corrupt_mark(self):
+        if self.data[7] > 2:
+            self.data[79] |= 2
+
+    def save(self, path):
+        for _ in range(self.rng.choice((1, 1, 2))):
+            kind = self.rng.choice((self.counts, self.counts, self.flags,
+                                    self.no_block, self.bad_block,
+                                    self.empty_blocks, self.corrupt_mark))
+            if self.blocks() and self.l1():
+                kind()
+        with open(path, "wb") as f:
+            f.write(self.data)
+
+
+def damaged(tester, rng, count):
+    for i in range(count):
+        path = os.path.join(tester.folder, "damaged.qcow2")
+        bits = rng.choice((1, 2, 4, 8, 16, 16, 16, 32, 64))
+        cluster = rng.choice((512, 4096, 4096, 65536))
+        version = rng.choice(("1.1", "1.1", "0.10")) if bits == 16 else "1.1"
+        options = "cluster_size=%d,compat=%s,refcount_bits=%d" \
+            % (cluster, version, bits)
+        run("qemu-img", "create", "-q", "-f", "qcow2", "-o", options, path,
+            2 << 20)
+        writes = []
+        for _ in range(rng.randint(1, 8)):
+            writes += ["-c", "write -P %d %d %d" %
+                       (rng.randint(1, 255), rng.randrange(1 << 20),
+                        rng.randint(1, 200000))]
+        run("qemu-io", "-f", "qcow2", *writes, path)
+        if bits > 1 and rng.random() < 0.4:
+            run("qemu-img", "snapshot", "-c", "s", path)
+            run("qemu-io", "-f", "qcow2", *writes[:4], path)
+        check(theirs(path) == (0, 0), "%s is not sound", options)
+        Damage(rng, path).save(path)
+        tester.one("damaged %d %s" % (i, options), path, must_heal=True)
+
+
+def main():
+    seed = os.environ.get("QCOW2_TEST_SEED") or str(random.getrandbits(32))
+    count = int(os.environ.get("QCOW2_TEST_COUNT") or (5 if SLOW else 25))
+    wanted = sys.argv[1:]
+    folder = tempfile.mkdtemp(prefix="check.",
+                              dir=os.environ.get("QCOW2_TMPDIR"))
+    try:
+        tester = Tester(folder)
+        maker = Maker(folder)
+        for number, case in enumerate(CASES):
+            if wanted and case.name not in wanted or \
+               SLOW and number % 10 and not wanted:
+                continue
+            image = maker.case(case)
+            tester.one(case.name, image.path)
+            os.unlink(image.path)
+        if not wanted:
+            damaged(tester, random.Random(seed), count)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    print("%d images, %d refused at open, %d repairs, %d failed; seed %s"
+          % (tester.images, tester.refused, tester.repaired,
+             len(tester.failed), seed))
+    check(wanted or tester.repaired > 0, "nothing was repaired")
+    sys.exit(1 if tester.failed else 0)
+
+
+if __name__ == "__main__":
+    main()
