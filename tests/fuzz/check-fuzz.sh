@@ -33,9 +33,9 @@ cflags=(-std=gnu11 -g -O2 -pthread -D_FILE_OFFSET_BITS=64
 for room in lib/base lib/format lib/storage lib/overlap lib/image plugin; do
   cflags+=(-iquote "$SOURCE/$room")
 done
-read -ra nbdkit_cflags <<<"${NBDKIT_CFLAGS-}"
-read -ra libs <<<"${LIBS-} -lz -lzstd"
-cflags+=("${nbdkit_cflags[@]}")
+read -ra more <<<"${MORE_CFLAGS-}"
+read -ra libs <<<"${LIBS-}"
+cflags+=("${more[@]}")
 
 # compile SOURCE OBJECT OPTION...
 compile ()
@@ -50,8 +50,12 @@ for source in "$SOURCE"/lib/*/*.c; do
   compile "$source" "$object" -fsanitize=fuzzer-no-link
   objects+=("$object")
 done
-compile "$SOURCE/plugin/config.c" objects/plugin-config.o \
-        -fsanitize=fuzzer-no-link
+parameters=()
+for source in "$SOURCE"/plugin/config*.c; do
+  object=objects/plugin-$(basename "$source" .c).o
+  compile "$source" "$object" -fsanitize=fuzzer-no-link
+  parameters+=("$object")
+done
 
 failed=0
 for target in "${targets[@]}"; do
@@ -72,7 +76,7 @@ for target in "${targets[@]}"; do
         compile "$source" "$object" -fsanitize=fuzzer-no-link "${extra[@]}"
         parts+=("$object")
       done ;;
-    parameters) parts+=(objects/plugin-config.o) ;;
+    parameters) parts+=("${parameters[@]}") ;;
   esac
   # What judges is not what is to be explored.
   for source in "${sources[@]}"; do

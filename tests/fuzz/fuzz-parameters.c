@@ -117,8 +117,11 @@ check_config (void)
   MUST (c->external_files && c->external_files[0]);
   for (p = c->external_files; *p; ++p)
     MUST (**p == '/' || strcmp (*p, "none") == 0
-          || strcmp (*p, "same-dir") == 0 || strcmp (*p, "any") == 0);
-  MUST (!c->backing_file || *c->backing_file == '/');
+          || strcmp (*p, "same-dir") == 0 || strcmp (*p, "any") == 0
+          || storage_is_nbd_uri (*p));
+  MUST (!c->backing_file || *c->backing_file == '/'
+        || storage_is_nbd_uri (c->backing_file));
+  MUST (!config.create || !storage_is_nbd_uri (c->filename));
   MUST (!config.event_log || *config.event_log);
 }
 
