@@ -88,7 +88,8 @@
  *
  * Updates take overlap.lock, one at a time, and the write side of the
  * slots they change.  Checks take the read side of one slot at a time
- * (overlap-window.c), or nothing at all where the slot is 0.  So a check
+ * (overlap-window.c), without a fence as long as its window is seldom
+ * updated, or nothing at all where the slot is 0.  So a check
  * of a range in one window is one atomic step; over several windows it
  * is one step per window.  Updates, overlap_claim above all, are atomic
  * against each other whatever they span.  overlap.lock is the last in

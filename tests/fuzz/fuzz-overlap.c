@@ -98,24 +98,27 @@ compare (uint32_t i, uint32_t n, overlap_set mask)
 }
 
 /* Pinned and other marks of one cluster are kept apart, so that it is
- * clear what stays of a window that leaves; and few combinations of
- * owners are made, so that the dictionary does not fill.
+ * clear what stays of a window that leaves.  There are never more pinned
+ * marks than can be kept without memory, and few combinations of owners,
+ * so that the dictionary does not fill.
  */
 static bool
 suits (uint32_t i, uint32_t n, enum overlap_type type)
 {
   bool pinned = OV_PINNED & OVERLAP_BIT (type);
-  uint32_t j;
+  uint32_t j, count = 0;
 
   for (j = i; j < i + n; j++) {
     overlap_set set = set_of (j);
 
-    if (set && ((set & OV_PINNED) != 0) != pinned)
+    if (set && (pinned || (set & OV_PINNED)))
       return false;
     if (owners[j][type] >= 5)
       return false;
   }
-  return true;
+  for (j = 0; pinned && j < CLUSTERS; j++)
+    count += (set_of (j) & OV_PINNED) != 0;
+  return !pinned || count + n <= OV_KEPT_MAX;
 }
 
 static void
@@ -171,8 +174,7 @@ operation (const uint8_t *p)
   if (n > HALF - i % HALF)
     n = HALF - i % HALF;
 
-  /* Only so many pinned marks can be kept without memory. */
-  if (p[3] < 16 && !(OV_PINNED & OVERLAP_BIT (type)))
+  if (p[3] < 16)
     ov_fail_alloc (p[3] / 2 + 1u, p[3] % 2);
   switch (p[0] >> 4 & 7) {
   case 0: case 1: case 2:
@@ -180,7 +182,8 @@ operation (const uint8_t *p)
       enter (i, n, type, false);
     break;
   case 3:
-    enter (i, n, type, true);
+    if (!(OV_PINNED & OVERLAP_BIT (type)) || suits (i, n, type))
+      enter (i, n, type, true);
     break;
   case 4: case 5: case 6:
     leave (i, n, type);
