@@ -56,6 +56,7 @@ const char config_help[] =
   "                                (default off)\n"
   "create.refcount-bits=<N>        (default 16)\n"
   "data-file=<FILE>                (not supported yet)\n"
+  "detect-zeroes=off|on|unmap      write zeroes as zeroes (default off)\n"
   "discard=unmap|ignore            what trim does (default unmap)\n"
   "event-log=<PATH>|fd:<N>         append events there as JSON lines\n"
   "external-files=none|same-dir|any|<DIR>|<URI>\n"
@@ -98,6 +99,10 @@ static const struct choice policies[] = {
   { "unprotected", OVERLAP_LIMIT_UNPROTECTED },
   { "verify", OVERLAP_LIMIT_VERIFY },
   { "refuse", OVERLAP_LIMIT_REFUSE }, { NULL, 0 }
+};
+static const struct choice detections[] = {
+  { "off", DETECT_ZEROES_OFF }, { "on", DETECT_ZEROES_ON },
+  { "unmap", DETECT_ZEROES_UNMAP }, { NULL, 0 }
 };
 static const struct choice discards[] = {
   { "unmap", true }, { "ignore", false }, { NULL, 0 }
@@ -358,6 +363,17 @@ set_overlap_limit (const char *key, const char *value)
 }
 
 static int
+set_detect_zeroes (const char *key, const char *value)
+{
+  uint32_t v;
+
+  if (config_choice (key, value, detections, &v) == -1)
+    return -1;
+  config.image.detect_zeroes = (enum detect_zeroes) v;
+  return 0;
+}
+
+static int
 set_discard (const char *key, const char *value)
 {
   uint32_t v;
@@ -446,6 +462,7 @@ static const struct parameter parameters[] = {
   { "check", set_check },
   { "commit-interval", set_commit_interval },
   { "data-file", set_data_file },
+  { "detect-zeroes", set_detect_zeroes },
   { "discard", set_discard },
   { "event-log", set_event_log },
   { "external-files", set_external_files },
@@ -545,6 +562,10 @@ config_complete (void)
       return config_bad_value ("external-files", "none",
                         "no other external-files beside none");
   }
+  if (config.image.detect_zeroes == DETECT_ZEROES_UNMAP
+      && !config.image.discard)
+    return config_bad_value ("detect-zeroes", "unmap",
+                      "on or off, with discard=ignore");
   if (nr_external_files > 0)
     config.image.external_files = (const char *const *) external_files;
   config.image.overlap_check =

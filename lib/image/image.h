@@ -25,6 +25,11 @@
 #include "overlap.h"
 #include "storage.h"
 
+enum detect_zeroes {
+  DETECT_ZEROES_OFF,
+  DETECT_ZEROES_ON,             /* host clusters are kept */
+  DETECT_ZEROES_UNMAP,          /* and given back */
+};
 enum lazy_refcounts { LAZY_OFF, LAZY_ON, LAZY_IMAGE };
 
 /* What a consistency check may correct: nothing, leaks (counts that are
@@ -51,6 +56,7 @@ struct image_config {
   const char *backing_file;     /* instead of the image's; or NULL */
   unsigned commit_interval;     /* seconds; 0 is never */
   bool discard;                 /* false: trims are ignored */
+  enum detect_zeroes detect_zeroes; /* of writes */
   enum lazy_refcounts lazy_refcounts;
   enum storage_locking locking;
   unsigned reconnect;           /* seconds, see storage_open_nbd */

@@ -331,7 +331,9 @@ image_write (struct image *img, const void *buf, size_t len,
   if (r == 0)
     r = image_prepare_write (img);
   if (r == 0)
-    r = write_range (img, buf, len, offset, fua, &commit);
+    r = img->config.detect_zeroes != DETECT_ZEROES_OFF
+      ? write_detecting_zeroes (img, buf, len, offset, fua, &commit)
+      : write_range (img, buf, len, offset, fua, &commit);
   if (r == 0 && fua && commit && !SABOTAGED (SABOTAGE_FUA))
     r = commit_now (img);
   return image_request_end (img, "writing", offset, len, r);

@@ -18,4 +18,14 @@ struct image;
 int write_range (struct image *img, const void *buf, uint64_t len,
                  uint64_t offset, bool durable, bool *commit);
 
+/* The same, but zeroes become zero clusters (detect-zeroes.c). */
+int write_detecting_zeroes (struct image *img, const void *buf, size_t len,
+                            uint64_t offset, bool durable, bool *commit);
+
+/* zero.c: as image_zero, under the same conditions as write_range.  What
+ * changes is durable after a commit, if *COMMIT is set.
+ */
+int zero_range (struct image *img, uint64_t offset, uint64_t len,
+                bool may_trim, bool *commit);
+
 #endif /* QCOW2_WRITE_H */

@@ -262,6 +262,16 @@ zero_parts (struct image *img, const struct parts *p, bool may_trim,
 }
 
 int
+zero_range (struct image *img, uint64_t offset, uint64_t len,
+            bool may_trim, bool *commit)
+{
+  struct parts p;
+
+  split (img, offset, len, &p);
+  return zero_parts (img, &p, may_trim, commit);
+}
+
+int
 image_zero (struct image *img, uint64_t offset, uint64_t len,
             unsigned flags, bool fua)
 {
