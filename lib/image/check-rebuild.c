@@ -93,7 +93,7 @@ write_piece (struct check *c, enum overlap_type type, uint64_t cluster,
 {
   struct image *img = c->img;
   const uint64_t offset = cluster << img->cluster_bits;
-  int r = guard_write_buf (img, type, buf, img->cluster_size, offset);
+  int r = guard_write_buf (img, (int) type, buf, img->cluster_size, offset);
 
   if (r < 0)
     report_error ("%s: check: writing a new %s at host offset %" PRIu64
