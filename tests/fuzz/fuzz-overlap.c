@@ -174,7 +174,9 @@ operation (const uint8_t *p)
   if (n > HALF - i % HALF)
     n = HALF - i % HALF;
 
-  if (p[3] < 16)
+  /* A pinned mark for whose removal there is no memory stays. */
+  if (p[3] < 16
+      && ((p[0] >> 4 & 7) < 4 || !(OV_PINNED & OVERLAP_BIT (type))))
     ov_fail_alloc (p[3] / 2 + 1u, p[3] % 2);
   switch (p[0] >> 4 & 7) {
   case 0: case 1: case 2:
