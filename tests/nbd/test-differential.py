@@ -37,6 +37,7 @@ PARAMETERS = {
     "preallocation": ["off", "metadata", "falloc"],
     "size": ["even", "odd"],
     "subclusters": ["off", "on"],
+    "zeroes": ["off", "on", "unmap"],   # detect-zeroes
     "caches": ["default", "tiny"],
     "lazy": ["off", "on"],
     "clients": ["one", "deep", "many"],
@@ -314,6 +315,8 @@ class Subject:
         if self.case["caches"] == "tiny":
             params["l2_cache_size"] = max(2 * self.case["cluster"], 8 * K)
             params["refcount_cache_size"] = 4 * self.case["cluster"]
+        if self.lab.ours:
+            params["detect_zeroes"] = self.case["zeroes"]
         # After each commit the server compares its tracker with the tables;
         # what it finds is in its log and fails the test when it stops.
         args = ["-D", "qcow2.overlap=1"] if self.lab.ours else []
