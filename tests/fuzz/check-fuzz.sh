@@ -27,6 +27,7 @@ if ! "$CC_FUZZ" --version >/dev/null 2>&1; then
   exit 1
 fi
 
+# shellcheck disable=SC2054   # -fsanitize= has commas
 cflags=(-std=gnu11 -g -O2 -pthread -D_FILE_OFFSET_BITS=64
         -fno-omit-frame-pointer -fsanitize=address,undefined
         -fno-sanitize-recover=undefined -I "$BUILD")

@@ -24,6 +24,7 @@ with open(sys.argv[1], "r+b") as f:
 # serve FILE ARGUMENT...: what clients see first ("true" if read-only)
 serve ()
 {
+  # shellcheck disable=SC2016   # nbdkit gives it uri
   nbdkit -U - qcow2 "$@" --run 'nbdinfo --json "$uri"' 2>log |
     sed -n 's/.*"is_read_only": \(true\|false\).*/\1/p'
 }
@@ -137,7 +138,7 @@ poke disk.qcow2 79 02
 test "$(serve disk.qcow2 check=report)" = true
 corrupt_bit disk.qcow2
 test "$(serve disk.qcow2 check=all)" = false
-! corrupt_bit disk.qcow2
+if corrupt_bit disk.qcow2; then exit 1; fi
 cmp disk.qcow2 sound.qcow2
 
 echo "--- a file that is read-only is checked and not repaired"

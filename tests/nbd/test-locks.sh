@@ -330,19 +330,19 @@ kill_qemu
 # before it looks for those of others, so perhaps nobody gets it.
 racers="1 2 3 4 5"
 for n in $racers; do
-  start_nbdkit race$n qcow2 a.qcow2
+  start_nbdkit "race$n" qcow2 a.qcow2
 done
 for round in 1 2; do
   for n in $racers; do
     { nbdinfo --size "nbd+unix:///?socket=$sockdir/race$n.sock" \
-        >/dev/null 2>&1 && echo $n >>winners.$round; } &
+        >/dev/null 2>&1 && echo "$n" >>"winners.$round"; } &
     clients[n]=$!
   done
   for n in $racers; do wait "${clients[n]}" || true; done
   [ ! -e winners.$round ] || fail "a writer beside four readers"
 done
 held a.qcow2 "$reader"
-for n in 1 2 3 4; do stop_nbdkit race$n; done
+for n in 1 2 3 4; do stop_nbdkit "race$n"; done
 connect race5
 stop_nbdkit race5
 

@@ -13,11 +13,11 @@ for case in 512 4096 65536 2097152 16384/4096 65536/4096 2097152/65536; do
   cluster=${case%/*}
   preferred=${case#*/}
   extended=off
-  test $cluster = $preferred || extended=on
+  test "$cluster" = "$preferred" || extended=on
   qemu-img create -q -f qcow2 disk.qcow2 5000005k \
-    -o cluster_size=$cluster,extended_l2=$extended
+    -o cluster_size="$cluster",extended_l2=$extended
   start_nbdkit a qcow2 disk.qcow2
-  "$PYTHON_NBD" - $cluster $preferred <<'PY'
+  "$PYTHON_NBD" - "$cluster" "$preferred" <<'PY'
 import nbd, os, sys
 cluster, preferred = int(sys.argv[1]), int(sys.argv[2])
 h = nbd.NBD()
