@@ -289,13 +289,15 @@ equal_bytes (const uint8_t *bytes, uint32_t i)
   return end;
 }
 
-/* Put the bytes of a page that is gone into the runs.  May be tried
- * again after -ENOMEM.
+/* Put the bytes of a page that is gone into the runs.  What was put is
+ * cleared in BYTES: after -ENOMEM the rest may be tried again or kept, and
+ * no mark is known twice.
  */
 int
 ov_page_to_runs (struct overlap *o, struct ov_window *w, uint32_t number,
-                 const uint8_t *bytes, bool force)
+                 uint8_t *bytes, bool force)
 {
+  const uint32_t base = number * OV_PAGE;
   uint32_t i, end, a, b;
 
   for (i = 0; i < OV_PAGE; i = end) {
@@ -304,10 +306,11 @@ ov_page_to_runs (struct overlap *o, struct ov_window *w, uint32_t number,
     end = equal_bytes (bytes, i);
     if (bytes[i] == 0)
       continue;
-    for (a = number * OV_PAGE + i; a < number * OV_PAGE + end; a = b) {
-      b = number * OV_PAGE + end;
+    for (a = base + i; a < base + end; a = b) {
+      b = base + end;
       if (ov_runs_edit (o, &w->runs, a, &b, &put) < 0)
         return -ENOMEM;
+      memset (bytes + (a - base), 0, b - a);
     }
   }
   return 0;

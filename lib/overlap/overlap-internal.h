@@ -259,7 +259,7 @@ void ov_page_remove (struct overlap *o, struct ov_window *w,
                      struct ov_page *page, uint8_t *copy);
 
 int ov_page_to_runs (struct overlap *o, struct ov_window *w,
-                     uint32_t number, const uint8_t *bytes, bool force);
+                     uint32_t number, uint8_t *bytes, bool force);
 void ov_pinned_to_runs (struct overlap *o, struct ov_window *w,
                         uint32_t number, uint8_t *bytes);
 
