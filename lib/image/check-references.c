@@ -323,7 +323,7 @@ static int
 refer_block (struct check *c, uint64_t i)
 {
   const uint64_t entry = refcounts_block_offset (c->img, i);
-  int r;
+  uint64_t others;
 
   if (entry == 0)
     return 0;
@@ -334,14 +334,18 @@ refer_block (struct check *c, uint64_t i)
     c->rebuild = true;
     return 0;
   }
-  r = refer (c, "a refcount block", entry, c->img->cluster_size);
-  if (r == 0 && tally_get (&c->tally, entry >> c->img->cluster_bits) != 1) {
+  others = tally_get (&c->tally, entry >> c->img->cluster_bits);
+  if (others > 0) {
     check_mistake (c, CHECK_KIND_STRUCTURE, 1, "refcount block %" PRIu64
                    " at host offset 0x%" PRIx64 " is used for something "
                    "else, too", i, entry);
     c->rebuild = true;
   }
-  return r;
+  /* One reference too many to count is not the fault of the others, and
+   * rebuilding drops it.
+   */
+  return others < refcount_max (c->tally.order)
+    ? refer (c, "a refcount block", entry, c->img->cluster_size) : 0;
 }
 
 /* After all else: so that a second use of a block is seen. */
