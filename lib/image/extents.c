@@ -19,6 +19,7 @@
 #include <string.h>
 
 #include "checked.h"
+#include "data.h"
 #include "extents.h"
 #include "image-internal.h"
 
@@ -86,7 +87,7 @@ data_status (struct image *img, uint64_t host, uint64_t *len,
   *status = 0;
   if (atomic_load (&img->preallocated) <= 0)
     return 0;
-  r = storage_map (img->storage, host, len, &hole);
+  r = data_map (img, host, len, &hole);
   if (r == 0 && hole)
     *status = IMAGE_EXTENT_ZERO;
   return r;

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "checked.h"
+#include "data.h"
 #include "image-internal.h"
 #include "report.h"
 
@@ -124,7 +125,7 @@ image_cache (struct image *img, uint64_t offset, uint64_t len)
     if (r < 0)
       return r;
     if (e.kind == L2_NORMAL)
-      storage_will_need (img->storage, e.host, e.len);
+      data_will_need (img, e.host, e.len);
     offset += e.len;
     len -= e.len;
   }

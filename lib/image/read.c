@@ -21,6 +21,7 @@
 #include "checked.h"
 #include "cleanup.h"
 #include "corrupt.h"
+#include "data.h"
 #include "decompress.h"
 #include "image-internal.h"
 #include "read.h"
@@ -95,7 +96,7 @@ read_extent (struct image *img, uint8_t *buf, uint64_t offset,
     memset (buf, 0, e->len);
     return 0;
   case L2_NORMAL:
-    r = storage_read (img->storage, buf, e->len, e->host);
+    r = data_read (img, buf, e->len, e->host, offset);
     return r < 0 ? read_failed (img, "data", offset, e->host, r) : 0;
   case L2_COMPRESSED:
     return read_compressed (img, buf, e->len, offset, e->entry);

@@ -34,6 +34,7 @@
 
 #include "checked.h"
 #include "cleanup.h"
+#include "data.h"
 #include "image-internal.h"
 #include "read.h"
 #include "report.h"
@@ -77,7 +78,7 @@ write_in_place (struct image *img, const struct piece *p,
   bool durable = p->durable && e->durable;
   int r;
 
-  r = guard_write (img, GUARD_DATA, &iov, 1, e->host, durable);
+  r = data_write (img, &iov, 1, e->host, p->offset, durable);
   if (r < 0)
     return write_failed (img, p->offset, e->host, r);
   if (!durable)
@@ -160,7 +161,8 @@ write_whole (struct image *img, const struct piece *p, uint64_t len,
   iov[1].iov_len = len;
   iov[2].iov_base = tail;
   iov[2].iov_len = tail_len;
-  return guard_write (img, GUARD_DATA, iov, 3, host - head_len, false);
+  return data_write (img, iov, 3, host - head_len, p->offset - head_len,
+                     false);
 }
 
 /* Clusters that were allocated and will not be linked. */
