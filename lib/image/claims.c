@@ -105,7 +105,7 @@ guard_claim (struct image *img, enum overlap_type type,
   int r;
 
   /* What the tracker does not know is looked up in the tables. */
-  r = guard_query (img, claim.first, claim.count, OVERLAP_ALL,
+  r = guard_query (img, (int) type, claim.first, claim.count, OVERLAP_ALL,
                    OVERLAP_ALL, &answer);
   if (r < 0)
     return r;

@@ -151,14 +151,25 @@ is_pinned (struct image *img, uint64_t first, uint64_t count,
   return true;
 }
 
+/* Are the tables searched for what this writer asks?  Metadata may not be
+ * refused where guest data is: what was acknowledged waits for it, and a
+ * flush would fail that a moment ago, or with more memory, would not.
+ */
+static bool
+asks_tables (const struct guard *g, int owner)
+{
+  return g->policy == OVERLAP_LIMIT_VERIFY
+    || (g->policy == OVERLAP_LIMIT_REFUSE && owner != GUARD_DATA);
+}
+
 int
-guard_query (struct image *img, uint64_t first, uint64_t count,
+guard_query (struct image *img, int owner, uint64_t first, uint64_t count,
              overlap_set mask, overlap_set types,
              struct overlap_answer *answer)
 {
   overlap_query (img->guard.overlap, first, count, mask, answer);
   if (!answer->outside || is_pinned (img, first, count, answer)
-      || img->guard.policy != OVERLAP_LIMIT_VERIFY)
+      || !asks_tables (&img->guard, owner))
     return 0;
   return verify_range (img, first, count, mask, types, answer);
 }
@@ -189,7 +200,8 @@ check_closely (struct image *img, int owner, uint64_t first,
   struct overlap_answer answer;
   int r;
 
-  r = guard_query (img, first, count, forbidden, forbidden | own, &answer);
+  r = guard_query (img, owner, first, count, forbidden, forbidden | own,
+                   &answer);
   if (r < 0)
     return r;
   if (answer.any & forbidden)

@@ -43,19 +43,20 @@ int guard_init (struct image *img);
 void guard_destroy (struct image *img);
 
 /* May OWNER change the range?  0, or -EIO: a hit (corruption has been
- * signalled) or a range that left the tracker under overlap-limit=refuse.
+ * signalled) or, for guest data, a range that left the tracker under
+ * overlap-limit=refuse.
  */
 int guard_check (struct image *img, int owner, uint64_t offset,
                  uint64_t len);
 
 /* What is known of COUNT clusters from FIRST on: the tracker's answer; or,
- * if some are outside and overlap-limit is 'verify', that of the tables,
- * with "outside" false.  MASK as for overlap_query; other types than
+ * if some are outside and overlap-limit is 'verify', or 'refuse' and OWNER
+ * is metadata, that of the tables, with "outside" false.  MASK as for overlap_query; other types than
  * TYPES may be missing from the answer.  0 or a negative errno, where the
  * tables could not be read (reported).
  */
-int guard_query (struct image *img, uint64_t first, uint64_t count,
-                 overlap_set mask, overlap_set types,
+int guard_query (struct image *img, int owner, uint64_t first,
+                 uint64_t count, overlap_set mask, overlap_set types,
                  struct overlap_answer *answer);
 
 /* As storage-write.h, after the check.  -EIO also once writes have

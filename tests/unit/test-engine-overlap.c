@@ -198,8 +198,8 @@ ask_some (unsigned n)
     const uint64_t count = rnd (3) ? 1 : rnd (3) ? rnd (8) + 1 : rnd (3000) + 1;
     struct overlap_answer a = { .where = 0 };
 
-    ck_assert_int_eq (guard_query (img, first, count, mask, OVERLAP_ALL, &a),
-                      0);
+    ck_assert_int_eq (guard_query (img, GUARD_DATA, first, count, mask,
+                                   OVERLAP_ALL, &a), 0);
     if (!(a.any & mask))
       a.where = 0;
     if (answers.n == answers.max) {
@@ -791,6 +791,38 @@ START_TEST (ranges_leave_and_return_under_load)
 }
 END_TEST
 
+/* With overlap-limit=refuse a table that left the tracker after a write
+ * was acknowledged could not be written, and the flush failed.
+ */
+START_TEST (under_refuse_no_flush_fails_for_what_was_acknowledged)
+{
+  unsigned i, failed = 0;
+  uint64_t offset;
+  int r;
+
+  limit = UINT64_MAX;
+  policy = OVERLAP_LIMIT_REFUSE;
+  restart_random (5);
+  open_rich ();
+  for (i = 0; i < 300; ++i) {
+    ov_set_limit (img->guard.overlap, i / 4 % 2 ? 0 : UINT64_MAX);
+    offset = rnd (4 * M - 64 * K) & ~UINT64_C (511);
+    r = rnd (4) ? write_byte (offset, (rnd (16) + 1) * 512, (int) rnd (256))
+      : image_trim (img, offset, 4 * K, false);
+    ck_assert (r == 0 || r == -EIO);
+    failed += r < 0;
+    if (i % 4 == 0)
+      ck_assert_int_eq (image_flush (img), 0);
+  }
+  ck_assert_uint_gt (failed, 0);
+  ck_assert_uint_lt (failed, i / 2);
+  ck_assert_uint_gt (atomic_load (&img->guard.refused_outside), 0);
+  ck_assert_uint_eq (seen_events.corrupted, 0);
+  ck_assert_uint_eq (verify_tracker (img), 0);
+  stop_rich ();
+}
+END_TEST
+
 int
 main (void)
 {
@@ -819,6 +851,7 @@ main (void)
   tcase_add_loop_test (tc, what_left_comes_back_after_a_commit, 0, 2);
   tcase_add_test (tc, a_rebuilding_that_fails_is_tried_again);
   tcase_add_test (tc, ranges_leave_and_return_under_load);
+  tcase_add_test (tc, under_refuse_no_flush_fails_for_what_was_acknowledged);
   suite_add_tcase (s, tc);
   runner = srunner_create (s);
   srunner_run_all (runner, CK_ENV);
