@@ -37,7 +37,9 @@ LIBIMAGE = $(top_builddir)/lib/image/libqcow2image.la
 LIBALL = $(LIBIMAGE) $(LIBOVERLAP) $(LIBSTORAGE) $(LIBFORMAT) $(LIBBASE)
 
 # Tests exit with 0, 1 or 77 (passed, failed, skipped).  The script
-# "run" in the top of the build tree sets their environment.
+# "run" in the top of the build tree sets their environment.  TESTS has
+# all of a folder; QUICK_TESTS, THREAD_TESTS and SMOKE_TESTS have some of
+# them, for make check-quick, check-threads and check-smoke.
 TEST_EXTENSIONS = .sh .py
 LOG_COMPILER = $(top_builddir)/run
 AM_LOG_FLAGS = $(UNIT_RUNNER)

@@ -2,10 +2,24 @@
 # SPDX-License-Identifier: BSD-3-Clause
 #
 # From nothing to all tests run: install what is missing, build out of
-# tree, run every test, then the quick ones again under the sanitizers
-# and valgrind, then make distcheck.  The last line says how it went.
+# tree, run every test, then again the ones with which other tools see
+# more.  The last line says how it went.
 #
 #   ./test.sh [FOLDER]          build in FOLDER (default: build)
+#
+# Each run is for what the others cannot find, and leaves out the rest:
+#
+#   all tests            everything that is promised
+#   ASan and UBSan       bytes out of bounds, freed or leaked, overflows:
+#                        the quick tests, every damaged image among them
+#   TSan                 data races, locks in the wrong order: the tests in
+#                        which threads meet
+#   valgrind             bytes that nobody wrote: the unit tests, but for
+#                        the long models
+#   clang                what another compiler warns of: only built
+#   distcheck            files that the tarball lacks, a source tree that
+#                        is read-only, install and uninstall: a few tests,
+#                        to see that this build works
 
 set -uo pipefail
 cd "$(dirname "$0")" || exit 1
@@ -62,22 +76,24 @@ count_results ()
   done < <(find "$tree" -name '*.trs' | LC_ALL=C sort)
 }
 
-# run_tests NAME DIRECTORY TARGET: make -k TARGET there, and count.
+# run_tests NAME DIRECTORY TARGET...: make -k TARGET... there, and count.
 run_tests ()
 {
-  local name=$1 dir=$2 target=$3 before=$failed start=$SECONDS status
+  local name=$1 dir=$2 before=$failed start=$SECONDS status
+
+  shift 2
 
   echo
   echo "== $name"
   find "$dir" -name '*.trs' -delete
-  make -C "$dir" -k -j2 "$target" 2>&1 | grep --line-buffered -E '^(PASS|FAIL|SKIP|ERROR)'
+  make -C "$dir" -k -j2 "$@" 2>&1 | grep --line-buffered -E '^(PASS|FAIL|SKIP|ERROR)'
   status=${PIPESTATUS[0]}
   count_results "$dir"
   # A test that could not even be built leaves no result.
   if [ "$status" -ne 0 ] && [ "$failed" -eq "$before" ]; then
     failed=$((failed + 1))
-    make -C "$dir" "$target" 2>&1 | tail -n 40
-    echo "FAIL: make $target"
+    make -C "$dir" "$@" 2>&1 | tail -n 40
+    echo "FAIL: make $*"
   fi
   echo "($((SECONDS - start)) s)"
 }
@@ -102,19 +118,22 @@ step "build" configure_and_make "$build/plain" || finish
 run_tests "All tests" "$build/plain" check
 
 if step "build with ASan and UBSan" configure_and_make "$build/asan" \
-        --enable-asan --disable-slow-tests CFLAGS='-g -O1'; then
-  run_tests "Quick tests with ASan and UBSan" "$build/asan" check
+        --enable-asan CFLAGS='-g -O1'; then
+  run_tests "Quick tests with ASan and UBSan" "$build/asan" check-quick
 fi
 
 if step "build with TSan" configure_and_make "$build/tsan" \
-        --enable-tsan --disable-slow-tests CFLAGS='-g -O1'; then
-  run_tests "Quick tests with TSan" "$build/tsan" check
+        --enable-tsan CFLAGS='-g -O1'; then
+  run_tests "Tests of threads with TSan" "$build/tsan" check-threads
 fi
 
-run_tests "Unit tests under valgrind" "$build/plain/tests/unit" check-valgrind
+# shellcheck disable=SC2016
+run_tests "Unit tests under valgrind" "$build/plain/tests/unit" \
+          check-valgrind TESTS='$(VALGRIND_TESTS)'
 
-step "build with clang" configure_and_make "$build/clang" CC=clang
-step "make distcheck" make -C "$build/plain" distcheck \
-     DISTCHECK_CONFIGURE_FLAGS=--disable-slow-tests
+step "build with clang" configure_and_make "$build/clang" CC=clang CFLAGS=-O0
+# shellcheck disable=SC2016
+step "make distcheck" make -C "$build/plain" -j2 distcheck \
+     TESTS='$(SMOKE_TESTS)' DISTCHECK_CONFIGURE_FLAGS=CFLAGS=-O1
 
 finish
