@@ -13,6 +13,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "disk.h"
@@ -162,6 +163,29 @@ disk_create (const char *bytes, uint64_t size)
     if (memcmp (bytes + offset, zeroes, n) != 0)
       disk_write (d, bytes + offset, n, offset);
   }
+  return d;
+}
+
+struct disk *
+disk_load (const char *path)
+{
+  const int fd = open (path, O_RDONLY | O_CLOEXEC);
+  struct disk *d = NULL;
+  struct stat st;
+  char *bytes;
+  int err;
+
+  if (fd == -1)
+    return NULL;
+  if (fstat (fd, &st) == 0) {
+    bytes = check_memory (malloc ((size_t) st.st_size + 1));
+    if (read (fd, bytes, (size_t) st.st_size) == st.st_size)
+      d = disk_create (bytes, (uint64_t) st.st_size);
+    free (bytes);
+  }
+  err = errno;
+  close (fd);
+  errno = err;
   return d;
 }
 

@@ -19,6 +19,7 @@
 struct disk;
 
 struct disk *disk_create (const char *bytes, uint64_t size);
+struct disk *disk_load (const char *path); /* NULL says errno */
 struct disk *disk_clone (const struct disk *from);
 void disk_free (struct disk *d);
 

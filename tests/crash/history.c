@@ -126,9 +126,10 @@ history_begin (struct history *h, const struct op *op, size_t moment)
 }
 
 void
-history_end (struct history *h, struct op *op, size_t moment)
+history_end (struct history *h, struct op *op, size_t moment, bool failed)
 {
   pthread_mutex_lock (&h->lock);
+  op->failed = failed;
   op->ended_at = h->clock++;
   op->ended = moment;
   pthread_mutex_unlock (&h->lock);
@@ -243,7 +244,7 @@ history_goto (struct history *h, size_t crash)
   for (i = 0; i < h->count; i++) {
     const struct op *op = h->ops[i];
 
-    if (op->kind == OP_FLUSH && op->ended <= crash
+    if (op->kind == OP_FLUSH && !op->failed && op->ended <= crash
         && op->began_at > flushed)
       flushed = op->began_at;
   }
@@ -257,7 +258,7 @@ history_goto (struct history *h, size_t crash)
       if (op->kind != OP_WRITE)
         raise (h, op, h->zeroed, op->ended_at);
     }
-    if (!h->durable[i]
+    if (!h->durable[i] && !op->failed
         && (op->ended_at < flushed || (op->fua && op->ended <= crash))) {
       h->durable[i] = true;
       raise (h, op, h->floor, op->began_at);
@@ -311,7 +312,7 @@ may_read (const struct history *h, const struct reading *r, uint64_t offset,
 
     if (op->kind == OP_FLUSH || offset < op->from || offset >= op->end)
       continue;
-    if (op->ended_at < r->began_at && op->began_at > floor)
+    if (!op->failed && op->ended_at < r->began_at && op->began_at > floor)
       floor = op->began_at;
     if (op->began_at < r->ended_at && op->ended_at > written
         && seen == (op->kind == OP_WRITE ? op->number : 0))
@@ -368,10 +369,10 @@ history_print (const struct history *h, unsigned sector)
     if (op->kind != OP_FLUSH && (offset < op->from || offset >= op->end))
       continue;
     printf ("  request %" PRIu64 " of client %u, moments %zu to %zd, time "
-            "%" PRIu64 " to %" PRId64 ": %s%s", op->number, op->client,
+            "%" PRIu64 " to %" PRId64 ": %s%s%s", op->number, op->client,
             op->began, (ssize_t) op->ended, op->began_at,
-            (int64_t) op->ended_at, op_names[op->kind],
-            op->fua ? " fua" : "");
+            (int64_t) op->ended_at, op->failed ? "failed " : "",
+            op_names[op->kind], op->fua ? " fua" : "");
     if (op->kind != OP_FLUSH)
       printf (" %" PRIu64 "+%" PRIu64, op->offset, op->len);
     printf ("\n");

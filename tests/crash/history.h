@@ -7,7 +7,8 @@
  * hold what a request wrote that had begun, unless another one, which
  * began after that had ended, is durable: it had ended before a flush
  * began that has ended, or it had FUA and has ended.  What was there at
- * first counts as written before everything.
+ * first counts as written before everything.  A request that failed may
+ * have been done, but is never durable, nor makes others so.
  *
  * Only the sectors of some windows of the disk are looked at, since with
  * large clusters there are too many.  They are numbered through.
@@ -45,6 +46,7 @@ struct op {
   uint64_t number;              /* its tag, from 1 */
   uint64_t began_at, ended_at;  /* a clock of its own */
   size_t began, ended;          /* moments of the recorder */
+  bool failed;                  /* so it promises nothing */
 };
 
 struct history;
@@ -63,7 +65,8 @@ unsigned history_sectors (const struct history *h);
  */
 struct op *history_begin (struct history *h, const struct op *op,
                           size_t moment);
-void history_end (struct history *h, struct op *op, size_t moment);
+void history_end (struct history *h, struct op *op, size_t moment,
+                  bool failed);
 
 /* A read of a part of one window begins; it has ended, with TAGS.  The
  * history keeps a copy.  From any thread.

@@ -19,6 +19,7 @@
 #define KIND_TINY      32       /* caches as small as they get */
 #define KIND_ZSTD      64       /* with KIND_COMPRESSED */
 #define KIND_EXTENDED 128       /* extended L2 entries */
+#define KIND_FAILING  256       /* the disk fails now and then */
 
 struct kind {
   const char *name;

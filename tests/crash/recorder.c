@@ -16,9 +16,7 @@
 #include <config.h>
 
 #include <errno.h>
-#include <inttypes.h>
 #include <pthread.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,10 +26,6 @@
 
 #define SECTOR 512u
 #define BLOCK UINT64_C (4096)
-
-static const char *const kind_names[] = {
-  "write", "zero", "punch", "reserve", "truncate", "sync",
-};
 
 struct recorder_storage {
   struct storage base;
@@ -147,12 +141,15 @@ give_space (struct recorder *rec, uint64_t offset, uint64_t len)
   }
 }
 
-/* May this happen?  The lock is held. */
+/* May this happen?  A write that is durable is a sync, too.  The lock is
+ * held.
+ */
 static int
-may_change (struct recorder *rec, enum recorder_op op, uint64_t offset,
-            uint64_t len)
+may_change (struct recorder *rec, enum recorder_op op, bool durable,
+            uint64_t offset, uint64_t len)
 {
-  int err = rec->hook ? rec->hook (rec->opaque, op) : 0;
+  int err = !rec->hook ? 0
+    : rec->hook (rec->opaque, durable ? RECORDER_SYNC : op);
 
   if (err < 0)
     return err;
@@ -211,7 +208,7 @@ change (struct storage *s, enum recorder_op kind, uint64_t offset, uint64_t len)
 
   pause_here (rec);
   pthread_mutex_lock (&rec->lock);
-  err = may_change (rec, kind, offset, len);
+  err = may_change (rec, kind, false, offset, len);
   if (err == 0) {
     r = add_record (rec, kind);
     r->offset = offset;
@@ -243,7 +240,7 @@ record_write (struct storage *s, const struct iovec *iov, int cnt,
 
   pause_here (rec);
   pthread_mutex_lock (&rec->lock);
-  err = may_change (rec, RECORDER_WRITE, offset, len);
+  err = may_change (rec, RECORDER_WRITE, durable, offset, len);
   if (err < 0) {
     /* A part of it happens, but no disk writes half a sector. */
     part = (offset + len / 2) / SECTOR * SECTOR;
@@ -332,7 +329,7 @@ record_sync (struct storage *s)
   pthread_mutex_unlock (&rec->lock);
   pause_here (rec);
   pthread_mutex_lock (&rec->lock);
-  err = may_change (rec, RECORDER_SYNC, 0, 0);
+  err = may_change (rec, RECORDER_SYNC, false, 0, 0);
   if (err < 0)
     doom (rec);
   else
@@ -484,18 +481,6 @@ recorder_syncs (struct recorder *rec)
   return n;
 }
 
-size_t
-recorder_before_sync (struct recorder *rec, size_t n)
-{
-  size_t i;
-
-  for (i = 0; i < rec->count; i++) {
-    if (rec->records[i].kind == RECORDER_SYNC && n-- == 0)
-      return i;
-  }
-  return rec->count;
-}
-
 void
 recorder_set_hook (struct recorder *rec, recorder_hook *hook, void *opaque)
 {
@@ -527,84 +512,4 @@ void
 recorder_lie (struct recorder *rec)
 {
   rec->lies = true;
-}
-
-/* xorshift64*: only has to be the same everywhere. */
-static bool
-toss (uint64_t *state)
-{
-  *state ^= *state >> 12;
-  *state ^= *state << 25;
-  *state ^= *state >> 27;
-  return (*state * UINT64_C (0x2545f4914f6cdd1d)) >> 63;
-}
-
-/* Some sectors of a record.  Their ends lie on the disk's sectors, not
- * the record's.
- */
-static void
-apply_torn (struct content *c, const struct record *r, uint64_t *random)
-{
-  uint64_t done = 0;
-
-  if (r->kind == RECORDER_TRUNCATE) {
-    if (toss (random))
-      apply (c, r);
-    return;
-  }
-  while (done < r->len) {
-    uint64_t n = SECTOR - (r->offset + done) % SECTOR;
-    struct record part = *r;
-
-    n = n < r->len - done ? n : r->len - done;
-    part.offset += done;
-    part.len = n;
-    if (r->data)
-      part.data += done;
-    if (toss (random))
-      apply (c, &part);
-    done += n;
-  }
-}
-
-char *
-recorder_crash (struct recorder *rec, size_t crash, enum recorder_loss loss,
-                uint64_t seed, uint64_t *size)
-{
-  const size_t until = recorder_certain_until (rec, crash);
-  uint64_t random = seed * 2 + 1;
-  struct content c;
-  size_t i;
-
-  copy_content (&c, rec->first.bytes, rec->first.size);
-  for (i = 0; i < 10; i++)      /* small seeds begin alike */
-    toss (&random);
-
-  for (i = 0; i < crash; i++) {
-    const struct record *r = &rec->records[i];
-
-    if (record_is_certain (r, until, crash) || loss == RECORDER_LOSE_NOTHING)
-      apply (&c, r);
-    else if (loss == RECORDER_LOSE_SOME && toss (&random))
-      apply (&c, r);
-    else if (loss == RECORDER_TEAR)
-      apply_torn (&c, r, &random);
-  }
-  *size = c.size;
-  return check_memory (c.bytes ? c.bytes : malloc (1));
-}
-
-void
-recorder_print (struct recorder *rec, size_t crash)
-{
-  const size_t until = recorder_certain_until (rec, crash);
-  size_t i;
-
-  for (i = 0; i < crash; i++) {
-    const struct record *r = &rec->records[i];
-
-    if (r->kind != RECORDER_SYNC && !record_is_certain (r, until, crash))
-      printf ("  record %zu: %s %" PRIu64 "+%" PRIu64 "\n", i,
-              kind_names[r->kind], r->offset, r->len);
-  }
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 
-/* A storage in memory that remembers everything that was done to it, and
- * can then say what a disk may hold after a crash at any moment.
+/* A storage in memory that remembers everything that was done to it.
+ * states.h then says what a disk may hold after a crash at any moment.
  *
  * The disk it stands for promises as little as a disk may: of all that
  * was written since the last sync, any part may have arrived, in sectors
@@ -42,14 +42,12 @@ struct storage *recorder_open (struct recorder *rec);
  */
 size_t recorder_now (struct recorder *rec);
 
-/* How many of them are syncs, and the moment before each, when most can
- * be lost (N from 0).
- */
+/* How many of them are syncs. */
 size_t recorder_syncs (struct recorder *rec);
-size_t recorder_before_sync (struct recorder *rec, size_t n);
 
-/* Asked before each change and each sync: a negative errno lets it fail.
- * Called with a lock held: it must not use the storage.
+/* Asked before each change and each sync (a durable write is one): a
+ * negative errno lets it fail.  Called with a lock held: it must not use
+ * the storage.
  */
 enum recorder_op {
   RECORDER_WRITE, RECORDER_ZERO, RECORDER_PUNCH, RECORDER_RESERVE,
@@ -77,25 +75,5 @@ void recorder_set_space (struct recorder *rec, uint64_t bytes);
  * a test notices.
  */
 void recorder_lie (struct recorder *rec);
-
-enum recorder_loss {
-  RECORDER_LOSE_NOTHING,        /* all arrived that was begun */
-  RECORDER_LOSE_ALL,            /* only what is certain */
-  RECORDER_LOSE_SOME,           /* whole writes, at random */
-  RECORDER_TEAR,                /* sectors, at random */
-};
-
-/* What the disk may hold after a crash at the moment CRASH (0 to
- * recorder_now).  SEED chooses among the possibilities.  Sets *SIZE;
- * the caller frees the result.
- */
-char *recorder_crash (struct recorder *rec, size_t crash,
-                      enum recorder_loss loss, uint64_t seed,
-                      uint64_t *size);
-
-/* A line on each record before CRASH that is not certain, for the report
- * of a failure.
- */
-void recorder_print (struct recorder *rec, size_t crash);
 
 #endif /* QCOW2_RECORDER_H */

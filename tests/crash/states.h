@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 
 /* What a disk may hold after a power loss at one moment after the other.
- * Like recorder_crash, but for many states: the moments are asked for in
- * ascending order, and what is certain is done once only.
+ * The moments are asked for in ascending order, and what is certain is
+ * done once only.
  */
 
 #ifndef QCOW2_STATES_H

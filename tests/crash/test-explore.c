@@ -55,6 +55,7 @@ FEATURE (compressed, k->flags & KIND_COMPRESSED)
 FEATURE (extended, k->flags & KIND_EXTENDED)
 FEATURE (far_away, k->flags & KIND_FAR)
 FEATURE (tiny, k->flags & KIND_TINY)
+FEATURE (failing, k->flags & KIND_FAILING)
 FEATURE (one, k->clients == 1)
 FEATURE (several, k->clients > 1)
 
@@ -70,6 +71,7 @@ static const struct feature features[] = {
   { "extended L2 entries", extended },
   { "the refcount table about to grow", far_away },
   { "tiny caches", tiny },
+  { "the disk fails now and then", failing },
   { "one client", one }, { "2 or 4 clients", several },
 };
 

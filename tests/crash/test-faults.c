@@ -42,80 +42,29 @@
 #include <unistd.h>
 
 #include "checked.h"
-#include "disk.h"
+#include "faults.h"
 #include "faulty.h"
-#include "fsck.h"
 #include "image-internal.h"
-#include "recorder.h"
 #include "report.h"
 #include "selfcheck.h"
-#include "storage-write.h"
-#include "selfcheck.h"
 
-#define SECTOR 512u
-#define MAX_VALUES 40
 #define OPS 26
 #define K 1024u
 
-#define CREATE "qemu-img create -q -f qcow2 "
-#define IO "qemu-io -f qcow2 disk.qcow2 >/dev/null "
+const struct fault_config *config;
+uint64_t seed = 1;
 
-static const struct config {
-  const char *name;
-  unsigned size;                /* guest bytes */
-  unsigned max_request;
-  bool long_only;               /* not in a run of limited time */
-  uint64_t l2_cache, overlap_limit;
-  const char *make;             /* makes disk.qcow2 */
-} configs[] = {
-  { "64k", 1024 * K, 160 * K, false, 0, 0, CREATE "disk.qcow2 1M" },
-  { "4k", 1024 * K, 96 * K, false, 0, 0,
-    CREATE "-o cluster_size=4k disk.qcow2 1M" },
-  { "512", 512 * K, 48 * K, false, 1, 0,
-    CREATE "-o cluster_size=512 disk.qcow2 512k" },
-  { "blocks", 512 * K, 96 * K, false, 1, 0,
-    CREATE "-o cluster_size=512,refcount_bits=64 disk.qcow2 512k" },
-  { "table", 2560 * K, 96 * K, false, 1, 0,
-    CREATE "-o cluster_size=512,refcount_bits=64 disk.qcow2 2560k && "
-    IO "-c 'write -P 3 0 1840k'" },
-  { "one-bit", 512 * K, 48 * K, false, 0, 0,
-    CREATE "-o cluster_size=4k,refcount_bits=1 disk.qcow2 512k" },
-  { "version-2", 512 * K, 48 * K, false, 0, 0,
-    CREATE "-o compat=0.10,cluster_size=4k disk.qcow2 512k && "
-    IO "-c 'write -P 3 64k 128k'" },
-  { "snapshots", 512 * K, 48 * K, false, 0, 0,
-    CREATE "-o cluster_size=1k disk.qcow2 512k && "
-    IO "-c 'write -P 3 0 400k' && qemu-img snapshot -c one disk.qcow2 && "
-    IO "-c 'write -P 4 100k 200k' && qemu-img snapshot -c two disk.qcow2" },
-  { "backing", 512 * K, 48 * K, false, 0, 0,
-    CREATE "-o cluster_size=4k base.qcow2 400k && "
-    "qemu-io -f qcow2 -c 'write -P 5 10k 300k' base.qcow2 >/dev/null && "
-    CREATE "-o cluster_size=4k -b base.qcow2 -F qcow2 disk.qcow2 512k && "
-    IO "-c 'write -P 6 100k 50k'" },
-  { "compressed", 512 * K, 48 * K, false, 1, 0,
-    "truncate -s 512k raw && "
-    "qemu-io -f raw -c 'write -P 9 0 400k' raw >/dev/null && "
-    "qemu-img convert -c -O qcow2 -o cluster_size=4k raw disk.qcow2" },
-  { "zeroes", 512 * K, 48 * K, false, 0, 0,
-    CREATE "-o cluster_size=4k disk.qcow2 512k && "
-    IO "-c 'write -P 5 0 400k' -c 'write -z 100k 200k' "
-    "-c 'write -zu 310k 40k'" },
-  { "tracker", 512 * K, 48 * K, false, 0, 2048,
-    CREATE "-o cluster_size=512 disk.qcow2 512k && "
-    IO "-c 'write -P 5 0 200k' && qemu-img snapshot -c one disk.qcow2" },
-  { "2M", 8192 * K, 1024 * K, true, 0, 0,
-    CREATE "-o cluster_size=2M disk.qcow2 8M" },
-};
-#define NR_CONFIGS (sizeof configs / sizeof configs[0])
+static struct values *initial;  /* of each sector */
+static struct values *now;      /* for the guest */
+static struct values *disk;     /* after a crash */
+static struct values *at_fault; /* the same when the fault had happened */
+static unsigned sectors;
 
-static const struct config *config;
-static uint64_t seed = 1;
-static uint8_t *original;       /* disk.qcow2 */
+static char *original;          /* disk.qcow2 */
 static uint64_t original_size;
 
 static char last_report[500];
-static unsigned lost_protection; /* events */
-static uint64_t runs, states, asked_qemu, failed_requests;
+static uint64_t runs, failed_requests;
 
 static void
 quiet (enum report_level level, const char *text)
@@ -124,7 +73,7 @@ quiet (enum report_level level, const char *text)
     snprintf (last_report, sizeof last_report, "%s", text);
 }
 
-static void __attribute__ ((noreturn, format (printf, 1, 2)))
+void
 fail (const char *fs, ...)
 {
   va_list args;
@@ -140,8 +89,8 @@ fail (const char *fs, ...)
   exit (EXIT_FAILURE);
 }
 
-static void *
-memory (size_t size)
+void *
+memory (uint64_t size)
 {
   void *p = malloc (size + 1);
 
@@ -150,245 +99,11 @@ memory (size_t size)
   return p;
 }
 
-/*----------------------------------------------------------------------
- * What a sector may hold.
- */
-
-typedef uint64_t tag;
-
-static tag
-hash (const uint8_t *sector)
-{
-  uint64_t h = UINT64_C (0xcbf29ce484222325), w;
-  unsigned i;
-
-  for (i = 0; i < SECTOR; i += 8) {
-    memcpy (&w, sector + i, 8);
-    h = (h ^ w) * UINT64_C (0x100000001b3);
-    h ^= h >> 29;
-  }
-  return h;
-}
-
-/* The values that a sector may have, one of them. */
-struct values {
-  unsigned n;
-  tag v[MAX_VALUES];
-};
-
-static struct values *now;      /* for the guest */
-static struct values *disk;     /* after a crash */
-static struct values *at_fault; /* the same when the fault had happened */
-static unsigned sectors;
-
-static bool
-may_be (const struct values *s, tag t)
-{
-  unsigned i;
-
-  for (i = 0; i < s->n; ++i)
-    if (s->v[i] == t)
-      return true;
-  return false;
-}
-
-static void
-set_only (struct values *s, tag t)
-{
-  s->n = 1;
-  s->v[0] = t;
-}
-
-static void
-add (struct values *s, tag t)
-{
-  if (may_be (s, t))
-    return;
-  if (s->n == MAX_VALUES)
-    fail ("too many values");
-  s->v[s->n++] = t;
-}
-
-/*----------------------------------------------------------------------
- * The storage of the engine.
- */
-
-static struct recorder *recorder;
-static const char *crashed;     /* bytes under the name "state" */
-static uint64_t crashed_size;
-
-int __real_storage_open_file (const char *path, bool writable, bool nofollow,
-                              struct storage **s);
-int __wrap_storage_open_file (const char *path, bool writable, bool nofollow,
-                              struct storage **s);
-
-int
-__wrap_storage_open_file (const char *path, bool writable, bool nofollow,
-                          struct storage **s)
-{
-  const bool was_on = faults_off ();
-  struct storage *below;
-  int r = 0;
-
-  if (strcmp (path, "recorder") == 0)
-    below = recorder_open (recorder);
-  else if (strcmp (path, "state") == 0) {
-    struct recorder *rec = recorder_create (crashed, crashed_size);
-
-    below = recorder_open (rec); /* freed by judge_bytes, as recorder */
-    recorder = rec;
-  }
-  if (was_on)
-    faults_on ();
-  if (strcmp (path, "recorder") != 0 && strcmp (path, "state") != 0)
-    r = __real_storage_open_file (path, writable, nofollow, &below);
-  if (r < 0)
-    return r;
-  *s = faulty_open (below);
-  return 0;
-}
-
-static void
-count_events (void *opaque, const struct event *event)
-{
-  (void) opaque;
-  lost_protection += event->kind == EVENT_OVERLAP_MEMORY_LIMIT_REACHED;
-}
-
-static int
-open_image (const char *name, struct image **img)
-{
-  struct image_config c;
-
-  image_config_init (&c);
-  c.filename = name;
-  c.commit_interval = 0;
-  c.l2_cache_size = config->l2_cache;
-  c.refcount_cache_size = config->l2_cache;
-  if (config->overlap_limit) {
-    c.overlap_total_limit = config->overlap_limit;
-    c.overlap_bitmap_size = 512;
-    c.overlap_limit = OVERLAP_LIMIT_VERIFY;
-  }
-  c.event = count_events;
-  return image_open (&c, img);
-}
-
 static void
 full_disk (void *opaque)
 {
   (void) opaque;
   recorder_set_space (recorder, 0);
-}
-
-/*----------------------------------------------------------------------
- * Judging an image.
- */
-
-static void
-write_file (const char *name, const void *p, uint64_t size)
-{
-  FILE *fp = fopen (name, "w");
-
-  if (!fp || fwrite (p, 1, size, fp) != size || fclose (fp) != 0)
-    fail ("%s: cannot be written", name);
-}
-
-static uint8_t *
-read_file (const char *name, uint64_t *size)
-{
-  FILE *fp = fopen (name, "r");
-  uint8_t *p;
-
-  if (!fp || fseek (fp, 0, SEEK_END) != 0)
-    fail ("%s: %s", name, strerror (errno));
-  *size = (uint64_t) ftell (fp);
-  rewind (fp);
-  p = memory (*size);
-  if (fread (p, 1, *size, fp) != *size)
-    fail ("%s: cannot be read", name);
-  fclose (fp);
-  return p;
-}
-
-/* Every so many images are judged by qemu-img as well. */
-#define SHARE 150
-
-static void
-ask_qemu (const char *what, const void *bytes, uint64_t size)
-{
-  int status;
-
-  write_file ("state.qcow2", bytes, size);
-  status = system ("qemu-img check -q -f qcow2 state.qcow2 >check.out 2>&1");
-  ++asked_qemu;
-  if (status != 0 && status != 3 << 8)
-    fail ("%s: qemu-img check finds corruption", what);
-}
-
-static void
-check_bytes (const char *what, const char *bytes, uint64_t size)
-{
-  struct disk *d = disk_create (bytes, size);
-  struct fsck_result result;
-
-  if (!fsck (d, &result)) {
-    write_file ("bad.qcow2", bytes, size);
-    fail ("%s: %s", what, result.problem);
-  }
-  disk_free (d);
-  if (states++ % SHARE == 0)
-    ask_qemu (what, bytes, size);
-}
-
-/* Open what is left, and hold it against what it may be. */
-static void
-judge_bytes (const char *what, const char *bytes, uint64_t size,
-             const struct values *allowed)
-{
-  struct recorder *work = recorder;
-  uint8_t *buf = memory (config->size);
-  struct image *img;
-  unsigned i;
-
-  check_bytes (what, bytes, size);
-  crashed = bytes;
-  crashed_size = size;
-  if (open_image ("state", &img) < 0)
-    fail ("%s: cannot be opened", what);
-  if (!image_is_writable (img))
-    fail ("%s: cannot be written to", what);
-  if (image_read (img, buf, config->size, 0) < 0)
-    fail ("%s: cannot be read", what);
-  image_close (img);
-  recorder_free (recorder);
-  recorder = work;
-  for (i = 0; i < sectors; ++i)
-    if (!may_be (&allowed[i], hash (buf + i * SECTOR))) {
-      write_file ("bad.qcow2", bytes, size);
-      fail ("%s: sector %u holds none of the %u things it may", what, i,
-            allowed[i].n);
-    }
-  free (buf);
-}
-
-/* After a crash at that moment, all or nothing unsynced written. */
-static void
-judge_crash (const char *what, size_t moment, const struct values *allowed)
-{
-  static const enum recorder_loss losses[] = {
-    RECORDER_LOSE_NOTHING, RECORDER_LOSE_ALL, RECORDER_TEAR,
-  };
-  uint64_t size;
-  unsigned i;
-  char *p;
-
-  for (i = 0; i < sizeof losses / sizeof losses[0]; ++i) {
-    p = recorder_crash (recorder, moment, losses[i], seed + faults.at,
-                        &size);
-    judge_bytes (what, p, size, allowed);
-    free (p);
-  }
 }
 
 /*----------------------------------------------------------------------
@@ -521,8 +236,8 @@ learn (const struct op *op, const uint8_t *buf, int r)
   for (i = 0; i < op->count; ++i) {
     struct values *n = &now[op->first + i], *d = &disk[op->first + i];
     const uint8_t *sector = buf + i * SECTOR;
-    tag t = hash (op->kind == OP_WRITE || op->kind == OP_READ ? sector
-                  : zeroes);
+    tag t = tag_of (op->kind == OP_WRITE || op->kind == OP_READ ? sector
+                    : zeroes);
 
     if (op->kind == OP_READ) {
       if (r < 0)
@@ -533,11 +248,11 @@ learn (const struct op *op, const uint8_t *buf, int r)
       set_only (n, t);
       continue;
     }
-    add (d, t);
+    add_value (d, t);
     if (r == 0 && op->kind != OP_TRIM)
       set_only (n, t);
     else
-      add (n, t);
+      add_value (n, t);
     if (r == 0 && op->fua)
       *d = *n;
   }
@@ -622,8 +337,6 @@ static void
 stop_and_judge (struct image *img)
 {
   const bool failed = faults.sync_failed;
-  uint64_t size;
-  char *p;
   int r;
 
   read_all (img);
@@ -637,9 +350,7 @@ stop_and_judge (struct image *img)
   image_close (img);
 
   if (faults.kind == FAULT_SHORT) {
-    p = (char *) read_file ("work.qcow2", &size);
-    judge_bytes ("after the close", p, size, now);
-    free (p);
+    judge_file ("after the close", "work.qcow2", now);
     return;
   }
   if (r == 0)
@@ -659,7 +370,8 @@ start (void)
   random_state = seed * 1000003 + strlen (config->name);
   if (faults.kind == FAULT_SHORT) {
     recorder = NULL;
-    write_file ("work.qcow2", original, original_size);
+    if (system ("cp disk.qcow2 work.qcow2") != 0)
+      fail ("work.qcow2 cannot be made");
   }
   else
     recorder = recorder_create (original, original_size);
@@ -669,7 +381,7 @@ start (void)
  * was over before it happened.
  */
 static bool
-run (const struct values *initial)
+run (void)
 {
   const bool forever = faults.forever;
   size_t moment = 0;
@@ -684,8 +396,8 @@ run (const struct values *initial)
   memcpy (disk, initial, sectors * sizeof *disk);
 
   faults_on ();
-  r = open_image (faults.kind == FAULT_SHORT ? "work.qcow2" : "recorder",
-                  &img);
+  r = open_image (faults.kind == FAULT_SHORT ? "work.qcow2"
+                  : NAME_RECORDER, &img);
   if (r == 0 && image_is_writable (img))
     r = image_begin_writing (img);
   else if (r == 0)
@@ -729,13 +441,26 @@ run (const struct values *initial)
  * The campaign.
  */
 
-static struct values *initial;
+static char *
+read_file (const char *name, uint64_t *size)
+{
+  struct disk *d = disk_load (name);
+  char *bytes;
+
+  if (!d)
+    fail ("%s: %s", name, strerror (errno));
+  *size = disk_size (d);
+  bytes = memory (*size);
+  disk_read (d, bytes, *size, 0);
+  disk_free (d);
+  return bytes;
+}
 
 static void
 prepare (void)
 {
   uint64_t size;
-  uint8_t *raw;
+  char *raw;
   unsigned i;
 
   if (system (config->make) != 0
@@ -752,7 +477,7 @@ prepare (void)
   disk = memory (sectors * sizeof *disk);
   at_fault = memory (sectors * sizeof *at_fault);
   for (i = 0; i < sectors; ++i)
-    set_only (&initial[i], hash (raw + i * SECTOR));
+    set_only (&initial[i], tag_of ((uint8_t *) raw + i * SECTOR));
   free (raw);
 }
 
@@ -786,7 +511,7 @@ campaign (double limit)
   double each;
 
   faults.at = UINT64_MAX;
-  if (run (initial))
+  if (run ())
     fail ("a fault that was not wanted");
   calls = faults.calls;
   if (limit > 0) {
@@ -794,7 +519,7 @@ campaign (double limit)
     step = (uint64_t) ((double) calls * each / limit) + 1;
   }
   for (faults.at = seed % step; faults.at < calls; faults.at += step) {
-    run (initial);
+    run ();
     done++;
     if (limit > 0 && seconds () - began > 2 * limit)
       break;
@@ -840,7 +565,7 @@ run_config (void)
         continue;
       if (wanted.at != UINT64_MAX) {
         faults.at = wanted.at;
-        run (initial);
+        run ();
       }
       else
         campaign (wanted.limit);
@@ -888,16 +613,16 @@ main (int argc, char *argv[])
     return EXIT_FAILURE;
   }
   report_set_sink (quiet);
-  wanted.limit /= (double) (NR_CONFIGS * modes);
-  for (i = 0; i < NR_CONFIGS; ++i) {
-    config = &configs[i];
+  wanted.limit /= (double) (nr_fault_configs * modes);
+  for (i = 0; i < nr_fault_configs; ++i) {
+    config = &fault_configs[i];
     if (wanted.config ? strcmp (wanted.config, config->name) == 0
         : wanted.limit <= 0 || !config->long_only)
       run_config ();
   }
   printf ("%" PRIu64 " runs, %" PRIu64 " failed requests, %" PRIu64
           " images judged, %" PRIu64 " of them by qemu-img\n", runs,
-          failed_requests, states, asked_qemu);
+          failed_requests, judged, asked_qemu);
   if (failed_requests == 0 && !wanted.config && !wanted.kind)
     fail ("no request failed: this test looks wrongly");
 

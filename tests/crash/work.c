@@ -16,6 +16,7 @@
 #include <inttypes.h>
 #include <pthread.h>
 #include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,10 +26,12 @@
 #include "work.h"
 
 char work_problem[1024];
+bool work_disk_lies;
 
 static const struct base *base;
 static struct recorder *recorder;
 static struct disk *state;
+static atomic_bool disk_fails;  /* now and then, at the moment */
 static pthread_mutex_t problem_lock = PTHREAD_MUTEX_INITIALIZER;
 
 static void *
@@ -69,6 +72,15 @@ storage_open_file (const char *path, bool writable, bool nofollow,
   return 0;
 }
 
+static uint64_t
+rnd (uint64_t *random, uint64_t n)
+{
+  *random ^= *random >> 12;
+  *random ^= *random << 25;
+  *random ^= *random >> 27;
+  return (*random * UINT64_C (0x2545f4914f6cdd1d) >> 32) % n;
+}
+
 /* The first thing that went wrong. */
 static void
 note_problem (const char *text)
@@ -88,8 +100,16 @@ work_forget_problem (void)
 static void
 take_report (enum report_level level, const char *text)
 {
-  if (level == REPORT_ERROR)
+  if (level == REPORT_ERROR && !atomic_load (&disk_fails))
     note_problem (text);
+}
+
+/* What a failing disk does.  The recorder holds a lock. */
+static int
+fail_sometimes (void *opaque, enum recorder_op op)
+{
+  return op != RECORDER_SYNC && atomic_load (&disk_fails)
+    && rnd (opaque, 25) == 0 ? -EIO : 0;
 }
 
 static void
@@ -127,15 +147,6 @@ work_open (const char *name)
 /*----------------------------------------------------------------------
  * Requests.
  */
-
-static uint64_t
-rnd (uint64_t *random, uint64_t n)
-{
-  *random ^= *random >> 12;
-  *random ^= *random << 25;
-  *random ^= *random >> 27;
-  return (*random * UINT64_C (0x2545f4914f6cdd1d) >> 32) % n;
-}
 
 /* A place in a window: mostly any sector, often the begin of a cluster,
  * often in the first eighth, where requests meet.
@@ -334,6 +345,7 @@ be_client (void *opaque)
 {
   struct client *c = opaque;
   struct op op, *now;
+  bool failed;
   unsigned i;
 
   pause_random = c->random;
@@ -346,8 +358,11 @@ be_client (void *opaque)
     op.client = c->number;
     now = history_begin (c->history, &op, recorder_now (recorder));
     c->result = perform (c->img, now);
+    failed = c->result == -EIO && atomic_load (&disk_fails);
+    if (failed)
+      c->result = 0;
     if (c->result == 0)
-      history_end (c->history, now, recorder_now (recorder));
+      history_end (c->history, now, recorder_now (recorder), failed);
   }
   return NULL;
 }
@@ -397,8 +412,10 @@ session (struct history *h, unsigned requests, uint64_t seed)
   r = image_begin_writing (img);
   if (r == 0 && base->kind->clients > 1)
     r = image_start (img);
+  atomic_store (&disk_fails, base->kind->flags & KIND_FAILING);
   if (r == 0)
     r = run_clients (img, h, requests, seed);
+  atomic_store (&disk_fails, false);
   if (r == 0)
     r = image_stop (img);
   else
@@ -410,12 +427,19 @@ session (struct history *h, unsigned requests, uint64_t seed)
 int
 work (struct history *h, unsigned requests, uint64_t seed)
 {
+  uint64_t random = seed * UINT64_C (0x9e3779b97f4a7c15) | 1;
   int r;
 
   if (base->kind->clients > 1)
     recorder_set_pause (recorder, pause_now, NULL);
+  recorder_set_hook (recorder, fail_sometimes, &random);
+  if (work_disk_lies)
+    recorder_lie (recorder);
   r = session (h, requests / 2, seed * 2);
-  return r < 0 ? r : session (h, requests / 2, seed * 2 + 1);
+  if (r == 0)
+    r = session (h, requests / 2, seed * 2 + 1);
+  recorder_set_hook (recorder, NULL, NULL);
+  return r;
 }
 
 int

@@ -7,6 +7,7 @@
 #ifndef QCOW2_WORK_H
 #define QCOW2_WORK_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "history.h"
@@ -30,7 +31,9 @@ extern char work_problem[1024];
 void work_forget_problem (void);
 
 /* Let so many requests happen, from the kind's number of clients at
- * once, then end.  Negative if one of them failed.
+ * once, then end.  Negative if one of them failed that should not.  With
+ * KIND_FAILING a part of the writes to the disk, of its zeroes and holes
+ * fails until the end begins.
  */
 int work (struct history *h, unsigned requests, uint64_t seed);
 
@@ -39,6 +42,9 @@ int work (struct history *h, unsigned requests, uint64_t seed);
  */
 int work_on_after_crash (struct image *img, tag *tags, unsigned requests,
                          uint64_t first, uint64_t seed);
+
+/* Set for a disk whose syncs promise nothing: then the rule is broken. */
+extern bool work_disk_lies;
 
 /* The tags of all sectors of the windows. */
 int work_read_tags (struct image *img, tag *tags);

@@ -100,7 +100,7 @@ compressed_entry (struct maker *m, const uint8_t *content)
                  .next_out = stream, .avail_out = sizeof stream };
   uint64_t at, n;
 
-  if (deflateInit2 (&z, 9, Z_DEFLATED, -12, 9, Z_DEFAULT_STRATEGY) != Z_OK
+  if (deflateInit2 (&z, 9, Z_DEFLATED, -12, 1, Z_DEFAULT_STRATEGY) != Z_OK
       || deflate (&z, Z_FINISH) != Z_STREAM_END)
     abort ();
   n = sizeof stream - z.avail_out;

@@ -1,0 +1,218 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* What an image may hold after a fault; see faults.h.
+ *
+ * A sector is known by a hash of it.  As long as it is not certain which
+ * of several requests has taken effect it may have several values.
+ *
+ * The engine opens all its storages through faulty.h, so that opening
+ * can fail, too; faults are off while an image is judged.
+ */
+
+#include <config.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "checked.h"
+#include "faults.h"
+#include "faulty.h"
+#include "fsck.h"
+#include "states.h"
+
+#define NAME_STATE "state"
+
+/* Every so many images are judged by qemu-img as well. */
+#define SHARE 150
+
+struct recorder *recorder;
+unsigned lost_protection;
+uint64_t judged, asked_qemu;
+
+static struct disk *state;      /* under NAME_STATE */
+
+tag
+tag_of (const uint8_t *sector)
+{
+  uint64_t h = UINT64_C (0xcbf29ce484222325), w;
+  unsigned i;
+
+  for (i = 0; i < SECTOR; i += 8) {
+    memcpy (&w, sector + i, 8);
+    h = (h ^ w) * UINT64_C (0x100000001b3);
+    h ^= h >> 29;
+  }
+  return h;
+}
+
+bool
+may_be (const struct values *s, tag t)
+{
+  unsigned i;
+
+  for (i = 0; i < s->n; ++i)
+    if (s->v[i] == t)
+      return true;
+  return false;
+}
+
+void
+set_only (struct values *s, tag t)
+{
+  s->n = 1;
+  s->v[0] = t;
+}
+
+void
+add_value (struct values *s, tag t)
+{
+  if (may_be (s, t))
+    return;
+  if (s->n == MAX_VALUES)
+    fail ("too many values");
+  s->v[s->n++] = t;
+}
+
+/*----------------------------------------------------------------------
+ * Opening.
+ */
+
+int __real_storage_open_file (const char *path, bool writable, bool nofollow,
+                              struct storage **s);
+int __wrap_storage_open_file (const char *path, bool writable, bool nofollow,
+                              struct storage **s);
+
+int
+__wrap_storage_open_file (const char *path, bool writable, bool nofollow,
+                          struct storage **s)
+{
+  const bool was_on = faults_off ();
+  struct storage *below = NULL;
+  int r = 0;
+
+  if (strcmp (path, NAME_RECORDER) == 0)
+    below = recorder_open (recorder);
+  else if (strcmp (path, NAME_STATE) == 0)
+    below = disk_open (state, NAME_STATE);
+  if (was_on)
+    faults_on ();
+  if (!below)
+    r = __real_storage_open_file (path, writable, nofollow, &below);
+  if (r < 0)
+    return r;
+  *s = faulty_open (below);
+  return 0;
+}
+
+static void
+count_events (void *opaque, const struct event *event)
+{
+  (void) opaque;
+  lost_protection += event->kind == EVENT_OVERLAP_MEMORY_LIMIT_REACHED;
+}
+
+int
+open_image (const char *name, struct image **img)
+{
+  struct image_config c;
+
+  image_config_init (&c);
+  c.filename = name;
+  c.commit_interval = 0;
+  c.l2_cache_size = config->l2_cache;
+  c.refcount_cache_size = config->l2_cache;
+  if (config->overlap_limit) {
+    c.overlap_total_limit = config->overlap_limit;
+    c.overlap_bitmap_size = 512;
+    c.overlap_limit = OVERLAP_LIMIT_VERIFY;
+  }
+  c.event = count_events;
+  return image_open (&c, img);
+}
+
+/*----------------------------------------------------------------------
+ * Judging.
+ */
+
+static void
+ask_qemu (const char *what, const struct disk *d)
+{
+  int status;
+
+  if (!disk_save (d, "state.qcow2"))
+    fail ("state.qcow2 cannot be written");
+  status = system ("qemu-img check -q -f qcow2 state.qcow2 >check.out 2>&1");
+  ++asked_qemu;
+  if (status != 0 && status != 3 << 8)
+    fail ("%s: qemu-img check finds corruption", what);
+}
+
+static void
+check_structure (const char *what, const struct disk *d)
+{
+  struct fsck_result result;
+
+  if (!fsck (d, &result)) {
+    disk_save (d, "bad.qcow2");
+    fail ("%s: %s", what, result.problem);
+  }
+  if (judged++ % SHARE == 0)
+    ask_qemu (what, d);
+}
+
+void
+judge (const char *what, struct disk *d, const struct values *allowed)
+{
+  uint8_t *buf = memory (config->size);
+  struct image *img;
+  unsigned i;
+
+  check_structure (what, d);
+  state = d;
+  if (open_image (NAME_STATE, &img) < 0)
+    fail ("%s: cannot be opened", what);
+  if (!image_is_writable (img))
+    fail ("%s: cannot be written to", what);
+  if (image_read (img, buf, config->size, 0) < 0)
+    fail ("%s: cannot be read", what);
+  image_close (img);
+  for (i = 0; i < config->size / SECTOR; ++i)
+    if (!may_be (&allowed[i], tag_of (buf + i * SECTOR))) {
+      disk_save (d, "bad.qcow2");
+      fail ("%s: sector %u holds none of the %u things it may", what, i,
+            allowed[i].n);
+    }
+  free (buf);
+}
+
+void
+judge_crash (const char *what, size_t moment, const struct values *allowed)
+{
+  static const enum loss losses[] = {
+    LOSE_NOTHING, LOSE_ALL, LOSE_TORN_SECTORS,
+  };
+  struct states *st = states_create (recorder);
+  struct disk *d;
+  unsigned i;
+
+  states_goto (st, moment);
+  for (i = 0; i < ARRAY_SIZE (losses); ++i) {
+    d = states_make (st, losses[i], seed + faults.at);
+    judge (what, d, allowed);
+    disk_free (d);
+  }
+  states_free (st);
+}
+
+void
+judge_file (const char *what, const char *path,
+            const struct values *allowed)
+{
+  struct disk *d = disk_load (path);
+
+  if (!d)
+    fail ("%s: cannot be read", path);
+  judge (what, d, allowed);
+  disk_free (d);
+}
