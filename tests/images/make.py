@@ -18,9 +18,12 @@ import subprocess
 import sys
 
 sys.dont_write_bytecode = True
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, HERE)
+sys.path.append(os.path.join(HERE, ".."))
 
 # pylint: disable=wrong-import-position
+from encrypted import create_encrypted  # noqa: E402
 from imagefile import Image  # noqa: E402
 
 K = 1024
@@ -128,15 +131,11 @@ class Maker:
         return bytes(M)         # the rest is not looked at
 
     def make_luks(self, to):
-        run("qemu-img", "create", "-q", "-f", "qcow2", "--object",
-            "secret,id=s,data=abc", "-o", "encrypt.format=luks,"
-            "encrypt.key-secret=s,encrypt.iter-time=10", to, "1M")
+        create_encrypted(to, "1M", "abc")
         return bytes(M)
 
     def make_aes(self, to):
-        run("qemu-img", "create", "-q", "-f", "qcow2", "--object",
-            "secret,id=s,data=abc", "-o", "encrypt.format=aes,"
-            "encrypt.key-secret=s", to, "1M")
+        create_encrypted(to, "1M", "abc", method="aes")
         return bytes(M)
 
     def make_extl2(self, to):

@@ -11,6 +11,8 @@ import subprocess
 import sys
 
 sys.dont_write_bytecode = True
+sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+from encrypted import create_encrypted                  # noqa: E402
 from qcow2lab import *                                  # noqa: E402,F403
 from qcow2parse import EXT_BITMAPS, INCOMPAT_CORRUPT, \
     INCOMPAT_DIRTY, Qcow2                               # noqa: E402
@@ -253,11 +255,7 @@ def refusals(lab):
 
 
 def luks(lab):
-    path = lab.path()
-    qemu_img("create", "-q", "-f", "qcow2", "--object",
-             "secret,id=s,data=abc123", "-o",
-             "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10",
-             path, "4M")
+    path = create_encrypted(lab.path(), "4M", "abc123")
     lab.refuses(path, "ncrypt", os.path.basename(path))
 
 
