@@ -493,7 +493,10 @@ check_now (struct image *img, enum image_check what)
   /* Wrong COPIED flags harm nobody: they are not believed. */
   if (result.grave) {
     img->opening = true;
-    image_corrupt (img, 0, 0, "the check found errors; give check=all or "
+    image_corrupt (img, 0, 0, what == CHECK_ALL
+                   ? "errors are left that cannot be repaired in place; "
+                   "copy the disk to a new image"
+                   : "the check found errors; give check=all or "
                    "repair it with 'qemu-img check -r all'");
     img->opening = false;
     img->read_only = true;
