@@ -199,6 +199,26 @@ show_logs ()
 }
 
 #--------------------------------------------------------------------
+# Other systems.
+
+# choose_mirror: sets $suite and $mirror.
+choose_mirror ()
+{
+  suite=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
+  mirror=
+  if command -v apt-get >/dev/null; then
+    # shellcheck disable=SC2016
+    mirror=$(apt-get indextargets --format '$(REPO_URI)' \
+               'Created-By: Packages' 'Origin: Debian' "Codename: $suite" |
+             sed -n 1p)
+  fi
+  if [ -z "$mirror" ]; then
+    suite=stable
+    mirror=http://deb.debian.org/debian/
+  fi
+}
+
+#--------------------------------------------------------------------
 # Oracles.
 
 # check_image IMAGE: neither corruption nor leaks in QEMU's eyes.

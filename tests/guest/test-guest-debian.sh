@@ -14,23 +14,6 @@
 source "$top_srcdir/tests/functions.sh"
 source "$top_srcdir/tests/guest/guest-functions.sh"
 
-# choose_mirror: sets $suite and $mirror.
-choose_mirror ()
-{
-  suite=$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)
-  mirror=
-  if command -v apt-get >/dev/null; then
-    # shellcheck disable=SC2016
-    mirror=$(apt-get indextargets --format '$(REPO_URI)' \
-               'Created-By: Packages' 'Origin: Debian' "Codename: $suite" |
-             sed -n 1p)
-  fi
-  if [ -z "$mirror" ]; then
-    suite=stable
-    mirror=http://deb.debian.org/debian/
-  fi
-}
-
 # make_root DIR: a system that boots, root without a password, and with
 # packages downloaded but not installed.
 make_root ()

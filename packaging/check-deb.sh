@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: BSD-3-Clause
+#
+# "make check-deb": the Debian package is made in a clean system of its
+# own (debootstrap), lintian finds nothing, and when it is installed in
+# another, nbdkit finds the plugin.  Needs root and a mirror.
+
+# shellcheck source=../tests/functions.sh
+source "$top_srcdir/tests/functions.sh"
+
+[ "$(id -u)" = 0 ] || skip "debootstrap needs root"
+requires debootstrap --version
+
+# in_root ROOT COMMAND...: with an environment of its own.
+in_root ()
+{
+  local root=$1
+
+  shift
+  chroot "$root" /usr/bin/env -i HOME=/root TERM=dumb LC_ALL=C.UTF-8 \
+         PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive \
+         "${proxies[@]}" "$@"
+}
+mapfile -t proxies < <(env | grep -iE '^(http|https|no)_proxy=' || true)
+
+# new_root DIR: the clean system, with this machine's ways to its mirror.
+new_root ()
+{
+  mkdir "$1"
+  cleanup_fn rm -rf --one-file-system "$1"
+  tar -C "$1" -xf base.tar
+  mount -t proc proc "$1/proc"
+  cleanup_fn umount "$1/proc"
+}
+
+choose_mirror
+echo "a clean system of $suite from $mirror"
+mkdir base
+cleanup_fn rm -rf --one-file-system "$workdir/base"
+debootstrap --variant=minbase "$suite" base "$mirror" >debootstrap.log 2>&1 ||
+  fail "debootstrap"
+cp /etc/apt/apt.conf.d/99* base/etc/apt/apt.conf.d/ 2>/dev/null || true
+tar -C base --one-file-system -cf base.tar .
+
+echo "building"
+new_root "$workdir/build"
+tarball=$(find "$top_builddir" -maxdepth 1 -name 'nbdkit-qcow2-plugin-*.tar.xz')
+[ "$tarball" ] || fail "there is no tarball: make dist"
+mkdir build/src
+tar -C build/src --strip-components=1 -xf "$tarball"
+in_root build apt-get -q update >apt.log 2>&1
+in_root build apt-get -q -y --no-install-recommends install \
+        build-essential devscripts equivs lintian >>apt.log 2>&1 ||
+  fail "apt-get install"
+in_root build sh -c 'cd /src && mk-build-deps -i -r -t \
+  "apt-get -q -y --no-install-recommends" debian/control' >>apt.log 2>&1 ||
+  fail "the build dependencies cannot be installed"
+in_root build sh -c 'cd /src && rm -f *build-deps*.buildinfo \
+  *build-deps*.changes && dpkg-buildpackage -us -uc' >package.log 2>&1 ||
+  fail "dpkg-buildpackage"
+in_root build sh -c 'lintian --allow-root --fail-on warning,error /*.changes' |
+  tee lintian.out || fail "lintian finds fault"
+
+echo "installing"
+new_root "$workdir/install"
+cp build/*.deb install/
+rm -f install/*-dbgsym_*
+in_root install apt-get -q update >>apt.log 2>&1
+in_root install sh -c 'apt-get -q -y --no-install-recommends install \
+  /*.deb' >install.log 2>&1 || fail "the package cannot be installed"
+in_root install nbdkit qcow2 --dump-plugin | grep '^qcow2_versions=' ||
+  fail "nbdkit does not find the plugin"
+in_root install sh -c 'nbdkit -U - qcow2 /tmp/d.qcow2 create=1G --run true' ||
+  fail "the plugin does not serve"
+in_root install getent passwd nbdkit-qcow2 ||
+  fail "there is no user nbdkit-qcow2"
+in_root install apt-get -q -y purge nbdkit-plugin-qcow2 >>install.log 2>&1 ||
+  fail "the package cannot be removed"
+ls build/*.deb
