@@ -12,6 +12,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "storage.h"
+
 /* storage-nbd-connection.c: requests to a server. */
 
 struct nbdconn;
@@ -28,11 +30,10 @@ struct nbdconn_export {
 
 /* Connect to URI, and start the thread that serves the connection.
  * TRUSTED: the user chose the URI, so it may name files of his (TLS
- * keys).  RECONNECT: how many seconds requests wait for a new connection
- * after a loss; 0: there is none.  Failures are reported.
+ * keys).  Failures are reported.
  */
-int nbdconn_open (const char *uri, bool trusted, unsigned reconnect,
-                  struct nbdconn **conn);
+int nbdconn_open (const char *uri, bool trusted,
+                  struct storage_patience patience, struct nbdconn **conn);
 void nbdconn_close (struct nbdconn *conn);
 const struct nbdconn_export *nbdconn_export (const struct nbdconn *conn);
 
