@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 
 /* What the files of the NBD storage offer each other.  Nothing of
- * libnbd shows here: only storage-nbd-connection.c knows it.
+ * libnbd shows here: only the files of storage-nbd-impl.h know it.
  */
 
 #ifndef QCOW2_STORAGE_NBD_H
@@ -14,7 +14,7 @@
 
 #include "storage.h"
 
-/* storage-nbd-connection.c: requests to a server. */
+/* storage-nbd-connection.c: a server, and requests to it. */
 
 struct nbdconn;
 
