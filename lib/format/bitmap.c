@@ -153,6 +153,7 @@ decode_entry (const struct decoder *d, uint32_t i, uint64_t *at,
                         " starts at byte %" PRIu64 " of the directory, too"
                         " near its end (bitmap_directory_size is %zu)",
                         i, *at, d->len);
+  b->at = *at;
   b->table_offset = load_be64 (p);
   b->table_size = load_be32 (p + 8);
   b->flags = load_be32 (p + 12);
@@ -255,4 +256,50 @@ bitmap_directory_decode (const uint8_t *buf, size_t len, uint32_t count,
   if (r < 0)
     bitmap_directory_free (dir);
   return r;
+}
+
+void
+bitmap_entry_encode (uint8_t *buf, const struct bitmap *b)
+{
+  uint8_t *p = buf + b->at;
+
+  store_be64 (p, b->table_offset);
+  store_be32 (p + 8, b->table_size);
+  store_be32 (p + 12, b->flags);
+}
+
+bool
+bitmap_fits (uint64_t bits, uint64_t cluster_size)
+{
+  const uint64_t entries = div_up (div_up (bits, 8), cluster_size);
+
+  return entries <= MAX_TABLE_ENTRIES
+    && entries <= MAX_DATA_BYTES / cluster_size;
+}
+
+#define TABLE_RESERVED UINT64_C (0xff000000000001fe)
+
+int
+bitmap_table_entry_check (uint64_t entry, uint64_t index,
+                          uint64_t cluster_size, uint64_t file_size,
+                          struct format_error *e)
+{
+  const uint64_t offset = bitmap_entry_offset (entry);
+
+  if (entry & TABLE_RESERVED)
+    return format_fail (e, -EINVAL, "bitmap table entry %" PRIu64 " is 0x%"
+                        PRIx64 ", but bits 1 to 8 and 56 to 63 must be 0",
+                        index, entry);
+  if (offset == 0)
+    return 0;
+  if (entry & BITMAP_TABLE_ONES)
+    return format_fail (e, -EINVAL, "bitmap table entry %" PRIu64 " is 0x%"
+                        PRIx64 ", but bit 0 must be 0 beside an offset",
+                        index, entry);
+  if (!is_aligned (offset, cluster_size) || offset >= file_size)
+    return format_fail (e, -EINVAL, "bitmap table entry %" PRIu64 " is 0x%"
+                        PRIx64 ", not a multiple of the cluster size %"
+                        PRIu64 " before the end of the file at %" PRIu64,
+                        index, entry, cluster_size, file_size);
+  return 0;
 }

@@ -17,6 +17,10 @@
 #define BITMAP_AUTO       UINT32_C (2)
 #define BITMAP_EXTRA_COMPATIBLE UINT32_C (4)
 
+/* Granularities that QEMU has; the format has more. */
+#define MIN_BITMAP_GRANULARITY_BITS 9
+#define MAX_BITMAP_GRANULARITY_BITS 31
+
 struct bitmap {
   uint64_t table_offset;        /* host offset */
   uint32_t table_size;          /* entries */
@@ -25,6 +29,7 @@ struct bitmap {
   uint8_t granularity_bits;
   char *name;                   /* NUL-terminated copy, owned */
   uint32_t extra_size;
+  size_t at;                    /* byte of the directory where it starts */
 };
 
 struct bitmap_directory {
@@ -43,6 +48,25 @@ int bitmap_directory_decode (const uint8_t *buf, size_t len, uint32_t count,
                              struct format_error *e);
 
 void bitmap_directory_free (struct bitmap_directory *d);
+
+/* Put B's table_offset, table_size and flags into its entry of the
+ * directory BUF, from which it was decoded.  The rest stays as it is.
+ */
+void bitmap_entry_encode (uint8_t *buf, const struct bitmap *b);
+
+/* May a bitmap have so many bits? */
+bool bitmap_fits (uint64_t bits, uint64_t cluster_size);
+
+/* An entry of a bitmap table: a cluster of bitmap data, or none. */
+#define BITMAP_TABLE_ZEROES UINT64_C (0)
+#define BITMAP_TABLE_ONES   UINT64_C (1)
+
+/* Check entry INDEX of a table (qcow2 specification, "Bitmap table").  0
+ * or -EINVAL with *E filled.
+ */
+int bitmap_table_entry_check (uint64_t entry, uint64_t index,
+                              uint64_t cluster_size, uint64_t file_size,
+                              struct format_error *e);
 
 /* Host offset of the cluster of bitmap data that a table entry names;
  * 0 if it names none (all zeroes or all ones).

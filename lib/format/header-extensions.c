@@ -38,6 +38,7 @@
 struct extension {
   uint32_t type;
   const uint8_t *data;
+  size_t at;                    /* byte of the header where DATA is */
   size_t len;
 };
 
@@ -70,7 +71,8 @@ next_extension (struct walk *w, struct extension *x, struct format_error *e)
                         " are left before the %s", x->type, start, len,
                         w->end - start - 8,
                         "backing file name or the end of the cluster");
-  x->data = w->buf + start + 8;
+  x->at = start + 8;
+  x->data = w->buf + x->at;
   x->len = len;
   /* The padding of the last one may lie past the end of the room. */
   w->at = MIN ((size_t) round_up (start + 8 + len, 8), w->end);
@@ -149,6 +151,7 @@ decode_bitmaps (const struct extension *x, uint64_t file_size,
                         "bitmap_directory_size (bitmaps extension) is %"
                         PRIu64 ", too small for nb_bitmaps, which is %"
                         PRIu32, size, nb);
+  h->bitmaps_at = x->at;
   h->nb_bitmaps = nb;
   h->bitmap_directory_size = size;
   h->bitmap_directory_offset = load_be64 (p + 16);

@@ -43,6 +43,8 @@
 #define HEADER_OFFSET_REFCOUNT_TABLE   48 /* offset, clusters: 12 bytes */
 #define HEADER_OFFSET_INCOMPATIBLE     72
 #define HEADER_OFFSET_AUTOCLEAR        88
+/* From bitmaps_at on. */
+#define BITMAPS_OFFSET_DIRECTORY       16
 
 /* Limits, those of the format or, where it sets none, QEMU's. */
 #define MIN_CLUSTER_BITS 9
@@ -91,6 +93,7 @@ struct header {
                                    then the directory is out of date */
   uint64_t bitmap_directory_size; /* bytes */
   uint64_t bitmap_directory_offset; /* host offset */
+  uint64_t bitmaps_at;          /* of the extension's fields in the file */
 };
 
 /* Bytes of the file that header_decode wants: learn the cluster size

@@ -154,6 +154,77 @@ START_TEST (row)
 }
 END_TEST
 
+/* Into the entry from which it was decoded, and nothing else. */
+START_TEST (encode)
+{
+  static const struct entry entries[] = {
+    { 0x50000, 3, BITMAP_IN_USE, 1, 16, "a", 0 },
+    { 0x70000, 1, BITMAP_EXTRA_COMPATIBLE, 1, 63, "x", 13 },
+  };
+  struct bitmap_directory d;
+  struct format_error e;
+  uint8_t buf[256] = { 0 }, before[256];
+  size_t at = 0, second, i;
+
+  put_entry (buf, &at, &entries[0]);
+  second = at;
+  put_entry (buf, &at, &entries[1]);
+  memcpy (before, buf, sizeof buf);
+  ck_accepted ("encode", decode_directory (buf, at, 2, &d, &e), &e);
+  bitmap_entry_encode (buf, &d.v[0]);
+  bitmap_entry_encode (buf, &d.v[1]);
+  ck_assert_mem_eq (buf, before, sizeof buf);
+
+  d.v[1].table_offset = 0x60000;
+  d.v[1].table_size = 2;
+  d.v[1].flags = BITMAP_AUTO;
+  bitmap_entry_encode (buf, &d.v[1]);
+  for (i = 0; i < sizeof buf; i++) {
+    if (i < second || i >= second + 16)
+      ck_assert_uint_eq (buf[i], before[i]);
+  }
+  bitmap_directory_free (&d);
+  ck_accepted ("again", decode_directory (buf, at, 2, &d, &e), &e);
+  ck_assert_uint_eq (d.v[1].table_offset, 0x60000);
+  ck_assert_uint_eq (d.v[1].table_size, 2);
+  ck_assert_uint_eq (d.v[1].flags, BITMAP_AUTO);
+  ck_assert_uint_eq (d.v[1].extra_size, 13);
+  bitmap_directory_free (&d);
+}
+END_TEST
+
+static const struct {
+  uint64_t entry;
+  int code;
+  const char *words;
+} table_rows[] = {
+  { 0, 0, NULL },
+  { 1, 0, NULL },
+  { 0x50000, 0, NULL },
+  { 20 * CLUSTER, 0, NULL },    /* the last one, which is short */
+  { 2, -EINVAL, "entry 7|0x2|bits 1 to 8" },
+  { 0x50100, -EINVAL, "entry 7|0x50100|bits 1 to 8" },
+  { UINT64_C (1) << 56, -EINVAL, "entry 7|0x100000000000000|56" },
+  { UINT64_C (1) << 63, -EINVAL, "entry 7|0x8000000000000000" },
+  { 0x50001, -EINVAL, "entry 7|0x50001|bit 0" },
+  { 0x50200, -EINVAL, "entry 7|0x50200|65536" },
+  { 21 * CLUSTER, -EINVAL, "entry 7|0x150000|end of the file" },
+};
+
+START_TEST (table_row)
+{
+  struct format_error e;
+  const int r = bitmap_table_entry_check (table_rows[_i].entry, 7, CLUSTER,
+                                          FILE_SIZE, &e);
+
+  if (table_rows[_i].code)
+    ck_refusal ("table entry", r, table_rows[_i].code, &e,
+                table_rows[_i].words);
+  else
+    ck_accepted ("table entry", r, &e);
+}
+END_TEST
+
 START_TEST (name_length)
 {
   struct bitmap_directory d;
@@ -302,6 +373,8 @@ main (void)
   tcase_add_test (tc, fields);
   tcase_add_loop_test (tc, row, 0, ARRAY_SIZE (rows));
   tcase_add_test (tc, name_length);
+  tcase_add_test (tc, encode);
+  tcase_add_loop_test (tc, table_row, 0, ARRAY_SIZE (table_rows));
   tcase_add_test (tc, padding);
   tcase_add_test (tc, directory_length);
   tcase_add_loop_test (tc, huge_extra, 0, 4);
