@@ -8,8 +8,9 @@
  * wants to write.  Before the first
  * change a guest makes, the header's autoclear bits that we do not keep
  * up to date are cleared and synced (qcow2 specification,
- * "autoclear_features"): those we do not know, and that of the bitmaps,
- * since they are not maintained; everything written before us is synced.
+ * "autoclear_features"): those we do not know, and that of the bitmaps if
+ * their directory is not understood; else the bitmaps that note writes are
+ * marked in use (bitmaps.c).  Everything written before us is synced.
  * And the space of the L1 table and the
  * refcount table is reserved, so that no commit fails for want of it.
  *
@@ -125,11 +126,14 @@ static int
 clear_autoclear (struct image *img)
 {
   struct header *h = &img->header;
-  uint8_t buf[8] = { 0 };
+  const uint64_t keep = h->autoclear
+    & (bitmaps_are_kept (&img->bitmaps) ? AUTOCLEAR_BITMAPS : 0);
+  uint8_t buf[8];
   int r;
 
-  if (h->version < 3 || h->autoclear == 0)
+  if (h->version < 3 || h->autoclear == keep)
     return 0;
+  store_be64 (buf, keep);
   r = guard_write_buf (img, OVERLAP_MAIN_HEADER, buf, sizeof buf,
                        HEADER_OFFSET_AUTOCLEAR);
   if (r == 0)
@@ -139,11 +143,11 @@ clear_autoclear (struct image *img)
                   img->config.filename, strerror (-r));
     return r;
   }
-  if (h->autoclear & AUTOCLEAR_BITMAPS)
+  if (h->autoclear & ~keep & AUTOCLEAR_BITMAPS)
     report_warning ("%s: its persistent dirty bitmaps are not kept up to "
                     "date and are now inconsistent",
                     img->config.filename);
-  h->autoclear = 0;
+  h->autoclear = keep;
   return 0;
 }
 
@@ -188,8 +192,18 @@ image_prepare_write (struct image *img)
   if (r == 0)
     r = clear_autoclear (img);
   if (r == 0)
+    r = bitmaps_mark_in_use (img);
+  if (r == 0)
     r = reserve_tables (img);
   if (r == 0)
     atomic_store_explicit (&img->header_ready, true, memory_order_release);
   return r;
+}
+
+int
+image_prepare_change (struct image *img, uint64_t offset, uint64_t len)
+{
+  int r = image_prepare_write (img);
+
+  return r == 0 ? bitmaps_note (img, &img->bitmaps, offset, len) : r;
 }

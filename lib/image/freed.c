@@ -251,9 +251,9 @@ freed_release (struct image *img)
   freed_list_free (&done);
 }
 
-static int
-walk_list (struct image *img, const struct freed_list *list,
-           overlap_set types, walk_fn *fn, void *opaque)
+int
+freed_list_walk (struct image *img, const struct freed_list *list,
+                 overlap_set types, walk_fn *fn, void *opaque)
 {
   const struct freed_chunk *c;
   unsigned i;
@@ -285,8 +285,8 @@ freed_walk (struct image *img, overlap_set types, walk_fn *fn,
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&f->lock);
   int r;
 
-  r = walk_list (img, &f->list, types, fn, opaque);
+  r = freed_list_walk (img, &f->list, types, fn, opaque);
   if (r == 0)
-    r = walk_list (img, &f->cut, types, fn, opaque);
+    r = freed_list_walk (img, &f->cut, types, fn, opaque);
   return r;
 }

@@ -58,6 +58,10 @@ int freed_list_add (struct freed_list *list, int owner, uint64_t first,
                     uint64_t count);
 void freed_list_free (struct freed_list *list);
 
+/* Call FN for each run of metadata in it, as walk_metadata does. */
+int freed_list_walk (struct image *img, const struct freed_list *list,
+                     overlap_set types, walk_fn *fn, void *opaque);
+
 /* Append LIST, which is empty afterwards.  Cannot fail. */
 void freed_join (struct freed *f, struct freed_list *list);
 

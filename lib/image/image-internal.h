@@ -10,6 +10,7 @@
  *   epoch_lock         the cut of a commit       commit.c
  *   shard lock         L2 slices                 l2cache.c
  *   refcounts.lock     counts, allocation        refcounts.c
+ *   bitmaps.lock       where the bitmaps are     bitmaps-store.c
  *   freed.lock         the list of the freed     freed.c
  *   corrupt_lock       marking the image         corrupt.c
  *   claims.lock        tables in the making      claims.c
@@ -31,6 +32,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "bitmaps.h"
 #include "claims.h"
 #include "commit.h"
 #include "freed.h"
@@ -80,6 +82,7 @@ struct image {
   struct rangelock ranges;
   struct commit commit;
   struct snapshot_table snapshots;
+  struct bitmaps bitmaps;
 
   atomic_int preallocated;      /* extents.c: -1 not known yet */
 };
@@ -111,6 +114,11 @@ int image_lock_for_writing (struct image *img);
  * negative errno (reported).
  */
 int image_prepare_write (struct image *img);
+
+/* begin.c: the same for a request that is about to change guest bytes,
+ * which the bitmaps must know.
+ */
+int image_prepare_change (struct image *img, uint64_t offset, uint64_t len);
 
 /* image.c: the end of a request.  Want of space or memory is reported
  * here, because it may be met and overcome below; everything else was

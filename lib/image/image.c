@@ -27,7 +27,6 @@ image_config_init (struct image_config *config)
   config->overlap_limit = OVERLAP_LIMIT_UNPROTECTED;
   config->external_files = same_dir;
   config->commit_interval = 5;
-  config->patience.timeout = 600;
   config->discard = true;
   config->lazy_refcounts = LAZY_IMAGE;
   config->locking = LOCKING_AUTO;
@@ -86,22 +85,33 @@ image_flush (struct image *img)
 /* A commit's release lowers counts, which the next one writes; that one
  * releases nothing new.
  */
+static int
+commit_all (struct image *img)
+{
+  int r = 0, i;
+
+  for (i = 0; i < 5 && r == 0 && !commit_is_idle (img); ++i)
+    r = commit_now (img);
+  return r;
+}
+
 int
 image_stop (struct image *img)
 {
-  int r = 0, i;
+  int r;
 
   commit_stop (img);
   if (!atomic_load (&img->writing))
     return 0;
-  for (i = 0; i < 5 && r == 0 && !commit_is_idle (img); ++i)
-    r = commit_now (img);
+  r = commit_all (img);
   /* After a failed sync nothing may seem to be left to do. */
   if (r == 0 && atomic_load (&img->guard.failed))
     r = -EIO;
   if (r < 0)
     report_error ("%s: closing: some of what was written last could not be "
                   "made durable", img->config.filename);
+  else if (bitmaps_store (img))
+    commit_all (img);           /* if that fails, the disk lost nothing */
   return r;
 }
 

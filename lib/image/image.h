@@ -59,7 +59,7 @@ struct image_config {
   enum detect_zeroes detect_zeroes; /* of writes */
   enum lazy_refcounts lazy_refcounts;
   enum storage_locking locking;
-  struct storage_patience patience; /* with NBD servers */
+  unsigned reconnect;           /* seconds, see storage_open_nbd */
   bool no_connections;          /* make none: -EINPROGRESS instead, and
                                    nothing is reported */
   enum image_check check;       /* when the image is opened */
@@ -69,8 +69,7 @@ struct image_config {
 };
 
 /* Fill in the defaults: overlap_check all, bitmap_size 64k, no limit,
- * external_files same-dir, commit_interval 5, discard, locking auto,
- * no second connection to an NBD server, a timeout of 600 seconds.
+ * external_files same-dir, commit_interval 5, discard, locking auto.
  */
 void image_config_init (struct image_config *config);
 
@@ -93,8 +92,9 @@ int image_open (const struct image_config *config, struct image **img);
 /* Start the commit thread (after the fork). */
 int image_start (struct image *img);
 
-/* Commit until nothing is left, stop the thread, sync.  The image can
- * still be read.  May be called without image_start, and twice.
+/* Commit until nothing is left, store the dirty bitmaps, stop the thread,
+ * sync.  The image can still be read; if it has bitmaps that note writes,
+ * there can be no more of those.  May be called without image_start, and twice.
  */
 int image_stop (struct image *img);
 
@@ -126,6 +126,17 @@ void image_snapshot_info (const struct image *img, uint32_t i,
  */
 int image_open_snapshot (struct image *img, uint32_t i,
                          struct image **view);
+
+/* Persistent dirty bitmaps, in the order of the image's directory. */
+struct image_bitmap {
+  const char *name;             /* lives as long as the image */
+  uint64_t granularity;         /* guest bytes that a bit stands for */
+  bool recording;               /* writes are noted (not disabled) */
+  const char *unusable;         /* why it cannot be used; NULL: it can */
+};
+uint32_t image_bitmaps (const struct image *img);
+void image_bitmap_info (const struct image *img, uint32_t i,
+                        struct image_bitmap *info);
 
 /* Raise the lock to a writer's; call before the first write (a writable
  * connection).  An image marked dirty is checked and repaired first, which
@@ -178,6 +189,13 @@ typedef int image_extent_fn (void *opaque, uint64_t offset, uint64_t len,
                              unsigned status);
 int image_extents (struct image *img, uint64_t offset, uint64_t len,
                    bool one, image_extent_fn *add, void *opaque);
+
+/* What bitmap I, which can be used, says of the disk at this moment, in
+ * the same form: status 0 where it is dirty, IMAGE_EXTENT_HOLE where not.
+ */
+int image_bitmap_extents (struct image *img, uint32_t i, uint64_t offset,
+                          uint64_t len, bool one, image_extent_fn *add,
+                          void *opaque);
 
 /* Counters since the opening, for debugging and tests. */
 struct image_stats {

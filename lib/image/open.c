@@ -287,6 +287,7 @@ image_new (const struct image_config *config, struct storage *storage,
   claims_init (&img->claims);
   rangelock_init (&img->ranges);
   freed_init (&img->freed);
+  bitmaps_init (&img->bitmaps);
   if (commit_init (img) < 0) {
     free (img);
     return NULL;
@@ -353,6 +354,9 @@ open_top (struct image *img)
                     "read-only; repair it with 'qemu-img check -r all'",
                     img->config.filename);
   }
+  r = bitmaps_load (img);
+  if (r < 0)
+    return r;
   img->read_only = img->config.readonly
     || !storage_is_writable (img->storage)
     || !blocks_fit (img)
@@ -422,7 +426,7 @@ open_file (const struct image_config *config, struct storage **s)
   if (storage_is_nbd_uri (config->filename))
     return config->no_connections ? -EINPROGRESS
       : storage_open_nbd (config->filename, !config->readonly, true,
-                          config->patience, s);
+                          config->reconnect, s);
   if (!config->readonly)
     r = storage_open_file (config->filename, true, false, s);
   if (r == -EROFS || r == -EACCES || r == -EPERM || r == -ETXTBSY)
@@ -559,6 +563,7 @@ image_close (struct image *img)
     map_close (img);
   snapshot_table_free (&img->snapshots);
   freed_destroy (&img->freed);
+  bitmaps_free (&img->bitmaps);
   commit_destroy (img);
   rangelock_destroy (&img->ranges);
   guard_destroy (img);

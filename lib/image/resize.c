@@ -18,6 +18,8 @@
  * - The disk has its old size or its new one; one write of 8 bytes
  *   decides.
  *
+ * - Bitmaps are in use, or have the size of the disk (bitmaps-store.c).
+ *
  * - Nothing that was beyond the end can be seen when the disk has grown:
  *   not the rest of a cluster that was cut, not a larger backing file, not
  *   the state of a virtual machine that an L1 table may map there
@@ -60,6 +62,39 @@ l1_entries_for (struct image *img, uint64_t size)
                             size);
 }
 
+/* As in QEMU all bitmaps must be there, to be resized too. */
+static int
+check_bitmaps (struct image *img, uint64_t size)
+{
+  const char *const name = img->config.filename;
+  const char *large;
+  struct image_bitmap b;
+  uint32_t i;
+
+  if (!bitmaps_are_kept (&img->bitmaps)) {
+    report_error ("%s: resize=%" PRIu64 ": the image has persistent bitmaps "
+                  "(autoclear feature bit 0) that are not understood, and "
+                  "would not fit", name, size);
+    return -ENOTSUP;
+  }
+  for (i = 0; i < image_bitmaps (img); ++i) {
+    image_bitmap_info (img, i, &b);
+    if (!b.unusable)
+      continue;
+    report_error ("%s: resize=%" PRIu64 ": bitmap '%.100s' would not fit, "
+                  "as it cannot be resized: %s; remove it with 'qemu-img "
+                  "bitmap --remove'", name, size, b.name, b.unusable);
+    return -ENOTSUP;
+  }
+  if (!bitmaps_fit (img, size, &large)) {
+    report_error ("%s: resize=%" PRIu64 ": bitmap '%.100s' would be too "
+                  "large; its granularity is too small for such a disk",
+                  name, size, large);
+    return -ENOTSUP;
+  }
+  return 0;
+}
+
 /* Is it allowed, before anything is changed? */
 static int
 check_resize (struct image *img, uint64_t size, bool shrink)
@@ -86,13 +121,7 @@ check_resize (struct image *img, uint64_t size, bool shrink)
                   img->header.nb_snapshots);
     return -ENOTSUP;
   }
-  if (img->bitmaps_valid) {
-    report_error ("%s: resize=%" PRIu64 ": the image has persistent bitmaps "
-                  "(autoclear feature bit 0), which would not fit; remove "
-                  "them with 'qemu-img bitmap --remove'", name, size);
-    return -ENOTSUP;
-  }
-  return 0;
+  return img->bitmaps_valid ? check_bitmaps (img, size) : 0;
 }
 
 /*----------------------------------------------------------------------
@@ -226,11 +255,25 @@ cut_off (struct image *img, uint64_t size)
  * Both.
  */
 
+/* They are marked in use, and stored when the image is closed. */
+static void
+resize_bitmaps (struct image *img, uint64_t old, uint64_t size)
+{
+  if (bitmaps_resize (img, old, size) == 0)
+    return;
+  bitmaps_give_up (&img->bitmaps);
+  report_warning ("%s: not enough memory to resize the bitmaps, which are "
+                  "lost (inconsistent)", img->config.filename);
+}
+
 static int
 close_resized (struct image *img, int r)
 {
-  int stopped = image_stop (img);
+  int stopped;
 
+  if (r < 0)                    /* whose size would they have? */
+    bitmaps_give_up (&img->bitmaps);
+  stopped = image_stop (img);
   image_close (img);
   return r < 0 ? r : stopped;
 }
@@ -245,6 +288,7 @@ open_to_resize (const struct image_config *config, uint64_t size,
   if (r < 0)
     return r;
   r = check_resize (*img, size, shrink);
+  (*img)->bitmaps.all_in_use = true;
   if (r == 0 && size != (*img)->size)
     r = image_prepare_write (*img);
   if (r < 0)
@@ -256,7 +300,7 @@ int
 image_resize (const struct image_config *config, uint64_t size, bool shrink)
 {
   struct image *img;
-  uint64_t entries;
+  uint64_t entries, old;
   int r;
 
   size = round_up (size, 512);
@@ -271,9 +315,12 @@ image_resize (const struct image_config *config, uint64_t size, bool shrink)
     if (r < 0)
       return r;
   }
-  if (size > img->size)
+  old = img->size;
+  if (size > old)
     r = grow (img, size);
-  else if (size < img->size)
+  else if (size < old)
     r = cut_off (img, size);
+  if (r == 0 && size != old)
+    resize_bitmaps (img, old, size);
   return close_resized (img, r);
 }

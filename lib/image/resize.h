@@ -15,8 +15,8 @@
  * image, changes it, and closes it again; a crash leaves it with the old
  * size or the new one.  0, also if the size is that already, or a negative
  * errno that has been reported: -EINVAL for a smaller size without SHRINK,
- * -ENOTSUP for an image with persistent bitmaps or, in version 2, with
- * snapshots, -EFBIG for a size that needs larger clusters.
+ * -ENOTSUP for an image with bitmaps that cannot be used or would be too
+ * large or, in version 2, with snapshots, -EFBIG for a size that needs larger clusters.
  */
 int image_resize (const struct image_config *config, uint64_t size,
                   bool shrink);

@@ -166,7 +166,8 @@ walk_snapshots (const struct walk *w)
 
 /* The directory is decoded each time: it is small, and asked for rarely. */
 static int
-read_bitmap_directory (struct image *img, struct bitmap_directory *d)
+read_bitmap_directory (struct image *img, uint64_t offset,
+                       struct bitmap_directory *d)
 {
   const struct header *h = &img->header;
   CLEANUP_FREE uint8_t *buf = NULL;
@@ -179,16 +180,13 @@ read_bitmap_directory (struct image *img, struct bitmap_directory *d)
   buf = malloc (h->bitmap_directory_size);
   if (!buf)
     return -ENOMEM;
-  r = storage_read (img->storage, buf, h->bitmap_directory_size,
-                    h->bitmap_directory_offset);
+  r = storage_read (img->storage, buf, h->bitmap_directory_size, offset);
   if (r < 0)
     return r;
-  r = bitmap_directory_decode (buf, h->bitmap_directory_size,
-                               h->nb_bitmaps, img->cluster_size, end, d, &e);
-  if (r < 0)
-    report_warning ("%s: %s; the bitmaps are left as they are, their tables "
-                    "are not protected", img->config.filename, e.text);
-  return r;
+  /* What is wrong with it was told at the opening (bitmaps-load.c). */
+  return bitmap_directory_decode (buf, h->bitmap_directory_size,
+                                  h->nb_bitmaps, img->cluster_size, end, d,
+                                  &e);
 }
 
 static int
@@ -196,6 +194,7 @@ walk_bitmaps (const struct walk *w)
 {
   const struct header *h = &w->img->header;
   struct bitmap_directory d;
+  uint64_t offset;
   uint32_t i;
   int r;
 
@@ -204,18 +203,20 @@ walk_bitmaps (const struct walk *w)
    */
   if (!h->has_bitmaps || !w->img->bitmaps_valid)
     return 0;
-  r = visit (w, OVERLAP_BITMAP_DIRECTORY, h->bitmap_directory_offset,
-             h->bitmap_directory_size);
+  r = bitmaps_walk_made (w->img, w->types, w->fn, w->opaque);
+  if (r != 0)
+    return r;
+  offset = bitmaps_directory_offset (w->img);
+  r = visit (w, OVERLAP_BITMAP_DIRECTORY, offset, h->bitmap_directory_size);
   if (r != 0 || (!wants (w, OVERLAP_BITMAP_TABLE)
                 && !wants (w, OVERLAP_BITMAP_DATA)))
     return r;
-  r = read_bitmap_directory (w->img, &d);
+  r = read_bitmap_directory (w->img, offset, &d);
   if (r == -EINVAL)
-    return 0;                   /* said; nobody uses such bitmaps */
+    return 0;                   /* nobody uses such bitmaps */
   if (r < 0) {
     report_error ("%s: reading the bitmap directory at host offset %" PRIu64
-                  ": %s", w->img->config.filename,
-                  h->bitmap_directory_offset, strerror (-r));
+                  ": %s", w->img->config.filename, offset, strerror (-r));
     return r;
   }
   for (i = 0; i < d.count && r == 0; ++i) {
@@ -248,10 +249,10 @@ walk_metadata (struct image *img, overlap_set types, walk_fn *fn,
   if (r == 0)
     r = walk_active (&w);
   if (r == 0)
+    r = walk_bitmaps (&w);
+  if (r == 0)
     r = freed_walk (img, types, fn, opaque);
   if (r == 0)
     r = walk_snapshots (&w);
-  if (r == 0)
-    r = walk_bitmaps (&w);
   return r;
 }

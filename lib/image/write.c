@@ -331,7 +331,7 @@ image_write (struct image *img, const void *buf, size_t len,
     return 0;
   r = guard_may_write (img);
   if (r == 0)
-    r = image_prepare_write (img);
+    r = image_prepare_change (img, offset, len);
   if (r == 0)
     r = img->config.detect_zeroes != DETECT_ZEROES_OFF
       ? write_detecting_zeroes (img, buf, len, offset, fua, &commit)

@@ -286,7 +286,7 @@ image_zero (struct image *img, uint64_t offset, uint64_t len,
   if (r == 0 && (flags & IMAGE_ZERO_FAST))
     r = check_fast (img, &p);
   if (r == 0)
-    r = image_prepare_write (img);
+    r = image_prepare_change (img, offset, len);
   if (r == 0)
     r = zero_parts (img, &p, (flags & IMAGE_ZERO_MAY_TRIM)
                     && img->config.discard, &commit);
@@ -310,7 +310,7 @@ image_trim (struct image *img, uint64_t offset, uint64_t len, bool fua)
   if (r < 0 || !img->config.discard || !has_zero_clusters (img))
     return r;
   split (img, offset, len, &p);
-  r = image_prepare_write (img);
+  r = image_prepare_change (img, offset, len);
   if (r == 0 && p.body < p.body_end)
     r = zero_subclusters (img, p.body, p.body_end, true, NULL);
   if (r == 0 && fua)

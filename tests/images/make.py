@@ -130,6 +130,11 @@ class Maker:
             "cluster_size=4k", to, "1G")
         return bytes(M)         # the rest is not looked at
 
+    def make_wide_bitmap(self, to):
+        content = self.make_wide(to)
+        run("qemu-img", "bitmap", "--add", "-g", "64k", to, "daily")
+        return content
+
     def make_luks(self, to):
         create_encrypted(to, "1M", "abc")
         return bytes(M)

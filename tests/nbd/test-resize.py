@@ -13,6 +13,7 @@ import sys
 
 sys.dont_write_bytecode = True
 from qcow2lab import *                                  # noqa: E402,F403
+from qcow2parse import Qcow2                            # noqa: E402
 
 SLOW = bool(os.environ.get("QCOW2_VALGRIND") or
             os.environ.get("QCOW2_SANITIZER"))
@@ -153,13 +154,16 @@ def refusals(lab):
     qemu_img("snapshot", "-c", "s", old)
     bitmaps = filled(lab, 65536, {}, 1 * M)
     qemu_img("bitmap", "--add", bitmaps, "b0")
+    with Qcow2(bitmaps) as image:
+        image.pwrite(b"\x03", image.bitmaps()[0]["at"] + 15)
     tiny = filled(lab, 512, {}, 1 * M)
     plain = filled(lab, 65536, {}, 1 * M)
     return [
         ("shrink", plain, 512, ["resize-shrink=true"], {}),
         ("version 2 with snapshots", old, 2 * M, ["version 2", "snapshots"],
          {}),
-        ("bitmaps", bitmaps, 2 * M, ["bitmaps"], {}),
+        ("lost bitmap", bitmaps, 2 * M, ["'b0'", "inconsistent", "--remove"],
+         {}),
         ("too large", tiny, 1 * T, ["clusters of 512 bytes"], {}),
     ]
 
