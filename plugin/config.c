@@ -85,9 +85,7 @@ const char config_help[] =
   "                                (default 0, no second connection)\n"
   "refcount-cache-size=<SIZE>      (default 4M)\n"
   "resize=<SIZE>                   give the disk this size first\n"
-  "resize-shrink=true|false        it may become smaller (default false)\n"
-  "timeout=<SECONDS>               an NBD server silent for so long is lost\n"
-  "                                (default 600, 0 waits for ever)";
+  "resize-shrink=true|false        it may become smaller (default false)";
 
 const struct choice config_on_off[] = {
   { "on", true }, { "off", false }, { "true", true }, { "false", false },
@@ -344,13 +342,7 @@ set_commit_interval (const char *key, const char *value)
 static int
 set_reconnect (const char *key, const char *value)
 {
-  return set_seconds (key, value, &config.image.patience.reconnect);
-}
-
-static int
-set_timeout (const char *key, const char *value)
-{
-  return set_seconds (key, value, &config.image.patience.timeout);
+  return set_seconds (key, value, &config.image.reconnect);
 }
 
 static int
@@ -484,7 +476,6 @@ static const struct parameter parameters[] = {
   { "overlap-structures.total-size-limit", set_total_size_limit },
   { "reconnect", set_reconnect },
   { "refcount-cache-size", set_refcount_cache_size },
-  { "timeout", set_timeout },
   { NULL, NULL }
 };
 

@@ -1,18 +1,24 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 
-/* The exports: the active disk, and one for each internal snapshot.
+/* The exports: the active disk, and one for each internal snapshot and
+ * each persistent dirty bitmap.
  *
  * Names of snapshots need not be unique, nor be what NBD takes for a
  * name.  So 'snapshot:X' is the first snapshot of that name or, if there
  * is none, that of this ID (as qemu-nbd -l looks); 'snapshot-id:X' is
  * always an ID.  The first form is listed where it works.
  *
- * A snapshot is opened for its first connection, shared by all of them
+ * 'bitmap:X' is the active disk, read-only, with a block status of its
+ * own: data where the bitmap is dirty, a hole elsewhere.  (NBD has another
+ * way to say this, a metadata context of the server's own, which nbdkit
+ * does not let plugins have.)
+ *
+ * An export is opened for its first connection, shared by all of them
  * and closed with the last, so that memory is taken only for those in
  * use.  nbdkit does not call .close for connections that are open when it
  * is told to quit; exports_close_all deals with what is left.
  *
- * Locks: views_lock guards the list of open snapshots.  It is held while
+ * Locks: views_lock guards the list of open exports.  It is held while
  * one is opened: a second connection to it waits.
  */
 
@@ -35,17 +41,24 @@
 
 #define BY_NAME "snapshot:"
 #define BY_ID   "snapshot-id:"
+#define BITMAP  "bitmap:"
 
 /* nbdkit takes strings of up to 4096 bytes, and 10000 exports. */
 #define MAX_NAME    4000
 #define MAX_EXPORTS 10000
 
-/* A snapshot that is open. */
-struct view {
-  struct handle handle;         /* of all its connections; the first member */
+/* A snapshot or a bitmap. */
+struct what {
+  bool is_bitmap;
   uint32_t index;
+};
+
+/* One that is open. */
+struct view {
+  struct handle handle;         /* of all its connections */
+  struct what what;
   unsigned users;
-  char description[200];
+  char description[200];        /* of handle */
   struct view *next;
 };
 
@@ -71,10 +84,31 @@ find (const struct image *image, bool by_id, const char *what,
 }
 
 static bool
-find_export (const struct image *image, const char *name, uint32_t *index)
+find_bitmap (const struct image *image, const char *name, uint32_t *index)
+{
+  struct image_bitmap b;
+  uint32_t i;
+
+  for (i = 0; i < image_bitmaps (image); i++) {
+    image_bitmap_info (image, i, &b);
+    if (strcmp (b.name, name) == 0) {
+      *index = i;
+      return true;
+    }
+  }
+  return false;
+}
+
+static bool
+find_export (const struct image *image, const char *name, struct what *what)
 {
   const size_t by_name = strlen (BY_NAME), by_id = strlen (BY_ID);
+  const size_t bitmap = strlen (BITMAP);
+  uint32_t *index = &what->index;
 
+  what->is_bitmap = strncmp (name, BITMAP, bitmap) == 0;
+  if (what->is_bitmap)
+    return find_bitmap (image, name + bitmap, index);
   if (strncmp (name, BY_NAME, by_name) == 0)
     return find (image, false, name + by_name, index)
       || find (image, true, name + by_name, index);
@@ -119,6 +153,18 @@ is_presentable (const char *text)
 }
 
 static void
+describe_bitmap (const struct image *image, uint32_t index, char *buf,
+                 size_t len)
+{
+  struct image_bitmap b;
+
+  image_bitmap_info (image, index, &b);
+  snprintf (buf, len, "the disk, data where the dirty bitmap is set, "
+            "granularity %" PRIu64 " bytes%s", b.granularity,
+            b.recording ? "" : ", disabled");
+}
+
+static void
 describe (const struct image *image, uint32_t index, char *buf, size_t len)
 {
   struct image_snapshot s;
@@ -156,47 +202,115 @@ listed_name (const struct image *image, uint32_t index, char *buf,
   return false;
 }
 
-int
-exports_list (struct image *image, struct nbdkit_exports *exports)
+/* Add the snapshots; *N exports are there already. */
+static int
+list_snapshots (struct image *image, struct nbdkit_exports *exports,
+                uint32_t *n)
 {
   char name[MAX_NAME + 20], description[200];
-  uint32_t i, n = 1;
+  uint32_t i;
 
-  if (nbdkit_add_export (exports, "", image_description (image)) == -1)
-    return -1;
-  for (i = 0; i < image_snapshots (image) && n < MAX_EXPORTS; i++) {
+  for (i = 0; i < image_snapshots (image) && *n < MAX_EXPORTS; i++) {
     if (!listed_name (image, i, name, sizeof name))
       continue;
     describe (image, i, description, sizeof description);
     if (nbdkit_add_export (exports, name, description) == -1)
       return -1;
-    n++;
+    ++*n;
   }
   return 0;
 }
 
-/* With views_lock held: the open snapshot, opened now if need be. */
+/* The same for bitmaps that can be used. */
+static int
+list_bitmaps (struct image *image, struct nbdkit_exports *exports,
+              uint32_t *n)
+{
+  char name[MAX_NAME + 20], description[200];
+  struct image_bitmap b;
+  uint32_t i;
+
+  for (i = 0; i < image_bitmaps (image) && *n < MAX_EXPORTS; i++) {
+    image_bitmap_info (image, i, &b);
+    if (b.unusable || !is_presentable (b.name))
+      continue;
+    snprintf (name, sizeof name, BITMAP "%s", b.name);
+    describe_bitmap (image, i, description, sizeof description);
+    if (nbdkit_add_export (exports, name, description) == -1)
+      return -1;
+    ++*n;
+  }
+  return 0;
+}
+
+int
+exports_list (struct image *image, struct nbdkit_exports *exports)
+{
+  uint32_t n = 1;
+
+  if (nbdkit_add_export (exports, "", image_description (image)) == -1
+      || list_snapshots (image, exports, &n) == -1)
+    return -1;
+  return list_bitmaps (image, exports, &n);
+}
+
+static int
+open_bitmap (struct image *image, uint32_t index, struct view *v)
+{
+  struct image_bitmap b;
+
+  image_bitmap_info (image, index, &b);
+  if (b.unusable) {
+    report_error ("export 'bitmap:%.200s': %s", b.name, b.unusable);
+    return -1;
+  }
+  v->handle.image = image;
+  v->handle.by_bitmap = true;
+  v->handle.bitmap = index;
+  describe_bitmap (image, index, v->description, sizeof v->description);
+  return 0;
+}
+
+static int
+open_snapshot (struct image *image, uint32_t index, struct view *v)
+{
+  describe (image, index, v->description, sizeof v->description);
+  return image_open_snapshot (image, index, &v->handle.image);
+}
+
+static void
+free_view (struct view *v)
+{
+  if (!v->what.is_bitmap)
+    image_close (v->handle.image);
+  free (v);
+}
+
+/* With views_lock held: the open export, opened now if need be. */
 static struct view *
-get_view (struct image *image, uint32_t index)
+get_view (struct image *image, const struct what *what)
 {
   struct view *v;
+  int r;
 
   for (v = views; v; v = v->next)
-    if (v->index == index)
+    if (v->what.is_bitmap == what->is_bitmap
+        && v->what.index == what->index)
       return v;
   v = calloc (1, sizeof *v);
   if (!v) {
-    report_error ("not enough memory to open a snapshot");
+    report_error ("not enough memory to open an export");
     return NULL;
   }
-  if (image_open_snapshot (image, index, &v->handle.image) < 0) {
+  r = what->is_bitmap ? open_bitmap (image, what->index, v)
+    : open_snapshot (image, what->index, v);
+  if (r < 0) {
     free (v);
     return NULL;
   }
   v->handle.readonly = true;
-  v->index = index;
-  describe (image, index, v->description, sizeof v->description);
   v->handle.description = v->description;
+  v->what = *what;
   v->next = views;
   views = v;
   return v;
@@ -206,16 +320,19 @@ struct handle *
 exports_open (struct image *image, const char *name)
 {
   struct view *v;
-  uint32_t index;
+  struct what what;
 
-  if (!find_export (image, name, &index)) {
+  if (!find_export (image, name, &what)) {
     report_error ("export '%.200s': there is no such export, expected '' "
-                  "(the active disk)%s", name, image_snapshots (image)
-                  ? " or snapshot:NAME, see nbdinfo --list" : "");
+                  "(the active disk)%s%s%s", name,
+                  image_snapshots (image) ? " or snapshot:NAME" : "",
+                  image_bitmaps (image) ? " or bitmap:NAME" : "",
+                  image_snapshots (image) + image_bitmaps (image)
+                  ? ", see nbdinfo --list" : "");
     return NULL;
   }
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&views_lock);
-  v = get_view (image, index);
+  v = get_view (image, &what);
   if (!v)
     return NULL;
   v->users++;
@@ -233,8 +350,7 @@ exports_close (const struct handle *handle)
       continue;
     if (--v->users == 0) {
       *p = v->next;
-      image_close (v->handle.image);
-      free (v);
+      free_view (v);
     }
     return;
   }
@@ -248,7 +364,6 @@ exports_close_all (void)
 
   while ((v = views)) {
     views = v->next;
-    image_close (v->handle.image);
-    free (v);
+    free_view (v);
   }
 }

@@ -9,6 +9,7 @@
 #define QCOW2_PLUGIN_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "create.h"
 #include "event.h"
@@ -51,6 +52,8 @@ void config_free (void);
 struct handle {
   struct image *image;          /* the active disk, or a snapshot */
   bool readonly;
+  bool by_bitmap;               /* block status is what a bitmap says */
+  uint32_t bitmap;              /* which */
   const char *description;      /* of the export */
 };
 

@@ -22,7 +22,7 @@
  * A connection's handle says which disk it is for and whether it may
  * write.  For the active disk there is one of each kind and none is
  * allocated, since nobody would free those of connections whose .close
- * does not come; those of snapshots are kept in exports.c.
+ * does not come; those of snapshots and bitmaps are kept in exports.c.
  *
  * The engine returns negative errnos and has reported them; they are
  * handed to nbdkit with nbdkit_set_error.
@@ -100,6 +100,7 @@ qcow2_dump_plugin (void)
   printf ("qcow2_external_data=no\n");
   printf ("qcow2_image_over_nbd=yes\n");
   printf ("qcow2_snapshot_exports=yes\n");
+  printf ("qcow2_bitmap_exports=yes\n");
   printf ("qcow2_overlap_types=");
   for (t = 0; t < OVERLAP_TYPES; t++)
     printf ("%s%s", t ? "," : "",
@@ -290,7 +291,7 @@ qcow2_close (void *handle)
   const struct handle *h = handle;
   bool last = false;
 
-  if (h->image != image)
+  if (h != &reader && h != &writer)
     exports_close (h);
   else if (!h->readonly) {
     ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&writers_lock);
@@ -474,11 +475,15 @@ qcow2_extents (void *handle, uint32_t count, uint64_t offset, uint32_t flags,
     .extents = extents, .start = offset, .end = offset + count
   };
 
+  const bool one = (flags & NBDKIT_FLAG_REQ_ONE) != 0;
+
   if (count == 0)
     return 0;
-  return answer (image_extents (h->image, offset, count,
-                                (flags & NBDKIT_FLAG_REQ_ONE) != 0,
-                                add_extent, &rq), false);
+  return answer (h->by_bitmap
+                 ? image_bitmap_extents (h->image, h->bitmap, offset, count,
+                                         one, add_extent, &rq)
+                 : image_extents (h->image, offset, count, one, add_extent,
+                                  &rq), false);
 }
 
 static int

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 
 /* What the files of the NBD storage offer each other.  Nothing of
- * libnbd shows here: only the files of storage-nbd-impl.h know it.
+ * libnbd shows here: only storage-nbd-connection.c knows it.
  */
 
 #ifndef QCOW2_STORAGE_NBD_H
@@ -12,9 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "storage.h"
-
-/* storage-nbd-connection.c: a server, and requests to it. */
+/* storage-nbd-connection.c: requests to a server. */
 
 struct nbdconn;
 
@@ -30,10 +28,11 @@ struct nbdconn_export {
 
 /* Connect to URI, and start the thread that serves the connection.
  * TRUSTED: the user chose the URI, so it may name files of his (TLS
- * keys).  Failures are reported.
+ * keys).  RECONNECT: how many seconds requests wait for a new connection
+ * after a loss; 0: there is none.  Failures are reported.
  */
-int nbdconn_open (const char *uri, bool trusted,
-                  struct storage_patience patience, struct nbdconn **conn);
+int nbdconn_open (const char *uri, bool trusted, unsigned reconnect,
+                  struct nbdconn **conn);
 void nbdconn_close (struct nbdconn *conn);
 const struct nbdconn_export *nbdconn_export (const struct nbdconn *conn);
 

@@ -38,6 +38,9 @@ static struct engine {
   const struct extent { uint64_t offset, len; unsigned status; } *extents;
   const struct image_snapshot *snapshots;
   uint32_t nr_snapshots;
+  const struct image_bitmap *bitmaps;
+  uint32_t nr_bitmaps;
+  int64_t asked_bitmap;         /* -1: none */
 
   unsigned calls, begins, flushes, starts, stops, closes;
   uint64_t offset, len;
@@ -196,6 +199,22 @@ image_open_snapshot (struct image *img, uint32_t i, struct image **view)
   return 0;
 }
 
+uint32_t
+image_bitmaps (const struct image *img)
+{
+  ck_assert_ptr_eq (img, &the_image);
+  return engine.nr_bitmaps;
+}
+
+void
+image_bitmap_info (const struct image *img, uint32_t i,
+                   struct image_bitmap *info)
+{
+  ck_assert_ptr_eq (img, &the_image);
+  ck_assert_uint_lt (i, engine.nr_bitmaps);
+  *info = engine.bitmaps[i];
+}
+
 int
 image_begin_writing (struct image *img)
 {
@@ -279,6 +298,15 @@ image_extents (struct image *img, uint64_t offset, uint64_t len, bool one,
   return called (offset, len, 0, false);
 }
 
+int
+image_bitmap_extents (struct image *img, uint32_t i, uint64_t offset,
+                      uint64_t len, bool one, image_extent_fn *add,
+                      void *opaque)
+{
+  engine.asked_bitmap = i;
+  return image_extents (img, offset, len, one, add, opaque);
+}
+
 void
 image_get_stats (struct image *img, struct image_stats *stats)
 {
@@ -351,7 +379,9 @@ nbdkit_add_export (struct nbdkit_exports *exports, const char *name,
   if (!*name)
     ck_assert_str_eq (description, "an image");
   else
-    ck_assert_ptr_nonnull (strstr (description, "internal snapshot, id "));
+    ck_assert_ptr_nonnull (strstr (description, name[0] == 'b'
+                                   ? "dirty bitmap"
+                                   : "internal snapshot, id "));
   strncat (listed, name, sizeof listed - strlen (listed) - 2);
   strcat (listed, " ");
   return 0;
@@ -362,7 +392,8 @@ nbdkit_add_export (struct nbdkit_exports *exports, const char *name,
 static void
 set_up (void)
 {
-  engine = (struct engine) { .writable = true, .cluster_size = 65536 };
+  engine = (struct engine) { .writable = true, .cluster_size = 65536,
+                             .asked_bitmap = -1 };
   set_error = 0;
   last_error[0] = '\0';
   export_name = "";
@@ -687,6 +718,57 @@ START_TEST (test_snapshots)
 }
 END_TEST
 
+static const struct image_bitmap bitmaps[] = {
+  { .name = "daily", .granularity = 65536, .recording = true },
+  { .name = "lost", .unusable = "it is inconsistent" },
+  { .name = "tw\no", .granularity = 512 },
+  { .name = "weekly", .granularity = 4096 },
+};
+
+/* The active disk with the block status of a bitmap. */
+START_TEST (test_bitmaps)
+{
+  static const struct extent extents[] = { { 0, 100, 1 }, { 100, 100, 0 },
+                                           { 0, 0, 0 } };
+  void *h = serve (), *b1, *b2;
+
+  engine.bitmaps = bitmaps;
+  engine.nr_bitmaps = ARRAY_SIZE (bitmaps);
+  engine.extents = extents;
+  ck_assert_int_eq (p->list_exports (0, 0, NULL), 0);
+  ck_assert_str_eq (listed, " bitmap:daily bitmap:weekly ");
+  export_name = "bitmap:nosuch";
+  ck_assert_ptr_null (p->open (0));
+  export_name = "bitmap:lost";
+  ck_assert_ptr_null (p->open (0));
+  ck_assert_str_eq (last_error, "export 'bitmap:lost': it is inconsistent");
+
+  export_name = "bitmap:tw\no";
+  b1 = p->open (0);
+  export_name = "bitmap:weekly";
+  b2 = p->open (0);
+  ck_assert (b1 && b2 && b1 != b2);
+  ck_assert_int_eq (p->can_write (b2), 0);
+  ck_assert_int_eq (p->get_size (b2), INT64_C (1) << 40);
+  ck_assert_int_eq (p->pread (b2, buffer, 1, 0, 0), 0);
+  ck_assert_ptr_eq (asked, &the_image);
+  ck_assert_int_eq (p->extents (b2, 200, 0, 0, NULL), 0);
+  ck_assert_int_eq (engine.asked_bitmap, 3);
+  ck_assert_uint_eq (nr_added, 2);
+  ck_assert_uint_eq (added[0].status, NBDKIT_EXTENT_HOLE);
+  ck_assert_uint_eq (added[1].status, 0);
+  engine.asked_bitmap = -1;
+  ck_assert_int_eq (p->extents (h, 200, 0, 0, NULL), 0);
+  ck_assert_int_eq (engine.asked_bitmap, -1);
+  p->close (b1);
+  p->close (b2);
+  ck_assert_uint_eq (engine.flushes, 0);
+  p->close (h);
+  ck_assert_uint_eq (engine.flushes, 1);
+  ck_assert_uint_eq (engine.closes, 0);
+}
+END_TEST
+
 /* When the last writer leaves there is a flush, at no other time. */
 START_TEST (test_close)
 {
@@ -813,6 +895,7 @@ main (void)
   tcase_add_test (tc, test_extents);
   tcase_add_test (tc, test_open);
   tcase_add_test (tc, test_snapshots);
+  tcase_add_test (tc, test_bitmaps);
   tcase_add_test (tc, test_close);
   tcase_add_test (tc, test_life);
   tcase_add_test (tc, test_block_size);
