@@ -4,14 +4,15 @@
 """Side by side: this plugin, qemu-nbd, and nbdkit's file plugin on raw.
 
     bench.py [--plugin FILE] [--folder DIR] [--output PREFIX]
-             [--rounds N] [--seconds S] [--only NAME,...]
+             [--rounds N] [--seconds S] [--only NAME,...] [--quick]
 
 In each round every server takes its turn with a workload, in an order
 that rotates, so that what slows the machine down for a while slows all.
 What is reported is the median of the rounds, and the median of the
 ratios within the rounds.  PREFIX.txt, PREFIX.json and PREFIX.svg are
 written.  The folder should be on the disk that is to be measured, with
-about 12 GiB free.
+about 12 GiB free.  --quick is one round with fewer servers, for
+development: its figures mean little.
 """
 
 import argparse
@@ -23,11 +24,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import chart                                            # noqa: E402
+import floors                                           # noqa: E402
+import images                                           # noqa: E402
 import servers                                          # noqa: E402
 import workloads                                        # noqa: E402
 
@@ -35,63 +37,31 @@ OURS = "ours-all"
 AGAINST = ["ours-none", "raw", "qemu-none", "qemu-cached", "qemu-all"]
 
 
-class Images:
-    """Made when first needed, one at a time for each workload's start."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        self.made = {}
-
-    def get(self, workload, layout):
-        key = (workload.image.__name__, layout)
-        path = os.path.join(self.folder, "%s.%s" % key)
-        if workload.fresh:
-            path += ".fresh"
-            self.remove(path)
-            workload.image(path, layout)
-        elif key not in self.made:
-            self.made[key] = path
-            workload.image(path, layout)
-        return path
-
-    @staticmethod
-    def remove(path):
-        for end in ("", ".base"):
-            if os.path.exists(path + end):
-                os.unlink(path + end)
-
-    def forget(self, keep):
-        """Give back what no later workload starts from."""
-        for key in [k for k in self.made if k[0] not in keep]:
-            self.remove(self.made.pop(key))
-
-
-def one_run(server, workload, images, seconds):
-    image = images.get(workload, server.layout)
-    socket = os.path.join(images.folder, "socket")
-    started = time.monotonic()
-    with server.start(image, socket, workload.options) as running:
-        running.started = started
+def one_run(server, image, folder, client, options, seconds):
+    socket = os.path.join(folder, "socket")
+    with server.start(image, socket, options) as running:
+        if not getattr(client, "alone", False):
+            running.hold()
         before = running.cpu_seconds()
-        figure, operations = workload.client(running, seconds,
-                                             os.environ["PYTHON_NBD"])
+        figure, operations = client(running, seconds)
         cpu = running.cpu_seconds() - before
-    if workload.fresh:
-        images.remove(image)
     return {"figure": figure, "cpu_us": cpu * 1e6 / max(operations, 1),
             "memory": running.memory}
 
 
-def measure(workload, all_servers, images, rounds, seconds):
-    chosen = [s for s in all_servers
-              if workload.only is None or s.name in workload.only]
-    results = {s.name: [] for s in chosen}
+def measure(workload, all_servers, made, rounds, seconds):
+    results = {s.name: [] for s in all_servers}
     for r in range(rounds):
-        turn = r % len(chosen)
-        for server in chosen[turn:] + chosen[:turn]:
+        turn = r % len(all_servers)
+        for server in all_servers[turn:] + all_servers[:turn]:
             try:
+                image = made.get(workload.image, server.layout,
+                                 workload.fresh)
                 results[server.name].append(
-                    one_run(server, workload, images, seconds))
+                    one_run(server, image, made.folder, workload.client,
+                            workload.options, seconds))
+                if workload.fresh:
+                    made.remove(image)
             except RuntimeError as error:
                 print("  %s: %s" % (server.name, error), file=sys.stderr)
     return {name: v for name, v in results.items() if len(v) == rounds}
@@ -110,8 +80,8 @@ def summary(workload, results):
         if name not in results or OURS not in results:
             continue
         pairs = zip(results[OURS], results[name])
-        ratios = [a["figure"] / b["figure"] for a, b in pairs]
-        ratio = statistics.median(ratios)
+        ratio = statistics.median(a["figure"] / b["figure"]
+                                  for a, b in pairs)
         row["ratios"][name] = 1 / ratio if workload.unit == "seconds" \
             else ratio
     return row
@@ -119,7 +89,7 @@ def summary(workload, results):
 
 def number(value, unit):
     if unit == "seconds":
-        return "%.2f s" % value
+        return "%.3f s" % value
     return "%.0f" % value
 
 
@@ -133,7 +103,8 @@ def table(rows):
             s = row["servers"].get(name)
             line += "%13s" % (number(s["figure"], unit) if s else "-")
         lines.append(line)
-        line = "%-52s" % "    ours against it" + "%13s" % ""
+        line = "%-52s" % ("  %s: ours against it" % row["name"]) + \
+            "%13s" % ""
         for name in AGAINST:
             ratio = row["ratios"].get(name)
             line += "%13s" % ("%.2f" % ratio if ratio else "-")
@@ -141,7 +112,8 @@ def table(rows):
         line = "%-52s" % "    server's CPU us per operation, peak MiB"
         for name in names:
             s = row["servers"].get(name)
-            line += "%13s" % ("%.1f, %.0f" % (s["cpu_us"], s["memory"] / 2**20)
+            line += "%13s" % ("%.1f, %.1f" % (s["cpu_us"],
+                                              s["memory"] / 2**20)
                               if s else "-")
         lines.append(line)
     return "\n".join(lines) + "\n"
@@ -168,38 +140,45 @@ def machine(folder):
                        first_line("fio", "--version")])]
 
 
-def main():
+def arguments():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--plugin", default=os.environ.get("QCOW2_PLUGIN"))
     p.add_argument("--folder", default=os.environ.get("BENCH_FOLDER", "/var/tmp"))
     p.add_argument("--output", default="bench-results")
     p.add_argument("--rounds", type=int, default=3)
-    p.add_argument("--seconds", type=float, default=1)
+    p.add_argument("--seconds", type=float, default=0.5)
     p.add_argument("--only", help="names of workloads, with commas between")
+    p.add_argument("--quick", action="store_true")
     args = p.parse_args()
     if not args.plugin:
         p.error("--plugin FILE is needed outside of \"make bench\"")
-    os.environ.setdefault("PYTHON_NBD", sys.executable)
-
-    wanted = workloads.ALL
+    args.wanted = workloads.ALL
     if args.only:
         names = args.only.split(",")
         unknown = set(names) - {w.name for w in workloads.ALL}
         if unknown:
             p.error("no such workload: " + " ".join(sorted(unknown)))
-        wanted = [w for w in workloads.ALL if w.name in names]
+        args.wanted = [w for w in workloads.ALL if w.name in names]
+    return args
+
+
+def main():
+    args = arguments()
     all_servers = [servers.Qcow2Plugin(args.plugin, "all"),
-                   servers.Qcow2Plugin(args.plugin, "none"),
-                   servers.RawFile()] + \
-                  [servers.QemuNbd(c) for c in ("none", "cached", "all")]
+                   servers.RawFile(), servers.QemuNbd("cached")]
+    if args.quick:
+        args.rounds, args.seconds = 1, 0.3
+    else:
+        all_servers += [servers.Qcow2Plugin(args.plugin, "none"),
+                        servers.QemuNbd("none"), servers.QemuNbd("all")]
 
     folder = tempfile.mkdtemp(prefix="bench", dir=args.folder)
     rows = []
     try:
-        images = Images(folder)
-        for i, workload in enumerate(wanted):
-            images.forget({w.image.__name__ for w in wanted[i:]})
-            results = measure(workload, all_servers, images, args.rounds,
+        made = images.Images(folder)
+        for i, workload in enumerate(args.wanted):
+            made.forget({w.image.__name__ for w in args.wanted[i:]})
+            results = measure(workload, all_servers, made, args.rounds,
                               args.seconds)
             rows.append(summary(workload, results))
             print(table(rows[-1:]), flush=True)
@@ -207,7 +186,10 @@ def main():
     finally:
         shutil.rmtree(folder)
 
-    text = "\n".join(head) + "\n%d rounds\n\n" % args.rounds + table(rows)
+    asked = floors.report(rows)
+    print(asked)
+    text = "\n".join(head) + "\n%d rounds\n\n%s\n%s" % (args.rounds,
+                                                      table(rows), asked)
     with open(args.output + ".txt", "w") as f:
         f.write(text)
     with open(args.output + ".json", "w") as f:

@@ -2,15 +2,21 @@
 
 """The servers that are compared, and what each costs the machine.
 
-A server is started for one run of one workload, on a UNIX socket, and
-asked at its end how much processor time it took (user and system, from
-/proc/PID/stat) and how much memory it had at most (VmHWM).
+A server is started for one run of one workload, on a UNIX socket.  How
+much processor time it took (user and system, /proc/PID/stat) is asked
+when the client is done, and how much memory it had at most (VmHWM) at
+its end.  A connection of ours stays open meanwhile: when the last writer
+leaves, this plugin makes durable what was written, which would be
+counted as a cost of the last workload.
 """
 
 import os
 import signal
+import socket
 import subprocess
 import time
+
+import nbd
 
 
 class Server:
@@ -21,11 +27,12 @@ class Server:
         self.title = title
         self.layout = layout        # "qcow2" or "raw"
 
-    def command(self, image, socket, options):
+    def command(self, image, path, options):
         raise NotImplementedError
 
-    def start(self, image, socket, options=None):
-        return Running(self.command(image, socket, options or {}), socket)
+    def start(self, image, path, options=None):
+        """Serve IMAGE on the UNIX socket PATH."""
+        return Running(self.command(image, path, options or {}), path)
 
 
 class Qcow2Plugin(Server):
@@ -35,13 +42,11 @@ class Qcow2Plugin(Server):
         self.plugin = plugin
         self.check = check
 
-    def command(self, image, socket, options):
-        args = ["nbdkit", "-f", "-U", socket, self.plugin, image,
-                "overlap-check=" + self.check]
+    def command(self, image, path, options):
+        args = ["nbdkit", "-f", "-U", path, self.plugin, image,
+                "overlap-check=" + self.check, "external-files=any"]
         if "l2-cache-size" in options:
             args.append("l2-cache-size=%d" % options["l2-cache-size"])
-        if options.get("backing"):
-            args.append("external-files=any")
         return args
 
 
@@ -51,12 +56,12 @@ class QemuNbd(Server):
                          "qcow2")
         self.check = check
 
-    def command(self, image, socket, options):
+    def command(self, image, path, options):
         opts = ["driver=qcow2", "file.driver=file", "file.filename=" + image,
                 "overlap-check.template=" + self.check, "discard=unmap"]
         if "l2-cache-size" in options:
             opts.append("l2-cache-size=%d" % options["l2-cache-size"])
-        return ["qemu-nbd", "-t", "-e", "16", "-k", socket, "--image-opts",
+        return ["qemu-nbd", "-t", "-e", "32", "-k", path, "--image-opts",
                 ",".join(opts)]
 
 
@@ -64,31 +69,44 @@ class RawFile(Server):
     def __init__(self):
         super().__init__("raw", "nbdkit's file plugin on a raw image", "raw")
 
-    def command(self, image, socket, options):
-        return ["nbdkit", "-f", "-U", socket, "file", image]
+    def command(self, image, path, options):
+        return ["nbdkit", "-f", "-U", path, "file", image]
 
 
 class Running:
     """A server at work; used as a context."""
 
-    def __init__(self, command, socket):
-        self.socket = socket
-        self.uri = "nbd+unix:///?socket=" + socket
-        if os.path.exists(socket):
-            os.unlink(socket)
+    def __init__(self, command, path):
+        self.socket = path
+        self.uri = "nbd+unix:///?socket=" + path
+        self.cpu = self.memory = self.held = None
+        if os.path.exists(path):
+            os.unlink(path)
+        self.started = time.monotonic()
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL,
                                         stderr=subprocess.PIPE)
-        self.cpu = self.memory = None
+        self.wait_for_socket(command)
+
+    def wait_for_socket(self, command):
         deadline = time.monotonic() + 60
-        while not os.path.exists(socket):
+        while not self.listens():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.process.kill()
                 raise RuntimeError("%s: %s" % (" ".join(command),
                                    self.process.stderr.read().decode()))
             time.sleep(0.002)
 
+    def listens(self):
+        """A socket is a file before anybody listens on it."""
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(self.socket) == 0
+
     def __enter__(self):
         return self
+
+    def hold(self):
+        self.held = nbd.NBD()
+        self.held.connect_uri(self.uri)
 
     def cpu_seconds(self):
         with open("/proc/%d/stat" % self.process.pid) as f:
@@ -104,8 +122,10 @@ class Running:
         return 0
 
     def __exit__(self, *exc):
-        self.cpu = self.cpu_seconds()
         self.memory = self.peak_memory()
+        if self.held:
+            self.held.shutdown()
+            self.held = None
         self.process.send_signal(signal.SIGTERM)
         try:
             self.process.wait(120)
