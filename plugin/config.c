@@ -85,7 +85,9 @@ const char config_help[] =
   "                                (default 0, no second connection)\n"
   "refcount-cache-size=<SIZE>      (default 4M)\n"
   "resize=<SIZE>                   give the disk this size first\n"
-  "resize-shrink=true|false        it may become smaller (default false)";
+  "resize-shrink=true|false        it may become smaller (default false)\n"
+  "timeout=<SECONDS>               an NBD server silent for so long is lost\n"
+  "                                (default 600, 0 waits for ever)";
 
 const struct choice config_on_off[] = {
   { "on", true }, { "off", false }, { "true", true }, { "false", false },
@@ -342,7 +344,13 @@ set_commit_interval (const char *key, const char *value)
 static int
 set_reconnect (const char *key, const char *value)
 {
-  return set_seconds (key, value, &config.image.reconnect);
+  return set_seconds (key, value, &config.image.patience.reconnect);
+}
+
+static int
+set_timeout (const char *key, const char *value)
+{
+  return set_seconds (key, value, &config.image.patience.timeout);
 }
 
 static int
@@ -476,6 +484,7 @@ static const struct parameter parameters[] = {
   { "overlap-structures.total-size-limit", set_total_size_limit },
   { "reconnect", set_reconnect },
   { "refcount-cache-size", set_refcount_cache_size },
+  { "timeout", set_timeout },
   { NULL, NULL }
 };
 

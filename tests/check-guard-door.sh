@@ -74,7 +74,7 @@ offenders ()
     grep -vx 'syscall lib/overlap/overlap-window' |
     grep -vxE 'fopen(64)? lib/storage/storage-holders' || true
   grep -E "^($wire) " "$workdir/needs" |
-    grep -vE ' lib/storage/storage-nbd(-connection)?$' || true
+    grep -vE ' lib/storage/storage-nbd(-requests)?$' || true
 }
 
 # The real thing.  First of all, does this test see anything?
@@ -83,7 +83,7 @@ grep -Eq "^$door lib/image/guard\$" "$workdir/needs" ||
   fail "the guard does not write: this test looks wrongly"
 grep -Eq "^pwritev(2|64v2) lib/storage/storage-file\$" "$workdir/needs" ||
   fail "storage-file.c does not write: this test looks wrongly"
-grep -q "^nbd_aio_pwrite lib/storage/storage-nbd-connection\$" \
+grep -q "^nbd_aio_pwrite lib/storage/storage-nbd-requests\$" \
      "$workdir/needs" ||
   fail "the NBD storage does not write: this test looks wrongly"
 for room in $rooms; do

@@ -27,6 +27,7 @@ image_config_init (struct image_config *config)
   config->overlap_limit = OVERLAP_LIMIT_UNPROTECTED;
   config->external_files = same_dir;
   config->commit_interval = 5;
+  config->patience.timeout = 600;
   config->discard = true;
   config->lazy_refcounts = LAZY_IMAGE;
   config->locking = LOCKING_AUTO;

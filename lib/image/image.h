@@ -59,7 +59,7 @@ struct image_config {
   enum detect_zeroes detect_zeroes; /* of writes */
   enum lazy_refcounts lazy_refcounts;
   enum storage_locking locking;
-  unsigned reconnect;           /* seconds, see storage_open_nbd */
+  struct storage_patience patience; /* with NBD servers */
   bool no_connections;          /* make none: -EINPROGRESS instead, and
                                    nothing is reported */
   enum image_check check;       /* when the image is opened */
@@ -69,7 +69,8 @@ struct image_config {
 };
 
 /* Fill in the defaults: overlap_check all, bitmap_size 64k, no limit,
- * external_files same-dir, commit_interval 5, discard, locking auto.
+ * external_files same-dir, commit_interval 5, discard, locking auto,
+ * no second connection to an NBD server, a timeout of 600 seconds.
  */
 void image_config_init (struct image_config *config);
 

@@ -114,7 +114,7 @@ open_storage (struct image *img, const char *path, bool chosen,
 
   if (uri && img->config.no_connections)
     return -EINPROGRESS;
-  r = uri ? storage_open_nbd (path, false, chosen, img->config.reconnect, s)
+  r = uri ? storage_open_nbd (path, false, chosen, img->config.patience, s)
     : storage_open_file (path, false, true, s);
   if (r < 0) {
     report_error ("%s: opening its backing file %s: %s",

@@ -426,7 +426,7 @@ open_file (const struct image_config *config, struct storage **s)
   if (storage_is_nbd_uri (config->filename))
     return config->no_connections ? -EINPROGRESS
       : storage_open_nbd (config->filename, !config->readonly, true,
-                          config->reconnect, s);
+                          config->patience, s);
   if (!config->readonly)
     r = storage_open_file (config->filename, true, false, s);
   if (r == -EROFS || r == -EACCES || r == -EPERM || r == -ETXTBSY)

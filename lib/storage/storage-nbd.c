@@ -481,7 +481,7 @@ static const struct storage_ops nbd_ops = {
 
 int
 storage_open_nbd (const char *uri, bool writable, bool trusted,
-                  unsigned reconnect, struct storage **s)
+                  struct storage_patience patience, struct storage **s)
 {
   CLEANUP_FREE struct storage_nbd *n = calloc (1, sizeof *n);
   int r;
@@ -491,7 +491,7 @@ storage_open_nbd (const char *uri, bool writable, bool trusted,
   r = storage_init (&n->base, &nbd_ops, uri);
   if (r < 0)
     return r;
-  r = nbdconn_open (uri, trusted, reconnect, &n->conn);
+  r = nbdconn_open (uri, trusted, patience, &n->conn);
   if (r < 0) {
     free (n->base.name);
     return r;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 
 /* What the files of the NBD storage offer each other.  Nothing of
- * libnbd shows here: only storage-nbd-connection.c knows it.
+ * libnbd shows here: only the files of storage-nbd-impl.h know it.
  */
 
 #ifndef QCOW2_STORAGE_NBD_H
@@ -12,7 +12,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* storage-nbd-connection.c: requests to a server. */
+#include "storage.h"
+
+/* storage-nbd-connection.c: a server, and requests to it. */
 
 struct nbdconn;
 
@@ -28,11 +30,10 @@ struct nbdconn_export {
 
 /* Connect to URI, and start the thread that serves the connection.
  * TRUSTED: the user chose the URI, so it may name files of his (TLS
- * keys).  RECONNECT: how many seconds requests wait for a new connection
- * after a loss; 0: there is none.  Failures are reported.
+ * keys).  Failures are reported.
  */
-int nbdconn_open (const char *uri, bool trusted, unsigned reconnect,
-                  struct nbdconn **conn);
+int nbdconn_open (const char *uri, bool trusted,
+                  struct storage_patience patience, struct nbdconn **conn);
 void nbdconn_close (struct nbdconn *conn);
 const struct nbdconn_export *nbdconn_export (const struct nbdconn *conn);
 

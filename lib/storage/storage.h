@@ -62,16 +62,30 @@ struct storage_contents {
 int storage_create_file (const char *path,
                          const struct storage_contents *contents);
 
+/* How long to wait for an NBD server, in seconds. */
+struct storage_patience {
+  /* After a lost connection requests wait so long for a new one; 0: there
+   * is none.  There is none either if writes were lost, perhaps: then
+   * everything fails with -EIO.
+   */
+  unsigned reconnect;
+
+  /* So long may a server be silent while requests wait for it, and an
+   * idle one not answer to TCP, before the connection counts as lost; 0:
+   * for ever.
+   */
+  unsigned timeout;
+};
+
 /* Connect to the NBD server that URI names.  Starts a thread: call it
  * after the fork.  Read-write if WRITABLE and the server allows it, else
  * read-only.  TRUSTED: the URI comes from the user, and may name files
- * with TLS keys.  RECONNECT: after a lost connection requests wait so
- * many seconds for a new one; 0: there is none.  There is none either
- * if writes were lost, perhaps: then everything fails with -EIO.
- * Failures are reported, in contrast to the other functions here.
+ * with TLS keys.  Failures are reported, in contrast to the other
+ * functions here.
  */
 int storage_open_nbd (const char *uri, bool writable, bool trusted,
-                      unsigned reconnect, struct storage **s);
+                      struct storage_patience patience,
+                      struct storage **s);
 
 /* Is NAME such a URI, and not the name of a file? */
 bool storage_is_nbd_uri (const char *name);

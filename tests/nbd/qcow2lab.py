@@ -397,7 +397,7 @@ class Below:
     in: nbdkit with some plugin and filters, or qemu-nbd."""
 
     def __init__(self, lab, path, filters=(), args=(), plugin="file",
-                 options=(), qemu=False):
+                 options=(), qemu=False, port=None):
         self.lab, self.path = lab, path
         number = lab.number()
         self.socket = os.path.join(lab.folder, "b%d" % number)
@@ -407,10 +407,13 @@ class Below:
             self.argv = ["qemu-nbd", "-t", "-e", "64", "-f", "raw", "-k",
                          self.socket, "--pid-file=" + self.pidfile, path]
         else:
-            self.argv = [self.nbdkit(), "-f", "-U", self.socket, "-P",
-                         self.pidfile] + list(options)
+            self.argv = [self.nbdkit(), "-f", "-P", self.pidfile]
+            self.argv += ["-i", "127.0.0.1", "-p", str(port)] if port else \
+                ["-U", self.socket]
+            self.argv += list(options)
             self.argv += ["--filter=" + f for f in filters]
             self.argv += [plugin] + ([path] if path else []) + list(args)
+        self.port = port
         self.process = None
         self.start()
 
@@ -433,7 +436,7 @@ class Below:
         self.lab.servers.append(self)
         give_up = time.monotonic() + PATIENCE
         while not (os.path.exists(self.pidfile) and
-                   os.path.exists(self.socket) and
+                   (self.port or os.path.exists(self.socket)) and
                    os.path.getsize(self.pidfile) > 0):
             check(self.process.poll() is None and
                   time.monotonic() < give_up,
@@ -445,6 +448,8 @@ class Below:
             return log.read().decode(errors="replace")
 
     def uri(self, query=""):
+        if self.port:
+            return "nbd://127.0.0.1:%d" % self.port
         return "nbd+unix:///?socket=%s%s" % (self.socket, query)
 
     def end_group(self):

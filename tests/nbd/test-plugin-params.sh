@@ -106,6 +106,7 @@ for v in 1x Unlimited; do bad $key "$v" "size unlimited"; done
 for v in "" -1 5s 2147483648; do
   bad commit-interval "$v" "seconds 2147483647"
   bad reconnect "$v" "seconds 2147483647"
+  bad timeout "$v" "seconds 2147483647"
 done
 
 bad external-files nosuchdir "none same-dir any directory"

@@ -1,9 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: BSD-3-Clause
 
-"""The NBD server that holds the image goes away, and perhaps comes back."""
+"""The NBD server that holds the image goes away, or hangs, and perhaps comes
+back."""
 
 import os
+import signal
+import socket
 import sys
 import time
 
@@ -225,6 +228,134 @@ def at_the_end(lab):
         after(lab, path)
 
 
+def stop_and_go(below, go):
+    os.killpg(below.process.pid, signal.SIGCONT if go else signal.SIGSTOP)
+
+
+def wait_for(handle, cookie):
+    """The errno of the request."""
+    finish(handle)
+    try:
+        check(handle.aio_command_completed(cookie), "not answered")
+    except nbd.Error as e:
+        return getattr(errno, e.errno)
+    return 0
+
+
+def silent(lab):
+    """It hangs with nothing at stake: given up, and found again."""
+    path = image(lab)
+    below, server, handle = serve(lab, path, reconnect=60, timeout=1)
+    stop_and_go(below, False)
+    buf = nbd.Buffer(BLOCK)
+    cookie = handle.aio_pread(buf, 0)
+    give_up = time.monotonic() + PATIENCE
+    while "connection is lost" not in server.log():
+        check(time.monotonic() < give_up, "not noticed: %s", server.log())
+        handle.poll(100)
+    check("no sign of the server for 1 seconds" in server.log(),
+          "%s", server.log())
+    stop_and_go(below, True)
+    check(wait_for(handle, cookie) == 0 and
+          bytes(buf.to_bytearray()) == b"a" * BLOCK, "wrong data")
+    handle.pwrite(b"b" * BLOCK, 1 * M)
+    handle.flush()
+    server.stop()
+    after(lab, path)
+
+
+def silent_unflushed(lab):
+    """It hangs with a write that was not flushed: a failed sync, and what
+    it does when it wakes does no harm."""
+    path = image(lab)
+    below, server, handle = serve(lab, path, reconnect=60, timeout=1)
+    handle.pwrite(b"b" * BLOCK, 1 * M)
+    stop_and_go(below, False)
+    begin = time.monotonic()
+    check(errno_of(handle.flush) == errno.EIO, "the flush succeeds")
+    check(0.9 < time.monotonic() - begin < PATIENCE, "too early, or late")
+    stop_and_go(below, True)
+    all_fail(handle)
+    check("not flushed" in server.log() and
+          "connected again" not in server.log(), "%s", server.log())
+    server.stop()
+    after(lab, path)
+
+
+def silent_at_the_end(lab):
+    """It hangs when ours ends: ours ends all the same."""
+    path = image(lab)
+    below, server, handle = serve(lab, path, timeout=1)
+    handle.pwrite(b"b" * BLOCK, 1 * M)
+    stop_and_go(below, False)
+    server.below = None
+    server.stop()
+    stop_and_go(below, True)
+    below.end()
+    after(lab, path)
+
+
+def patient(lab):
+    """timeout=0: it may hang for as long as it likes."""
+    path = image(lab)
+    below, server, handle = serve(lab, path, timeout=0)
+    stop_and_go(below, False)
+    cookie = handle.aio_pread(nbd.Buffer(BLOCK), 0)
+    end = time.monotonic() + 2
+    while time.monotonic() < end:
+        handle.poll(100)
+    check(handle.aio_in_flight() == 1, "it was answered")
+    stop_and_go(below, True)
+    check(wait_for(handle, cookie) == 0, "reading fails")
+    server.stop()
+    after(lab, path)
+
+
+def busy(lab):
+    """A request takes longer than the timeout, while others are answered:
+    that is not silence."""
+    path = image(lab)
+    serve(lab, path)[1].stop()
+    below = Below(lab, path, filters=["delay"], args=["delay-write=2500ms"])
+    server = lab.server(below.uri(), below=below, commit_interval=0,
+                        timeout=1)
+    handle = server.connect()
+    cookie = handle.aio_pwrite(
+        nbd.Buffer.from_bytearray(bytearray(b"b" * BLOCK)), 1 * M)
+    while not handle.aio_command_completed(cookie):
+        check(errno_of(handle.pread, BLOCK, 0) == 0, "reading fails")
+        handle.poll(100)
+    check("timeout" not in server.log(), "%s", server.log())
+    server.end_group()
+    below.kill()
+
+
+def is_kept_alive(port):
+    """Does TCP ask after the other end of the connection to PORT?"""
+    for line in open("/proc/net/tcp").read().splitlines()[1:]:
+        fields = line.split()
+        if fields[2].endswith(":%04X" % port) and fields[3] == "01":
+            return fields[5].startswith("02:")
+    return None
+
+
+def keepalive(lab):
+    """Idle TCP connections are watched, unless timeout=0."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    path = image(lab)
+    below = Below(lab, path, port=port)
+    for timeout in (600, 0):
+        server = lab.server(below.uri(), timeout=timeout)
+        handle = server.connect()
+        handle.pread(BLOCK, 0)
+        check(is_kept_alive(port) == (timeout > 0), "timeout=%d: %s",
+              timeout, is_kept_alive(port))
+        server.stop()
+    below.end()
+
+
 def main():
     lab = Lab()
     if not lab.ours:
@@ -237,6 +368,12 @@ def main():
     lab.case("load of reads", under_load, lab, False)
     lab.case("load of writes", under_load, lab, True)
     lab.case("at the end", at_the_end, lab)
+    lab.case("silent", silent, lab)
+    lab.case("silent, unflushed", silent_unflushed, lab)
+    lab.case("silent at the end", silent_at_the_end, lab)
+    lab.case("patient", patient, lab)
+    lab.case("busy, not silent", busy, lab)
+    lab.case("keepalive", keepalive, lab)
     lab.finish()
 
 
