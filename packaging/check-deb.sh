@@ -19,7 +19,7 @@ in_root ()
   shift
   chroot "$root" /usr/bin/env -i HOME=/root TERM=dumb LC_ALL=C.UTF-8 \
          PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive \
-         "${proxies[@]}" "$@"
+         DEB_BUILD_OPTIONS="${DEB_BUILD_OPTIONS-}" "${proxies[@]}" "$@"
 }
 mapfile -t proxies < <(env | grep -iE '^(http|https|no)_proxy=' || true)
 
