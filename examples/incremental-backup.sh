@@ -141,6 +141,7 @@ case $command in
     folder=$2
     raw=$3
     number=${4:-$(last_number)}
+    printf -v number %04d "$((10#$number))"
     export raw
     # shellcheck disable=SC2016
     nbdkit -r -U - qcow2 "$folder/$number.qcow2" \

@@ -49,7 +49,7 @@ cat >bin/tail <<END
 exec $tail -s 0.05 "\$@"
 END
 chmod +x bin/*
-PATH=$workdir/bin:$PATH
+PATH=$workdir/bin:$examples:$PATH
 
 # The servers that a script left behind.
 stop_servers ()
@@ -111,6 +111,22 @@ assert h.get_size() == 20 << 30'
   nbdsh -u 'nbd+unix:///?socket=mail.sock' -c '
 assert h.pread(1 << 20, 0) == b"\7" * (1 << 20)'
   sha256sum --status -c golden.sum || fail "the golden image changed"
+}
+
+setup_backup ()
+{
+  new_disk
+  qemu-io -f qcow2 -c 'write -P 5 0 4M' disk.qcow2 >/dev/null
+}
+check_backup ()
+{
+  [ "$(grep -c data output)" -ge 1 ] || fail "the bitmap is not shown"
+  qemu-io -f raw -r -c 'read -P 5 0 4M' before.raw >/dev/null
+  stop_servers
+  qemu-img compare -q -f qcow2 -F raw disk.qcow2 disk.raw ||
+    fail "what was restored differs"
+  [ "$(du -k backup/0001.qcow2 | cut -f 1)" -lt 1000 ] ||
+    fail "the second backup has more than what changed"
 }
 
 # Two addresses of the guest lead to the same cluster, and one to an L2
