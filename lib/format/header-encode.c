@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 
-/* The first cluster of a new image: the fields, the header extension
- * that names the backing format, and the backing file's name (qcow2
- * specification, "Header").  What is decoded by header.c is encoded
+/* The first cluster of a new image: the fields, the header extensions
+ * that name the backing format and the data file, and the backing file's
+ * name (qcow2 specification, "Header").  What is decoded by header.c is encoded
  * here, but only for images that are being made: an existing header is
  * never written as a whole.
  */
@@ -21,6 +21,7 @@
 #define V3_LENGTH 112           /* with compression_type, to 8 bytes */
 
 #define EXTENSION_BACKING_FORMAT UINT32_C (0xe2792aca)
+#define EXTENSION_DATA_FILE      UINT32_C (0x44415441)
 #define EXTENSION_END            UINT32_C (0)
 
 static void
@@ -34,20 +35,45 @@ encode_v3_fields (const struct header *h, uint8_t *buf)
   buf[104] = h->compression_type;
 }
 
-/* Returns where the extensions end. */
 static size_t
-encode_extensions (const struct header *h, uint8_t *buf, size_t at)
+length_of_string (const char *s)
 {
-  const size_t len = strlen (h->backing_format);
+  return *s ? 8 + round_up (strlen (s), 8) : 0;
+}
 
-  if (len > 0) {
-    store_be32 (buf + at, EXTENSION_BACKING_FORMAT);
-    store_be32 (buf + at + 4, (uint32_t) len);
-    memcpy (buf + at + 8, h->backing_format, len);
-    at += 8 + round_up (len, 8);
-  }
-  store_be64 (buf + at, EXTENSION_END);
-  return at + 8;
+/* A string, unless it is empty.  Returns where it ends. */
+static size_t
+encode_string (uint32_t type, const char *s, uint8_t *buf, size_t at)
+{
+  const size_t len = strlen (s);
+
+  if (len == 0)
+    return at;
+  store_be32 (buf + at, type);
+  store_be32 (buf + at + 4, (uint32_t) len);
+  memcpy (buf + at + 8, s, len);
+  return at + length_of_string (s);
+}
+
+/* *AT is where they begin, and then where they end. */
+static int
+encode_extensions (const struct header *h, uint8_t *buf, size_t *at,
+                   struct format_error *e)
+{
+  const size_t length = length_of_string (h->backing_format)
+    + length_of_string (h->data_file) + 8;
+
+  if (length > h->cluster_size - *at)
+    return format_fail (e, -ENAMETOOLONG,
+                        "the data file's name has %zu bytes, more than a"
+                        " first cluster of %" PRIu64 " bytes has room for",
+                        strlen (h->data_file), h->cluster_size);
+  *at = encode_string (EXTENSION_BACKING_FORMAT, h->backing_format, buf,
+                       *at);
+  *at = encode_string (EXTENSION_DATA_FILE, h->data_file, buf, *at);
+  store_be64 (buf + *at, EXTENSION_END);
+  *at += 8;
+  return 0;
 }
 
 int
@@ -55,8 +81,9 @@ header_encode (const struct header *h, uint8_t *buf, struct format_error *e)
 {
   const size_t name = strlen (h->backing_file);
   size_t at = h->version == 2 ? V2_LENGTH : V3_LENGTH;
+  int r;
 
-  /* The smallest cluster has room for all but a long name. */
+  /* The smallest cluster has room for all but long names. */
   memset (buf, 0, h->cluster_size);
   store_be32 (buf, QCOW2_MAGIC);
   store_be32 (buf + 4, h->version);
@@ -71,7 +98,9 @@ header_encode (const struct header *h, uint8_t *buf, struct format_error *e)
   store_be64 (buf + 64, h->snapshots_offset);
   if (h->version > 2)
     encode_v3_fields (h, buf);
-  at = encode_extensions (h, buf, at);
+  r = encode_extensions (h, buf, &at, e);
+  if (r < 0)
+    return r;
   if (name > 0) {
     if (name > h->cluster_size - at)
       return format_fail (e, -ENAMETOOLONG,

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 
-/* The two parts of L2 entries that are not one flag each.
+/* What is not plain in L2 entries.
  *
  * The compressed cluster descriptor is the one entry whose layout
  * depends on the cluster size: the low bits hold a byte offset, the rest
@@ -8,7 +8,12 @@
  * one bit for every doubling of the cluster.
  *
  * The bitmap of an extended entry (specification, "Extended L2
- * Entries") takes the place of the zero flag.  Takes no locks.
+ * Entries") takes the place of the zero flag.
+ *
+ * In an external data file guest data is at its guest offset, so the
+ * first cluster's entry has a host offset of 0, which elsewhere means
+ * that there is none; COPIED tells the two apart (specification,
+ * "Standard Cluster Descriptor").  Takes no locks.
  */
 
 #include <config.h>
@@ -33,24 +38,38 @@ l2_compressed_place (uint64_t entry, uint32_t cluster_bits,
   return true;
 }
 
-enum l2_kind
-l2_extended_kind (struct l2_entry e, unsigned sub, uint64_t cluster_size)
+static enum l2_kind
+extended_kind (const struct l2_layout *l, struct l2_entry e, unsigned sub)
 {
   const uint64_t offset = e.word & ENTRY_OFFSET;
+  const bool copied = (e.word & ENTRY_COPIED) != 0;
+  const bool host = offset != 0 || (l->data_file && copied);
   const uint32_t allocated = (uint32_t) e.bitmap;
   const uint32_t zero = (uint32_t) (e.bitmap >> 32);
 
   if (e.word & ENTRY_COMPRESSED)
     return e.bitmap ? L2_INVALID : L2_COMPRESSED;
-  if (offset & (cluster_size - 1) || (allocated & zero))
+  if (offset & (l->cluster_size - 1) || (allocated & zero))
     return L2_INVALID;
-  if (offset == 0 && (allocated || (e.word & ENTRY_COPIED)))
+  if (!host && (allocated || copied))
     return L2_INVALID;
   if (zero >> sub & 1)
-    return offset ? L2_ZERO_ALLOC : L2_ZERO_PLAIN;
+    return host ? L2_ZERO_ALLOC : L2_ZERO_PLAIN;
   if (allocated >> sub & 1)
     return L2_NORMAL;
-  return offset ? L2_UNALLOC_KEPT : L2_UNALLOCATED;
+  return host ? L2_UNALLOC_KEPT : L2_UNALLOCATED;
+}
+
+enum l2_kind
+l2_other_kind (const struct l2_layout *l, struct l2_entry e, unsigned sub)
+{
+  if (l->data_file && (e.word & ENTRY_COMPRESSED))
+    return L2_INVALID;
+  if (l->extended)
+    return extended_kind (l, e, sub);
+  if ((e.word & (ENTRY_OFFSET | ENTRY_COPIED | ENTRY_ZERO)) == ENTRY_COPIED)
+    return L2_NORMAL;           /* the first cluster of a data file */
+  return l2_kind_of (e.word, l->version, l->cluster_size);
 }
 
 unsigned

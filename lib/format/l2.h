@@ -34,7 +34,7 @@ enum l2_kind {
   L2_UNALLOC_KEPT,              /* reads from the backing file, but the
                                    cluster has a host cluster (extended) */
   L2_COMPRESSED,
-  L2_INVALID,                   /* see l2_kind_of */
+  L2_INVALID,                   /* see l2_kind */
 };
 
 /* What an entry of a table with 64-bit entries is.  L2_INVALID: a host
@@ -66,6 +66,7 @@ struct l2_layout {
   uint64_t cluster_size;        /* bytes */
   uint32_t version;
   bool extended;                /* incompatible feature bit 4 */
+  bool data_file;               /* incompatible feature bit 2 */
 };
 
 struct l2_entry {
@@ -122,23 +123,26 @@ l2_store (const struct l2_layout *l, uint64_t *table, size_t i,
   }
 }
 
-/* l2_kind and l2_run for extended entries. */
-enum l2_kind l2_extended_kind (struct l2_entry e, unsigned sub,
-                               uint64_t cluster_size);
+/* l2_kind for entries that are extended, or lead to a data file; l2_run
+ * for extended entries.
+ */
+enum l2_kind l2_other_kind (const struct l2_layout *l, struct l2_entry e,
+                            unsigned sub);
 unsigned l2_extended_run (struct l2_entry e, unsigned sub,
                           enum l2_kind kind);
 
 /* What subcluster SUB of an entry is.  L2_INVALID, which all of an
  * entry's subclusters are or none: as l2_kind_of, and a subcluster both
  * allocated and zero, one allocated without a host offset, a bitmap
- * with a compressed cluster.
+ * with a compressed cluster.  In a data file 0 is a host offset as any
+ * other if the entry is COPIED, and nothing is compressed.
  */
 static inline enum l2_kind
 l2_kind (const struct l2_layout *l, struct l2_entry e, unsigned sub)
 {
-  if (!l->extended)
+  if (!l->extended && !l->data_file)
     return l2_kind_of (e.word, l->version, l->cluster_size);
-  return l2_extended_kind (e, sub, l->cluster_size);
+  return l2_other_kind (l, e, sub);
 }
 
 /* How many subclusters from SUB on are of the KIND that SUB is? */
