@@ -14,6 +14,7 @@
 
 #include "checked.h"
 #include "config-internal.h"
+#include "storage.h"
 
 /* Something of the options was given, so create must be, too. */
 static const char *given;
@@ -100,6 +101,21 @@ set_flag (const char *key, const char *value, bool *r)
 }
 
 static int
+set_data_file (const char *key, const char *value)
+{
+  if (!*value || storage_is_nbd_uri (value))
+    return config_bad_value (key, value, "the name of a file");
+  options ()->data_file = value;
+  return 0;
+}
+
+static int
+set_data_file_raw (const char *key, const char *value)
+{
+  return set_flag (key, value, &options ()->data_file_raw);
+}
+
+static int
 set_extended_l2 (const char *key, const char *value)
 {
   return set_flag (key, value, &options ()->extended_l2);
@@ -152,6 +168,8 @@ static const struct parameter parameters[] = {
   { "create.cluster-size", set_cluster_size },
   { "create.compat", set_compat },
   { "create.compression-type", set_compression_type },
+  { "create.data-file", set_data_file },
+  { "create.data-file-raw", set_data_file_raw },
   { "create.extended-l2", set_extended_l2 },
   { "create.lazy-refcounts", set_lazy_refcounts },
   { "create.preallocation", set_preallocation },

@@ -52,10 +52,12 @@ const char config_help[] =
   "                                (default zlib)\n"
   "create.extended-l2=on|off       (default off)\n"
   "create.lazy-refcounts=on|off    (default off)\n"
+  "create.data-file=<FILE>         put the data there, and make it, too\n"
+  "create.data-file-raw=on|off     it is the disk, read alone (default off)\n"
   "create.preallocation=off|metadata|falloc|full\n"
   "                                (default off)\n"
   "create.refcount-bits=<N>        (default 16)\n"
-  "data-file=<FILE>                (not supported yet)\n"
+  "data-file=<FILE>|<URI>          use this, not the name in the image\n"
   "detect-zeroes=off|on|unmap      write zeroes as zeroes (default off)\n"
   "discard=unmap|ignore            what trim does (default unmap)\n"
   "event-log=<PATH>|fd:<N>         append events there as JSON lines\n"
@@ -133,7 +135,7 @@ static overlap_set check_given, check_on; /* single switches */
 static char **external_files;
 static size_t nr_external_files;
 
-static char *backing_file;      /* absolute path, allocated */
+static char *backing_file, *data_file; /* absolute paths, allocated */
 static char *filename;          /* the same, after config_make_absolute */
 
 int
@@ -243,8 +245,10 @@ set_file (const char *key, const char *value)
   return 0;
 }
 
+/* Another file than the image names.  *PATH is what was allocated. */
 static int
-set_backing_file (const char *key, const char *value)
+set_other_file (const char *key, const char *value, char **path,
+                const char **file)
 {
   if (refuse_old_uri (key, value) == -1)
     return -1;
@@ -252,25 +256,30 @@ set_backing_file (const char *key, const char *value)
     return config_bad_value (key, value, "the name of a file or block "
                              "device, or an NBD URI");
   if (storage_is_nbd_uri (value)) {
-    config.image.backing_file = value;
+    *file = value;
     return 0;
   }
 
   /* As on any command line, a relative name is relative to the current
    * directory, not to the image as a name inside the image would be.
    */
-  free (backing_file);
-  backing_file = nbdkit_absolute_path (value);
-  config.image.backing_file = backing_file;
-  return backing_file ? 0 : -1;
+  free (*path);
+  *path = nbdkit_absolute_path (value);
+  *file = *path;
+  return *path ? 0 : -1;
+}
+
+static int
+set_backing_file (const char *key, const char *value)
+{
+  return set_other_file (key, value, &backing_file,
+                         &config.image.backing_file);
 }
 
 static int
 set_data_file (const char *key, const char *value)
 {
-  report_error ("%s=%.200s: external data files are not supported yet, "
-                "expected no such parameter", key, value);
-  return -1;
+  return set_other_file (key, value, &data_file, &config.image.data_file);
 }
 
 static int
@@ -609,9 +618,10 @@ config_free (void)
     free (external_files[i]);
   free (external_files);
   free (backing_file);
+  free (data_file);
   free (filename);
   external_files = NULL;
   nr_external_files = 0;
-  backing_file = NULL;
+  backing_file = data_file = NULL;
   filename = NULL;
 }

@@ -97,7 +97,7 @@ qcow2_dump_plugin (void)
   printf ("qcow2_zstd=yes\n");
   printf ("qcow2_extended_l2=yes\n");
   printf ("qcow2_encryption=no\n");
-  printf ("qcow2_external_data=no\n");
+  printf ("qcow2_external_data=yes\n");
   printf ("qcow2_image_over_nbd=yes\n");
   printf ("qcow2_snapshot_exports=yes\n");
   printf ("qcow2_bitmap_exports=yes\n");

@@ -10,8 +10,8 @@
  * up to date are cleared and synced (qcow2 specification,
  * "autoclear_features"): those we do not know, and that of the bitmaps if
  * their directory is not understood; else the bitmaps that note writes are
- * marked in use (bitmaps.c).  Everything written before us is synced.
- * And the space of the L1 table and the
+ * marked in use (bitmaps.c).  That of a raw data file stays.  Everything
+ * written before us is synced.  And the space of the L1 table and the
  * refcount table is reserved, so that no commit fails for want of it.
  *
  * Locks: begin_lock, across the syncs and the repair; nobody who waits for
@@ -30,24 +30,46 @@
 #include "image-internal.h"
 #include "report.h"
 
-int
-image_lock_for_writing (struct image *img)
+static int
+lock_file (struct image *img, struct storage *s, enum storage_lock want)
 {
   char holders[STORAGE_HOLDERS];
   const char *conflict;
-  int r;
+  int r = storage_lock (s, want, img->config.locking, &conflict);
 
-  r = storage_lock (img->storage, STORAGE_LOCK_WRITER, img->config.locking,
-                    &conflict);
   if (r == -EAGAIN) {
-    storage_lock_holders (img->storage, holders, sizeof holders);
+    storage_lock_holders (s, holders, sizeof holders);
     report_error ("%s: cannot be opened for writing: %s; %s; give "
-                  "locking=off only if that is safe", img->config.filename,
+                  "locking=off only if that is safe", storage_name (s),
                   conflict, holders);
   }
   else if (r < 0)
-    report_error ("%s: raising the lock to a writer's: %s; locking=off does "
-                  "without", img->config.filename, strerror (-r));
+    report_error ("%s: changing the lock to a %s: %s; locking=off does "
+                  "without", storage_name (s), want == STORAGE_LOCK_WRITER
+                  ? "writer's" : "reader's", strerror (-r));
+  return r;
+}
+
+int
+image_lock_for_reading (struct image *img)
+{
+  int r = lock_file (img, img->storage, STORAGE_LOCK_READER);
+
+  if (r == 0 && img->data_file)
+    r = lock_file (img, img->data_file, STORAGE_LOCK_READER);
+  return r;
+}
+
+int
+image_lock_for_writing (struct image *img)
+{
+  int r = lock_file (img, img->storage, STORAGE_LOCK_WRITER);
+
+  if (r == 0 && img->data_file) {
+    r = lock_file (img, img->data_file, STORAGE_LOCK_WRITER);
+    if (r < 0)
+      lock_file (img, img->storage, STORAGE_LOCK_READER);
+  }
   return r;
 }
 
@@ -62,7 +84,7 @@ repair_dirty (struct image *img)
 
   report_warning ("%s: the image is dirty: it was not closed; checking and "
                   "repairing its reference counts", img->config.filename);
-  atomic_store (&img->guard.unsynced, true);
+  guard_distrust (img);
   r = guard_sync (img);
   if (r == 0)
     r = image_check (img, CHECK_ALL, &result);
@@ -86,7 +108,6 @@ repair_dirty (struct image *img)
 static int
 begin_writing (struct image *img)
 {
-  const char *conflict;
   int r;
 
   if (img->beyond_repair)
@@ -97,8 +118,7 @@ begin_writing (struct image *img)
   if (img->header.incompatible & INCOMPAT_DIRTY) {
     r = repair_dirty (img);
     if (r < 0) {
-      storage_lock (img->storage, STORAGE_LOCK_READER, img->config.locking,
-                    &conflict);
+      image_lock_for_reading (img);
       return r;
     }
   }
@@ -127,7 +147,8 @@ clear_autoclear (struct image *img)
 {
   struct header *h = &img->header;
   const uint64_t keep = h->autoclear
-    & (bitmaps_are_kept (&img->bitmaps) ? AUTOCLEAR_BITMAPS : 0);
+    & (AUTOCLEAR_DATA_FILE_RAW
+       | (bitmaps_are_kept (&img->bitmaps) ? AUTOCLEAR_BITMAPS : 0));
   uint8_t buf[8];
   int r;
 
@@ -187,7 +208,7 @@ image_prepare_write (struct image *img)
   /* A server that was killed may have left mappings in the page cache
    * only; what is read from now on counts as durable.
    */
-  atomic_store (&img->guard.unsynced, true);
+  guard_distrust (img);
   r = guard_sync (img);
   if (r == 0)
     r = clear_autoclear (img);

@@ -95,6 +95,13 @@ refer_compressed (struct check *c, uint64_t table, uint64_t entry,
     check_mistake (c, CHECK_KIND_BROKEN, 1, "compressed entry 0x%" PRIx64
                    " in the L2 table at host offset 0x%" PRIx64
                    " has the COPIED flag", entry, table);
+  if (c->img->map.layout.data_file) {
+    check_mistake (c, CHECK_KIND_BROKEN, 1, "compressed entry 0x%" PRIx64
+                   " in the L2 table at host offset 0x%" PRIx64
+                   ", but the image has a data file", entry, table);
+    c->unseen = true;
+    return 0;
+  }
   if (bitmap != 0) {
     check_mistake (c, CHECK_KIND_BROKEN, 1, "compressed entry 0x%" PRIx64
                    " in the L2 table at host offset 0x%" PRIx64
@@ -143,6 +150,8 @@ refer_entry (struct check *c, uint64_t table, uint64_t entry,
 {
   const uint64_t offset = entry & ENTRY_OFFSET;
   const uint32_t allocated = (uint32_t) bitmap;
+  const bool data_file = c->img->map.layout.data_file;
+  const bool host = offset != 0 || (data_file && (entry & ENTRY_COPIED));
 
   if (entry & ENTRY_COMPRESSED)
     return refer_compressed (c, table, entry, bitmap);
@@ -150,14 +159,14 @@ refer_entry (struct check *c, uint64_t table, uint64_t entry,
     check_mistake (c, CHECK_KIND_BROKEN, 1, "entry 0x%" PRIx64 " in the L2 "
                    "table at host offset 0x%" PRIx64 " has reserved bits "
                    "set", entry, table);
-  if ((allocated & bitmap >> 32) || (offset == 0 && allocated)) {
+  if ((allocated & bitmap >> 32) || (!host && allocated)) {
     check_mistake (c, CHECK_KIND_BROKEN, 1, "entry 0x%" PRIx64 " in the L2 "
                    "table at host offset 0x%" PRIx64 " has an invalid "
                    "subcluster bitmap 0x%016" PRIx64, entry, table, bitmap);
     c->unseen = true;
     return 0;
   }
-  if (offset == 0 || (c->img->header.incompatible & INCOMPAT_DATA_FILE))
+  if (offset == 0)
     return 0;
   if (!is_aligned (offset, c->img->cluster_size)) {
     check_mistake (c, CHECK_KIND_BROKEN, 1, "entry 0x%" PRIx64 " in the L2 "
@@ -166,6 +175,8 @@ refer_entry (struct check *c, uint64_t table, uint64_t entry,
     c->unseen = true;
     return 0;
   }
+  if (data_file)
+    return 0;                   /* nothing of this file is referred to */
   check_overlap (c, offset);
   return refer (c, "a data cluster", offset, c->img->cluster_size);
 }

@@ -283,7 +283,7 @@ metadata_is_clean (struct image *img)
 bool
 commit_is_idle (struct image *img)
 {
-  return metadata_is_clean (img) && !atomic_load (&img->guard.unsynced);
+  return metadata_is_clean (img) && guard_is_synced (img);
 }
 
 static void

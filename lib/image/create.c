@@ -7,7 +7,8 @@
  *   cluster 0 | refcount table | refcount blocks | L1 | L2 tables | data
  *    header
  *
- * L2 tables and data only if they are preallocated.  Where everything
+ * L2 tables and data only if they are preallocated; data may be in a file
+ * of its own (create-data-file.c).  Where everything
  * lies follows from the number of clusters, so any piece of the file can
  * be computed by itself, from no more than the layout: fill_cluster is
  * asked for one cluster after the other.  Nothing grows with the disk.
@@ -24,11 +25,13 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "byteorder.h"
 #include "checked.h"
 #include "cleanup.h"
 #include "create.h"
+#include "create-data-file.h"
 #include "l2.h"
 #include "refcount.h"
 #include "report.h"
@@ -47,6 +50,7 @@ struct layout {
   const char *filename;
   struct header header;
   bool extended_l2;
+  bool data_file;               /* DATA is not in this file */
   struct part table, blocks, l1, l2, data;
   uint64_t total;               /* clusters of the file */
 };
@@ -88,6 +92,21 @@ check_v2 (const char *filename, const struct create_options *o)
     return bad (filename, "version 2 has no extended L2 entries");
   if (o->compression_type != COMPRESSION_DEFLATE)
     return bad (filename, "version 2 has no compression type but deflate");
+  if (o->data_file)
+    return bad (filename, "version 2 has no external data files");
+  return 0;
+}
+
+static int
+check_data_file (const char *filename, const struct create_options *o)
+{
+  if (o->data_file_raw && !o->data_file)
+    return bad (filename, "only a data file can be raw, and none is given");
+  if (o->data_file_raw && o->backing_file)
+    return bad (filename, "a raw data file is all of the disk, so that there "
+                "can be no backing file");
+  if (o->data_file && o->size > MAX_HOST_OFFSET)
+    return bad (filename, "a disk with a data file is smaller than 2^56 bytes");
   return 0;
 }
 
@@ -112,7 +131,9 @@ check_options (const char *filename, const struct create_options *o)
                 "together");
   if (o->backing_file && o->preallocation != PREALLOCATE_OFF)
     return bad (filename, "what is preallocated would hide the backing file");
-  return o->version == 2 ? check_v2 (filename, o) : 0;
+  if (o->version == 2 && check_v2 (filename, o) < 0)
+    return -EINVAL;
+  return check_data_file (filename, o);
 }
 
 /*----------------------------------------------------------------------
@@ -141,6 +162,8 @@ place_parts (struct layout *l)
     parts[i]->first = l->total;
     l->total += parts[i]->count;
   }
+  if (l->data_file)
+    l->total = l->data.first;
 }
 
 static int
@@ -161,7 +184,8 @@ lay_out (struct layout *l, const struct create_options *o)
   }
   h->l1_size = (uint32_t) MAX (l1_entries, UINT64_C (1));
   l->l1.count = div_up (h->l1_size * UINT64_C (8), h->cluster_size);
-  if (o->preallocation != PREALLOCATE_OFF) {
+  /* Nothing may hide what is in a raw data file. */
+  if (o->preallocation != PREALLOCATE_OFF || o->data_file_raw) {
     l->data.count = div_up (h->size, h->cluster_size);
     l->l2.count = l1_entries;
   }
@@ -190,6 +214,9 @@ set_header (struct header *h, const struct create_options *o,
           || strlen (o->backing_format) >= sizeof h->backing_format))
     return bad (filename, "the name of the backing file is longer than 1023 "
                 "bytes, or that of its format longer than 15");
+  if (o->data_file && strlen (o->data_file) >= sizeof h->data_file)
+    return bad (filename, "the name of the data file is longer than 1023 "
+                "bytes");
   h->version = o->version;
   h->cluster_size = o->cluster_size;
   h->cluster_bits = (uint32_t) __builtin_ctzll (o->cluster_size);
@@ -202,6 +229,12 @@ set_header (struct header *h, const struct create_options *o,
     h->incompatible |= INCOMPAT_EXTL2;
   if (o->compression_type != COMPRESSION_DEFLATE)
     h->incompatible |= INCOMPAT_COMPRESSION;
+  if (o->data_file) {
+    h->incompatible |= INCOMPAT_DATA_FILE;
+    memcpy (h->data_file, o->data_file, strlen (o->data_file));
+  }
+  if (o->data_file_raw)
+    h->autoclear |= AUTOCLEAR_DATA_FILE_RAW;
   if (o->backing_file) {
     memcpy (h->backing_file, o->backing_file, strlen (o->backing_file));
     memcpy (h->backing_format, o->backing_format,
@@ -235,16 +268,27 @@ fill_pointers (const struct layout *l, const struct part *part, uint64_t n,
   }
 }
 
-static void
-fill_extended_l2 (const struct layout *l, uint64_t n, uint8_t *buf)
+/* Where the guest's Nth cluster is.  In a data file that may be at 0. */
+static uint64_t
+data_entry (const struct layout *l, uint64_t n)
 {
-  uint64_t i;
+  if (n >= l->data.count)
+    return 0;
+  return ENTRY_COPIED | (l->data_file ? n * l->header.cluster_size
+                         : place_in (l, &l->data, n));
+}
+
+static void
+fill_l2 (const struct layout *l, uint64_t n, uint8_t *buf)
+{
+  const unsigned size = l->extended_l2 ? 16 : 8;
+  uint64_t i, entry;
 
   for (i = 0; i < entries_of_l2 (l); ++i) {
-    uint64_t place = place_in (l, &l->data, n + i);
-
-    store_be64 (buf + i * 16, place ? place | ENTRY_COPIED : 0);
-    store_be64 (buf + i * 16 + 8, place ? ALL_SUBCLUSTERS : 0);
+    entry = data_entry (l, n + i);
+    store_be64 (buf + i * size, entry);
+    if (l->extended_l2)
+      store_be64 (buf + i * size + 8, entry ? ALL_SUBCLUSTERS : 0);
   }
 }
 
@@ -282,10 +326,8 @@ fill_cluster (const struct layout *l, uint64_t cluster, uint8_t *buf)
     fill_refcounts (l, n, buf);
   else if (is_in (&l->l1, cluster, &n))
     fill_pointers (l, &l->l2, n * pointers, ENTRY_COPIED, buf);
-  else if (is_in (&l->l2, cluster, &n) && l->extended_l2)
-    fill_extended_l2 (l, n * entries_of_l2 (l), buf);
   else if (is_in (&l->l2, cluster, &n))
-    fill_pointers (l, &l->data, n * pointers, ENTRY_COPIED, buf);
+    fill_l2 (l, n * entries_of_l2 (l), buf);
   else {
     r = header_encode (&l->header, buf, &e);
     if (r < 0)
@@ -309,19 +351,33 @@ fill (void *opaque, uint64_t offset, uint8_t *buf, size_t len)
   return r;
 }
 
+static int
+make_file (const char *filename, const struct create_options *o,
+           struct layout *l)
+{
+  struct storage_contents contents = {
+    .rest = create_rest (o->preallocation), .fill = fill, .opaque = l,
+    .filled = l->data.first * l->header.cluster_size,
+    .size = l->total * l->header.cluster_size,
+  };
+  int r = storage_create_file (filename, &contents);
+
+  if (r == -EEXIST)
+    report_error ("%s: cannot create the image: the file exists; remove it, "
+                  "or leave the size out to serve it", filename);
+  else if (r < 0)
+    report_error ("%s: cannot create the image: %s", filename, strerror (-r));
+  return r;
+}
+
 int
 image_create (const char *filename, const struct create_options *o)
 {
-  static const enum storage_rest rest[] = {
-    [PREALLOCATE_OFF] = STORAGE_REST_HOLE,
-    [PREALLOCATE_METADATA] = STORAGE_REST_HOLE,
-    [PREALLOCATE_FALLOC] = STORAGE_REST_RESERVED,
-    [PREALLOCATE_FULL] = STORAGE_REST_WRITTEN,
+  struct layout l = {
+    .filename = filename, .extended_l2 = o->extended_l2,
+    .data_file = o->data_file != NULL,
   };
-  struct layout l = { .filename = filename, .extended_l2 = o->extended_l2 };
-  struct storage_contents contents = {
-    .rest = rest[o->preallocation], .fill = fill, .opaque = &l,
-  };
+  CLEANUP_FREE char *data_file = NULL;
   CLEANUP_FREE uint8_t *buf = NULL;
   int r = check_options (filename, o);
 
@@ -336,15 +392,12 @@ image_create (const char *filename, const struct create_options *o)
   if (!buf)
     return -ENOMEM;
   r = fill_cluster (&l, 0, buf);
+  if (r == 0 && o->data_file)
+    r = create_data_file (filename, o, l.header.size, &data_file);
   if (r < 0)
     return r;
-  contents.filled = l.data.first * l.header.cluster_size;
-  contents.size = l.total * l.header.cluster_size;
-  r = storage_create_file (filename, &contents);
-  if (r == -EEXIST)
-    report_error ("%s: cannot create the image: the file exists; remove it, "
-                  "or leave the size out to serve it", filename);
-  else if (r < 0)
-    report_error ("%s: cannot create the image: %s", filename, strerror (-r));
+  r = make_file (filename, o, &l);
+  if (r < 0 && data_file)
+    unlink (data_file);
   return r;
 }

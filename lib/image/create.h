@@ -29,6 +29,9 @@ struct create_options {
   bool extended_l2;
   enum compression_type compression_type;
   enum preallocation preallocation;
+  const char *data_file;        /* guest data is there; stored as it is,
+                                   and made, too; or NULL */
+  bool data_file_raw;           /* it is the disk, read alone */
   const char *backing_file;     /* stored as it is; or NULL */
   const char *backing_format;   /* "qcow2" or "raw"; with a backing file */
 };
@@ -36,8 +39,8 @@ struct create_options {
 /* qemu-img's defaults; the size is 0. */
 void create_options_init (struct create_options *o);
 
-/* Make the image FILENAME, which must not exist (-EEXIST).  Nothing is
- * left of it on failure, which has been reported: -EINVAL for options
+/* Make the image FILENAME, and its data file, which must not exist
+ * (-EEXIST).  Nothing is left of them on failure, which has been reported: -EINVAL for options
  * that do not go together or are out of range, -EFBIG for a size that
  * needs a larger cluster size, and what the file system says.
  */

@@ -17,12 +17,19 @@
 #include "data.h"
 #include "image-internal.h"
 
+/* The file that guest data is in. */
+static struct storage *
+file_of_data (const struct image *img)
+{
+  return img->data_file ? img->data_file : img->storage;
+}
+
 int
 data_read (struct image *img, void *buf, size_t len, uint64_t host,
            uint64_t guest)
 {
   (void) guest;
-  return storage_read (img->storage, buf, len, host);
+  return storage_read (file_of_data (img), buf, len, host);
 }
 
 int
@@ -30,17 +37,18 @@ data_write (struct image *img, const struct iovec *iov, int cnt,
             uint64_t host, uint64_t guest, bool durable)
 {
   (void) guest;
-  return guard_write (img, GUARD_DATA, iov, cnt, host, durable);
+  return guard_write (img, img->data_file ? GUARD_EXTERNAL : GUARD_DATA, iov,
+                      cnt, host, durable);
 }
 
 int
 data_map (struct image *img, uint64_t host, uint64_t *len, bool *hole)
 {
-  return storage_map (img->storage, host, len, hole);
+  return storage_map (file_of_data (img), host, len, hole);
 }
 
 void
 data_will_need (struct image *img, uint64_t host, uint64_t len)
 {
-  storage_will_need (img->storage, host, len);
+  storage_will_need (file_of_data (img), host, len);
 }

@@ -5,8 +5,9 @@
  * The answer is that of qemu-nbd (base:allocation), so that tools see no
  * difference: a cluster (a subcluster, with extended L2 entries) that the
  * image or a layer below maps to data is data; zero clusters and what no
- * layer has are holes that read as zeroes.  Only where an image was preallocated (metadata
- * for clusters that the file does not have yet) is the file itself asked
+ * layer has are holes that read as zeroes.  Only where an image was
+ * preallocated (metadata for clusters that the file does not have yet), or
+ * where zeroes have no entries (a raw data file), is the file itself asked
  * whether there is a hole below: otherwise that costs a system call for
  * an answer that is nearly always no.
  *
@@ -85,7 +86,7 @@ data_status (struct image *img, uint64_t host, uint64_t *len,
   int r;
 
   *status = 0;
-  if (atomic_load (&img->preallocated) <= 0)
+  if (!img->raw_data && atomic_load (&img->preallocated) <= 0)
     return 0;
   r = data_map (img, host, len, &hole);
   if (r == 0 && hole)

@@ -209,7 +209,8 @@ home_directory (const char *naming_file, const char *name, const char *file,
     if (*file != '/') {
       report_error ("%s: the image names " NAME_FMT ", which is relative, "
                     "but an image over NBD is in no directory; give "
-                    "backing-file=, or correct it with 'qemu-img rebase -u'",
+                    "backing-file= or data-file=, or correct it with "
+                    "'qemu-img rebase -u' or 'qemu-img amend'",
                     naming_file, name);
       return -EINVAL;
     }

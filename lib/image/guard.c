@@ -19,6 +19,10 @@
  * A wrong answer is a hit: nothing is written, the caller gets -EIO and
  * image_corrupt does the rest.
  *
+ * An external data file holds guest data only, and no metadata can be hit
+ * there: neither question is asked.  All else holds for both files as if
+ * they were one.
+ *
  * Invariants
  *
  * G1. A table is claimed before its first write and unclaimed when it
@@ -27,9 +31,12 @@
  * G2. A claim succeeds only for clusters without any mark (claims.c).
  * G3. After a sync has failed nothing is written any more: the kernel
  *     may have dropped the pages, and the next sync would lie
- *     (fsync(2), "Errors": a later fsync may succeed).
+ *     (fsync(2), "Errors": a later fsync may succeed).  This is said of
+ *     both files if it happened to one.
  * G4. After corruption was met no guest data is written.  Metadata is,
  *     so that what was acknowledged before becomes durable if it can.
+ * G5. A sync makes the data file durable before the image, so that no
+ *     crash between the two leaves the pointers without the data.
  *
  * Locks: none are taken but the tracker's own and sync_lock.  A sync
  * holds it alone, so that a second one does not overtake the first;
@@ -258,12 +265,20 @@ enter (struct image *img, int owner, uint64_t offset, uint64_t len)
 
   if (atomic_load_explicit (&g->failed, memory_order_relaxed))
     return -EIO;
-  if (owner == GUARD_DATA
+  if ((owner == GUARD_DATA || owner == GUARD_EXTERNAL)
       && atomic_load_explicit (&g->corrupt, memory_order_relaxed)) {
     image_corrupt_wait (img);
     return -EIO;
   }
-  return guard_check (img, owner, offset, len);
+  return owner == GUARD_EXTERNAL ? 0
+    : guard_check (img, owner, offset, len);
+}
+
+/* The file that OWNER writes to. */
+static struct storage *
+file_of (struct image *img, int owner)
+{
+  return owner == GUARD_EXTERNAL ? img->data_file : img->storage;
 }
 
 /* A quota and a limit on the length of files are full disks by another
@@ -275,12 +290,16 @@ same_errno (int r)
   return r == -EDQUOT || r == -EFBIG ? -ENOSPC : r;
 }
 
-/* The file is now at least END bytes long. */
+/* The file is now at least END bytes long.  The length of a data file is
+ * of no importance.
+ */
 static void
-grown_to (struct guard *g, uint64_t end)
+grown_to (struct guard *g, int owner, uint64_t end)
 {
   uint64_t old = atomic_load_explicit (&g->end, memory_order_relaxed);
 
+  if (owner == GUARD_EXTERNAL)
+    return;
   while (end > old && !atomic_compare_exchange_weak (&g->end, &old, end))
     ;
 }
@@ -289,26 +308,31 @@ grown_to (struct guard *g, uint64_t end)
  * cover it.
  */
 static void
-written (struct guard *g)
+written (struct guard *g, int owner)
 {
-  atomic_store (&g->unsynced, true);
+  atomic_store (owner == GUARD_EXTERNAL ? &g->external_unsynced
+                : &g->unsynced, true);
 }
 
 /* Invariant G3. */
 static void
-sync_failed (struct image *img, int r)
+sync_failed (struct image *img, struct storage *s, int r)
 {
+  const bool external = s == img->data_file;
+
   atomic_store (&img->guard.failed, true);
-  report_error ("%s: sync failed: %s; no more writes until the server is "
-                "restarted", img->config.filename, strerror (-r));
+  report_error ("%s: sync %s%sfailed: %s; no more writes until the server is "
+                "restarted", img->config.filename,
+                external ? "of its data file " : "",
+                external ? storage_name (s) : "", strerror (-r));
 }
 
 /* A durable write that fails may have failed as a write, for want of
  * space, or as a sync.  In the first case a plain write fails too.
  */
 static int
-write_durably (struct image *img, const struct iovec *iov, int cnt,
-               uint64_t offset)
+write_durably (struct image *img, struct storage *s, const struct iovec *iov,
+               int cnt, uint64_t offset)
 {
   struct guard *g = &img->guard;
   ACQUIRE_RDLOCK_FOR_CURRENT_SCOPE (&g->sync_lock);
@@ -316,14 +340,13 @@ write_durably (struct image *img, const struct iovec *iov, int cnt,
 
   if (atomic_load (&g->failed))
     return -EIO;
-  r = same_errno (storage_write (img->storage, iov, cnt, offset, true));
+  r = same_errno (storage_write (s, iov, cnt, offset, true));
   if (r == 0)
     return 0;
   if (r == -ENOSPC
-      && same_errno (storage_write (img->storage, iov, cnt, offset, false))
-      == r)
+      && same_errno (storage_write (s, iov, cnt, offset, false)) == r)
     return r;
-  sync_failed (img, r);
+  sync_failed (img, s, r);
   return r;
 }
 
@@ -331,6 +354,7 @@ int
 guard_write (struct image *img, int owner, const struct iovec *iov,
              int cnt, uint64_t offset, bool durable)
 {
+  struct storage *s = file_of (img, owner);
   uint64_t len = 0;
   int i, r;
 
@@ -339,12 +363,12 @@ guard_write (struct image *img, int owner, const struct iovec *iov,
   r = enter (img, owner, offset, len);
   if (r < 0)
     return r;
-  r = durable ? write_durably (img, iov, cnt, offset)
-    : same_errno (storage_write (img->storage, iov, cnt, offset, false));
+  r = durable ? write_durably (img, s, iov, cnt, offset)
+    : same_errno (storage_write (s, iov, cnt, offset, false));
   if (r < 0 || !durable)
-    written (&img->guard);
+    written (&img->guard, owner);
   if (r == 0)
-    grown_to (&img->guard, offset + len);
+    grown_to (&img->guard, owner, offset + len);
   return r;
 }
 
@@ -372,7 +396,7 @@ guard_write_flag (struct image *img, const void *entry, uint64_t offset)
   r = check_types (img, OVERLAP_ACTIVE_L2, may, offset, sizeof (uint64_t));
   if (r == 0)
     r = storage_write (img->storage, &iov, 1, offset, false);
-  written (&img->guard);
+  written (&img->guard, OVERLAP_ACTIVE_L2);
   return r;
 }
 
@@ -383,10 +407,10 @@ guard_zero (struct image *img, int owner, uint64_t offset, uint64_t len)
 
   if (r < 0)
     return r;
-  r = same_errno (storage_zero (img->storage, offset, len));
-  written (&img->guard);
+  r = same_errno (storage_zero (file_of (img, owner), offset, len));
+  written (&img->guard, owner);
   if (r == 0)
-    grown_to (&img->guard, offset + len);
+    grown_to (&img->guard, owner, offset + len);
   return r;
 }
 
@@ -397,9 +421,9 @@ guard_punch (struct image *img, int owner, uint64_t offset, uint64_t len)
 
   if (r < 0)
     return r;
-  r = storage_punch (img->storage, offset, len);
+  r = storage_punch (file_of (img, owner), offset, len);
   if (r != -ENOTSUP)
-    written (&img->guard);
+    written (&img->guard, owner);
   return r;
 }
 
@@ -415,9 +439,39 @@ guard_reserve (struct image *img, int owner, uint64_t offset,
   if (r == -ENOTSUP)
     r = new ? storage_zero (img->storage, offset, len) : 0;
   r = same_errno (r);
-  written (&img->guard);
+  written (&img->guard, owner);
   if (r == 0 && new)
-    grown_to (&img->guard, offset + len);
+    grown_to (&img->guard, owner, offset + len);
+  return r;
+}
+
+int
+guard_set_external_length (struct image *img, uint64_t len, bool exact)
+{
+  uint64_t now;
+  int r = enter (img, GUARD_EXTERNAL, 0, 0);
+
+  if (r == 0)
+    r = storage_size (img->data_file, &now);
+  if (r < 0 || now == len || (now > len && !exact))
+    return r;
+  r = same_errno (storage_truncate (img->data_file, len));
+  written (&img->guard, GUARD_EXTERNAL);
+  return r;
+}
+
+/* With sync_lock held alone. */
+static int
+sync_file (struct image *img, struct storage *s, atomic_bool *unsynced)
+{
+  int r;
+
+  if (!atomic_exchange (unsynced, false))
+    return 0;
+  atomic_fetch_add_explicit (&img->guard.syncs, 1, memory_order_relaxed);
+  r = storage_sync (s);
+  if (r < 0)
+    sync_failed (img, s, r);
   return r;
 }
 
@@ -430,11 +484,23 @@ guard_sync (struct image *img)
 
   if (atomic_load (&g->failed))
     return -EIO;
-  if (!atomic_exchange (&g->unsynced, false))
-    return 0;
-  atomic_fetch_add_explicit (&g->syncs, 1, memory_order_relaxed);
-  r = storage_sync (img->storage);
-  if (r < 0)
-    sync_failed (img, r);
+  r = sync_file (img, img->data_file, &g->external_unsynced);
+  if (r == 0)
+    r = sync_file (img, img->storage, &g->unsynced);
   return r;
+}
+
+bool
+guard_is_synced (struct image *img)
+{
+  return !atomic_load (&img->guard.unsynced)
+    && !atomic_load (&img->guard.external_unsynced);
+}
+
+void
+guard_distrust (struct image *img)
+{
+  written (&img->guard, GUARD_DATA);
+  if (img->data_file)
+    written (&img->guard, GUARD_EXTERNAL);
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 
-/* The guard: the only door through which the image file changes.  See
- * guard.c.  Offsets and lengths are host bytes, any alignment unless
- * said otherwise.
+/* The guard: the only door through which the image file changes, and
+ * its data file, if it has one.  See guard.c.  Offsets and lengths are
+ * host bytes, any alignment unless said otherwise.
  */
 
 #ifndef QCOW2_GUARD_H
@@ -19,8 +19,11 @@
 
 struct image;
 
-/* Who writes: guest data, or metadata of a type (enum overlap_type). */
-#define GUARD_DATA (-1)
+/* Who writes: guest data, guest data in the external data file, or
+ * metadata of a type (enum overlap_type).
+ */
+#define GUARD_DATA     (-1)
+#define GUARD_EXTERNAL (-2)
 
 struct guard {
   struct overlap *overlap;
@@ -31,6 +34,7 @@ struct guard {
   atomic_bool failed;           /* a sync failed: all writes stop */
   atomic_bool told;             /* the log says that writes are refused */
   atomic_bool unsynced;         /* something was written since the sync */
+  atomic_bool external_unsynced; /* the same of the data file */
   _Atomic uint64_t end;         /* length of the file */
   pthread_rwlock_t sync_lock;   /* a sync alone, durable writes together */
 
@@ -84,10 +88,22 @@ int guard_punch (struct image *img, int owner, uint64_t offset,
 int guard_reserve (struct image *img, int owner, uint64_t offset,
                    uint64_t len, bool new);
 
-/* Make all completed writes durable.  Skipped if there were none since
- * the last time.  The first failure stops all writes for good.
+/* Make the data file at least, or with EXACT exactly, LEN bytes long.
+ * -ENOTSUP where the length is fixed and another.
+ */
+int guard_set_external_length (struct image *img, uint64_t len, bool exact);
+
+/* Make all completed writes durable, those of the data file first.
+ * Skipped if there were none since the last time.  The first failure stops
+ * all writes for good.
  */
 int guard_sync (struct image *img);
+
+/* Was nothing written since the last sync? */
+bool guard_is_synced (struct image *img);
+
+/* What was in the files before may not be durable yet. */
+void guard_distrust (struct image *img);
 
 /* Mark fresh clusters as TYPE before their first write.  Whole
  * clusters.  -EIO if any of them is metadata already: the allocator

@@ -58,6 +58,10 @@ struct image {
   uint64_t subcluster_size;     /* or the cluster if there are none */
   uint64_t size;                /* guest bytes */
 
+  struct storage *data_file;    /* of guest data, if it is not in STORAGE;
+                                   else NULL */
+  bool raw_data;                /* the data file, read alone, is the disk */
+
   struct image *parent;         /* of a view of a snapshot: storage and
                                    backing are its; else NULL */
   bool is_top;                  /* not a backing file, not a view */
@@ -106,8 +110,11 @@ image_is_writable_file (const struct image *img)
 struct image *image_new (const struct image_config *config,
                          struct storage *storage, bool is_top);
 
-/* begin.c: take a writer's lock; 0, -EAGAIN or another errno (reported). */
+/* begin.c: take a writer's lock, of the data file too; or only a reader's
+ * again.  0, -EAGAIN or another errno (reported).
+ */
 int image_lock_for_writing (struct image *img);
+int image_lock_for_reading (struct image *img);
 
 /* begin.c: before the first guest write, deal with the autoclear bits
  * and reserve what commits will need.  Cheap when done already.  0 or a

@@ -60,7 +60,8 @@ image_is_writable (const struct image *img)
 int
 image_is_rotational (const struct image *img)
 {
-  return storage_is_rotational (img->storage);
+  return storage_is_rotational (img->data_file ? img->data_file
+                                : img->storage);
 }
 
 const char *

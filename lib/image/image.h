@@ -54,6 +54,7 @@ struct image_config {
                                    directories, NBD URIs;
                                    NULL-terminated */
   const char *backing_file;     /* instead of the image's; or NULL */
+  const char *data_file;        /* the same */
   unsigned commit_interval;     /* seconds; 0 is never */
   bool discard;                 /* false: trims are ignored */
   enum detect_zeroes detect_zeroes; /* of writes */
@@ -171,8 +172,8 @@ int image_write (struct image *img, const void *buf, size_t len,
 
 #define IMAGE_ZERO_MAY_TRIM 1   /* host clusters may be given back */
 #define IMAGE_ZERO_FAST     2   /* -ENOTSUP rather than write zeroes;
-                                   nothing was changed then, and nothing
-                                   is reported */
+                                   nothing but zeroes was made then, and
+                                   nothing is reported */
 int image_zero (struct image *img, uint64_t offset, uint64_t len,
                 unsigned flags, bool fua);
 int image_trim (struct image *img, uint64_t offset, uint64_t len, bool fua);

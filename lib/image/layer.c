@@ -21,56 +21,62 @@
 #include <string.h>
 
 #include "checked.h"
-#include "cleanup.h"
-#include "external.h"
 #include "extents.h"
 #include "image-internal.h"
+#include "other-file.h"
 #include "read.h"
 #include "report.h"
 
-/* What is in the chain already at I, and what S is.  An export has no
- * identity but its URI, so a loop may be found late, by its length.
+/* What S is.  An export has no identity but its URI, so a loop may be
+ * found late, by its length.
  */
-static bool
-is_in_chain (const struct chain *chain, unsigned i, dev_t dev, ino_t ino,
-             const char *uri)
+static struct chain_file
+identify (struct storage *s)
 {
-  const char *other = chain->files[i].uri;
+  struct chain_file f = { 0 };
 
-  if (uri || other)
-    return uri && other && strcmp (uri, other) == 0;
-  return (dev != 0 || ino != 0) && chain->files[i].dev == dev
-    && chain->files[i].ino == ino;
+  if (!storage_identity (s, &f.dev, &f.ino)
+      && storage_is_nbd_uri (storage_name (s)))
+    f.uri = storage_name (s);
+  return f;
+}
+
+static bool
+is_same (const struct chain_file *a, const struct chain_file *b)
+{
+  if (a->uri || b->uri)
+    return a->uri && b->uri && strcmp (a->uri, b->uri) == 0;
+  return (a->dev != 0 || a->ino != 0) && a->dev == b->dev
+    && a->ino == b->ino;
+}
+
+bool
+chain_has (const struct chain *chain, struct storage *s)
+{
+  const struct chain_file f = identify (s);
+  unsigned i;
+
+  for (i = 0; i < chain->length; ++i)
+    if (is_same (&chain->files[i], &f))
+      return true;
+  return false;
 }
 
 int
 chain_add (struct chain *chain, struct storage *s)
 {
-  const char *uri = NULL;
-  dev_t dev = 0;
-  ino_t ino = 0;
-  unsigned i;
-
-  if (!storage_identity (s, &dev, &ino)
-      && storage_is_nbd_uri (storage_name (s)))
-    uri = storage_name (s);
-  for (i = 0; i < chain->length; ++i) {
-    if (is_in_chain (chain, i, dev, ino, uri)) {
-      report_error ("%s: the chain of backing files leads back to this "
-                    "file; correct it with 'qemu-img rebase -u'",
-                    storage_name (s));
-      return -ELOOP;
-    }
+  if (chain_has (chain, s)) {
+    report_error ("%s: the chain of backing files leads back to this "
+                  "file; correct it with 'qemu-img rebase -u'",
+                  storage_name (s));
+    return -ELOOP;
   }
   if (chain->length > MAX_CHAIN) {
     report_error ("%s: more than %d backing files in a chain",
                   storage_name (s), MAX_CHAIN);
     return -E2BIG;
   }
-  chain->files[chain->length].dev = dev;
-  chain->files[chain->length].ino = ino;
-  chain->files[chain->length].uri = uri;
-  chain->length++;
+  chain->files[chain->length++] = identify (s);
   return 0;
 }
 
@@ -94,49 +100,11 @@ layer_config (const struct image *img, const char *path)
   config.filename = path;
   config.readonly = true;
   config.backing_file = NULL;
+  config.data_file = NULL;
   config.l2_cache_size = MIN (config.l2_cache_size
                               ? config.l2_cache_size : UINT64_MAX,
                               UINT64_C (32) << 20);
   return config;
-}
-
-/* Open and lock the file at PATH, or connect to it.  CHOSEN by the user,
- * not by the image.
- */
-static int
-open_storage (struct image *img, const char *path, bool chosen,
-              struct storage **s)
-{
-  const bool uri = storage_is_nbd_uri (path);
-  char holders[STORAGE_HOLDERS];
-  const char *conflict;
-  int r;
-
-  if (uri && img->config.no_connections)
-    return -EINPROGRESS;
-  r = uri ? storage_open_nbd (path, false, chosen, img->config.patience, s)
-    : storage_open_file (path, false, true, s);
-  if (r < 0) {
-    report_error ("%s: opening its backing file %s: %s",
-                  img->config.filename, path, strerror (-r));
-    return r;
-  }
-  r = storage_lock (*s, STORAGE_LOCK_READER, img->config.locking,
-                    &conflict);
-  if (r < 0) {
-    if (r == -EAGAIN) {
-      storage_lock_holders (*s, holders, sizeof holders);
-      report_error ("%s: backing file %s is in use: %s; %s; give "
-                    "locking=off only if that is safe",
-                    img->config.filename, path, conflict, holders);
-    }
-    else
-      report_error ("%s: locking its backing file %s: %s; locking=off does "
-                    "without", img->config.filename, path, strerror (-r));
-    storage_close (*s);
-    *s = NULL;
-  }
-  return r;
 }
 
 /* Which format is the backing file of?  1: qcow2, 0: raw. */
@@ -184,11 +152,9 @@ fill_layer (struct image *img, struct chain *chain, struct layer *layer,
 int
 layer_open (struct image *img, struct chain *chain, struct layer **ret)
 {
-  static const char *const any[] = { "any", NULL };
   const bool chosen = img->config.backing_file != NULL;
   const char *name = chosen ? img->config.backing_file
     : img->header.backing_file;
-  CLEANUP_FREE char *path = NULL;
   struct storage *s = NULL;
   struct layer *layer;
   int r, qcow2;
@@ -199,11 +165,7 @@ layer_open (struct image *img, struct chain *chain, struct layer **ret)
   qcow2 = backing_is_qcow2 (img, name);
   if (qcow2 < 0)
     return qcow2;
-  /* What the user names himself needs no permission. */
-  r = external_resolve (img->config.filename, name,
-                        chosen ? any : img->config.external_files, &path);
-  if (r == 0)
-    r = open_storage (img, path, chosen, &s);
+  r = other_file_open (img, "backing file", name, chosen, false, &s);
   if (r < 0)
     return r;
   layer = calloc (1, sizeof *layer);

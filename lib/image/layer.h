@@ -16,14 +16,16 @@ struct image;
 struct image_config;
 struct storage;
 
+struct chain_file {
+  dev_t dev;
+  ino_t ino;
+  const char *uri;              /* instead of these, over NBD */
+};
+
 /* The files from the top image down to the one being opened. */
 struct chain {
   unsigned length;
-  struct {
-    dev_t dev;
-    ino_t ino;
-    const char *uri;            /* instead of these, over NBD */
-  } files[201];
+  struct chain_file files[201];
 };
 #define MAX_CHAIN 200
 
@@ -31,6 +33,8 @@ struct chain {
  * chain is too long (both reported).
  */
 int chain_add (struct chain *chain, struct storage *s);
+
+bool chain_has (const struct chain *chain, struct storage *s);
 
 struct layer {
   struct image *image;          /* one of the two is set */

@@ -123,7 +123,8 @@ preview_entry (struct image *img, const struct change *c, uint64_t i,
   new = changed_entry (img, c, i, old, &free_old);
   if (new.word != old.word || new.bitmap != old.bitmap)
     p->differs = true;
-  if (!free_old)
+  /* A data file's clusters are not handed out, and so not freed. */
+  if (!free_old || img->map.layout.data_file)
     return 0;
   r = old_clusters (img, cluster << img->cluster_bits, old, &first, &count);
   if (r < 0)

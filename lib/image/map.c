@@ -77,6 +77,7 @@ map_open (struct image *img)
   m->layout.cluster_size = img->cluster_size;
   m->layout.version = img->header.version;
   m->layout.extended = img->header.incompatible & INCOMPAT_EXTL2;
+  m->layout.data_file = img->header.incompatible & INCOMPAT_DATA_FILE;
   m->l2_bits = img->cluster_bits - l2_entry_bits (&m->layout);
   m->slice_bits = MIN (m->l2_bits, 12 - l2_entry_bits (&m->layout));
   img->subcluster_bits = img->cluster_bits - l2_subcluster_bits (&m->layout);
@@ -213,7 +214,8 @@ fill_extent (struct image *img, const struct slice *s, uint64_t offset,
     e->copied = (entry.word & ENTRY_COPIED)
       && (atomic_load (&img->map.l1[cluster >> img->map.l2_bits])
           & ENTRY_COPIED);
-    e->counted = all_counted (s, first, i);
+    /* The clusters of a data file have no counts. */
+    e->counted = img->map.layout.data_file || all_counted (s, first, i);
   }
 }
 
@@ -229,6 +231,35 @@ map_bad_entry (struct image *img, uint64_t offset, struct l2_entry entry,
                         "offset %" PRIu64 " %s", entry.word, offset, what);
 }
 
+/* In a data file everything is where the guest sees it; what is past its
+ * end reads as zeroes, since the file may be sparse to its end.
+ */
+static int
+check_data_file_extent (struct image *img, uint64_t offset,
+                        const struct map_extent *e)
+{
+  const struct l2_entry entry = { .word = e->entry, .bitmap = e->bitmap };
+
+  if (l2_has_host (e->kind) && e->host != offset)
+    return map_bad_entry (img, offset, entry, "leads to another offset of "
+                          "the data file, which must be the guest's");
+  return 0;
+}
+
+static const char *
+why_invalid (const struct l2_layout *l)
+{
+  if (l->data_file)
+    return "is invalid (compressed, host offset not a multiple of the "
+      "cluster size, or a wrong bitmap of subclusters)";
+  if (l->extended)
+    return "is invalid (host offset not a multiple of the cluster size, "
+      "COPIED or allocated subclusters without an offset, a subcluster both "
+      "allocated and zero, or a bitmap with a compressed cluster)";
+  return "is invalid (host offset not a multiple of the cluster size, zero "
+    "flag in version 2, or COPIED without an offset)";
+}
+
 /* Is the entry of an extent's beginning sound?  A later cluster that
  * lies past the end of the file is met when it comes.
  */
@@ -239,14 +270,10 @@ check_extent (struct image *img, uint64_t offset, struct map_extent *e)
   const struct l2_entry entry = { .word = e->entry, .bitmap = e->bitmap };
 
   if (e->kind == L2_INVALID)
-    return map_bad_entry (img, offset, entry, img->map.layout.extended
-                          ? "is invalid (host offset not a multiple of the "
-                          "cluster size, COPIED or allocated subclusters "
-                          "without an offset, a subcluster both allocated "
-                          "and zero, or a bitmap with a compressed cluster)"
-                          : "is invalid (host offset not a multiple of the "
-                          "cluster size, zero flag in version 2, or COPIED "
-                          "without an offset)");
+    return map_bad_entry (img, offset, entry,
+                          why_invalid (&img->map.layout));
+  if (img->map.layout.data_file)
+    return check_data_file_extent (img, offset, e);
   if (e->kind != L2_NORMAL)
     return 0;
   if (round_down (e->host, img->cluster_size) >= end)

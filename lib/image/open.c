@@ -25,6 +25,7 @@
 #include "checked.h"
 #include "cleanup.h"
 #include "corrupt.h"
+#include "data-file.h"
 #include "image-internal.h"
 #include "report.h"
 #include "walk.h"
@@ -100,9 +101,6 @@ check_supported (struct image *img)
                         "(crypt_method is 2, LUKS)"
                         : "encrypted images are not supported yet "
                         "(crypt_method is 1, AES)");
-  if (h->incompatible & INCOMPAT_DATA_FILE)
-    return unsupported (img, "images with an external data file are not "
-                        "supported yet (incompatible feature bit 2)");
   return 0;
 }
 
@@ -302,10 +300,12 @@ describe (struct image *img)
 
   if (asprintf (&img->description, "qcow2 version %" PRIu32 ", %" PRIu64
                 " bytes, cluster size %" PRIu64 ", refcount bits %u, "
-                "%" PRIu32 " snapshots%s%s", h->version, h->size,
+                "%" PRIu32 " snapshots%s%s%s%s", h->version, h->size,
                 h->cluster_size, 1u << h->refcount_order, h->nb_snapshots,
                 h->backing_file[0] ? ", backing file " : "",
-                h->backing_file) < 0)
+                h->backing_file, img->raw_data ? ", raw data file "
+                : img->data_file ? ", data file " : "",
+                img->data_file ? storage_name (img->data_file) : "") < 0)
     img->description = NULL;
   report_debug ("%s: %s; incompatible 0x%" PRIx64 ", compatible 0x%" PRIx64
                 ", autoclear 0x%" PRIx64 ", header length %" PRIu32
@@ -318,12 +318,14 @@ describe (struct image *img)
 }
 
 /* The guard answers for whole clusters; a storage that writes more than
- * that around a change would go past it.
+ * that around a change would go past it, and past the range lock.
  */
 static bool
 blocks_fit (struct image *img)
 {
-  const uint32_t block = storage_block_size (img->storage);
+  const uint32_t block =
+    MAX (storage_block_size (img->storage),
+         img->data_file ? storage_block_size (img->data_file) : 1);
 
   if (block <= img->cluster_size)
     return true;
@@ -332,6 +334,19 @@ blocks_fit (struct image *img)
                     " bytes) is larger than a cluster (%" PRIu64 " bytes); "
                     "the image is served read-only", img->config.filename,
                     block, img->cluster_size);
+  return false;
+}
+
+static bool
+files_are_writable (struct image *img)
+{
+  if (!storage_is_writable (img->storage))
+    return false;
+  if (!img->data_file || storage_is_writable (img->data_file))
+    return true;
+  report_warning ("%s: its data file %s cannot be written to; the image is "
+                  "served read-only", img->config.filename,
+                  storage_name (img->data_file));
   return false;
 }
 
@@ -358,7 +373,7 @@ open_top (struct image *img)
   if (r < 0)
     return r;
   img->read_only = img->config.readonly
-    || !storage_is_writable (img->storage)
+    || !files_are_writable (img)
     || !blocks_fit (img)
     || atomic_load (&img->guard.corrupt);
   return 0;
@@ -375,6 +390,8 @@ open_parts (struct image *img, struct chain *chain)
   r = read_header (img);
   if (r == 0)
     r = check_supported (img);
+  if (r == 0)
+    r = data_file_open (img, chain);
   if (r == 0)
     r = map_open (img);
   if (r == 0)
@@ -438,6 +455,7 @@ open_file (const struct image_config *config, struct storage **s)
   return r;
 }
 
+/* As a reader. */
 static int
 lock_file (const struct image_config *config, struct storage *s)
 {
@@ -528,7 +546,7 @@ check_with_lock (struct image *img)
   if (r < 0)
     return r;
   r = check_now (img, what);
-  return r == 0 ? lock_file (&img->config, img->storage) : r;
+  return r == 0 ? image_lock_for_reading (img) : r;
 }
 
 int
@@ -570,8 +588,10 @@ image_close (struct image *img)
   pthread_mutex_destroy (&img->begin_lock);
   pthread_mutex_destroy (&img->corrupt_lock);
   claims_destroy (&img->claims);
-  if (!img->parent)
+  if (!img->parent) {
+    storage_close (img->data_file);
     storage_close (img->storage);
+  }
   free (img->description);
   free (img);
 }

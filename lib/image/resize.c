@@ -26,6 +26,9 @@
  *   (qcow2 specification, "Snapshots").  It is made zero, durably, before
  *   the size is written.
  *
+ * A raw data file is as long as the disk, and so it changes its length,
+ * too: it grows before the disk does, and is cut after it was.
+ *
  * Locks: none are needed, this image is known to nobody else; the
  * functions that are called take theirs.
  */
@@ -112,6 +115,11 @@ check_resize (struct image *img, uint64_t size, bool shrink)
     report_error ("%s: resize=%" PRIu64 ": with clusters of %" PRIu64
                   " bytes a disk cannot be that large", name, size,
                   img->cluster_size);
+    return -EFBIG;
+  }
+  if (img->data_file && size > MAX_HOST_OFFSET) {
+    report_error ("%s: resize=%" PRIu64 ": with an external data file a disk "
+                  "is smaller than 2^56 bytes", name, size);
     return -EFBIG;
   }
   if (img->header.version < 3 && img->header.nb_snapshots > 0) {
@@ -212,6 +220,33 @@ clear (struct image *img, uint64_t from, uint64_t to, uint64_t backing_end)
   return r;
 }
 
+/* With a raw data file the disk is its length, and the file's bytes show
+ * without entries.
+ */
+static int
+grow_data_file (struct image *img, uint64_t old, uint64_t size)
+{
+  uint64_t len;
+  int r = storage_size (img->data_file, &len);
+
+  if (r == 0 && old < MIN (len, size))
+    r = image_zero (img, old, MIN (len, size) - old, IMAGE_ZERO_MAY_TRIM,
+                    false);
+  if (r == 0)
+    r = guard_set_external_length (img, size, false);
+  return r < 0 ? failed (img, "the length of the data file", r) : 0;
+}
+
+/* What is beyond the disk there can never be seen again. */
+static int
+cut_data_file (struct image *img, uint64_t size)
+{
+  int r = guard_set_external_length (img, size, true);
+
+  return r < 0 && r != -ENOTSUP
+    ? failed (img, "the length of the data file", r) : 0;
+}
+
 static int
 write_size (struct image *img, uint64_t size)
 {
@@ -235,6 +270,8 @@ grow (struct image *img, uint64_t size)
 
   img->size = size;             /* requests lie inside the disk */
   r = clear (img, old, size, backing_end);
+  if (r == 0 && img->raw_data)
+    r = grow_data_file (img, old, size);
   if (r == 0)
     r = commit_now (img);
   return r == 0 ? write_size (img, size) : r;
@@ -248,7 +285,9 @@ cut_off (struct image *img, uint64_t size)
 {
   int r = write_size (img, size);
 
-  return r == 0 ? clear (img, size, img->size, 0) : r;
+  if (r == 0)
+    r = clear (img, size, img->size, 0);
+  return r == 0 && img->data_file ? cut_data_file (img, size) : r;
 }
 
 /*----------------------------------------------------------------------

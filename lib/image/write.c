@@ -36,6 +36,7 @@
 #include "cleanup.h"
 #include "data.h"
 #include "image-internal.h"
+#include "raw-data.h"
 #include "read.h"
 #include "report.h"
 #include "sabotage.h"
@@ -150,6 +151,9 @@ write_whole (struct image *img, const struct piece *p, uint64_t len,
 
   if (old_zeroes && new_zeroes)
     head_len = tail_len = 0;
+  /* A data file is not to become longer than the disk. */
+  if (img->data_file)
+    tail_len = MIN (tail_len, img->size - end);
   r = old_contents (img, p->offset - head_len, head_len, old_zeroes, &head);
   if (r == 0)
     r = old_contents (img, end, tail_len, old_zeroes, &tail);
@@ -185,6 +189,25 @@ clusters_of (const struct image *img, uint64_t offset, uint64_t len)
 {
   return ((offset + len - 1) >> img->cluster_bits)
     - (offset >> img->cluster_bits) + 1;
+}
+
+/* The beginning of the extent has no data, or has it in a data file
+ * without the COPIED flag, which should be there: its place is known.
+ * *LEN bytes done.
+ */
+static int
+write_external (struct image *img, const struct piece *p,
+                const struct map_extent *e, uint64_t *len)
+{
+  int r;
+
+  *len = e->len;
+  r = write_whole (img, p, e->len, p->offset, img->subcluster_size,
+                   reads_as_zeroes (img, p->offset, e), false);
+  if (r < 0)
+    return r;
+  return map_set (img, p->offset, e->len, MAP_LINK,
+                  round_down (p->offset, img->cluster_size));
 }
 
 /* New clusters for the beginning of the extent: *LEN bytes done. */
@@ -250,6 +273,7 @@ write_step (struct image *img, struct piece *p)
   }
   else {
     r = in_place ? write_filling (img, p, &e, &done)
+      : img->data_file ? write_external (img, p, &e, &done)
       : write_allocating (img, p, &e, &done);
     *p->commit = true;
   }
@@ -271,17 +295,49 @@ write_exclusively (struct image *img, struct piece *p)
   return r;
 }
 
+/* The last cluster of the piece, and one more. */
+static uint64_t
+end_of (const struct image *img, const struct piece *p)
+{
+  return ((p->offset + p->len - 1) >> img->cluster_bits) + 1;
+}
+
+static int
+write_shared (struct image *img, struct piece *p)
+{
+  struct range_hold hold;
+  int r;
+
+  rangelock_lock (&img->ranges, &hold, p->offset >> img->cluster_bits,
+                  end_of (img, p), false);
+  r = write_while_in_place (img, p);
+  rangelock_unlock (&img->ranges, &hold);
+  return r;
+}
+
+/* Clusters that get data in a raw data file keep it. */
+static int
+write_raw (struct image *img, struct piece *p)
+{
+  int r = write_shared (img, p);
+
+  if (r < 0 || p->len == 0)
+    return r;
+  r = raw_data_fill (img, p->offset);
+  if (r == 0)
+    r = write_shared (img, p);
+  return r == 0 && p->len > 0 ? -EIO : r;
+}
+
 static int
 write_piece (struct image *img, struct piece *p)
 {
   struct range_hold hold;
-  const uint64_t end = ((p->offset + p->len - 1) >> img->cluster_bits) + 1;
   int r;
 
-  rangelock_lock (&img->ranges, &hold, p->offset >> img->cluster_bits, end,
-                  false);
-  r = write_while_in_place (img, p);
-  rangelock_unlock (&img->ranges, &hold);
+  if (img->raw_data)
+    return write_raw (img, p);
+  r = write_shared (img, p);
   /* A hole below a cluster in place needs space, too. */
   if ((r < 0 && r != -ENOSPC) || p->len == 0)
     return r;
@@ -289,8 +345,8 @@ write_piece (struct image *img, struct piece *p)
   r = commit_throttle (img);
   if (r < 0)
     return r;
-  rangelock_lock (&img->ranges, &hold, p->offset >> img->cluster_bits, end,
-                  true);
+  rangelock_lock (&img->ranges, &hold, p->offset >> img->cluster_bits,
+                  end_of (img, p), true);
   r = write_exclusively (img, p);
   rangelock_unlock (&img->ranges, &hold);
   return r;

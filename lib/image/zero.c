@@ -24,6 +24,9 @@
  * The parts of subclusters at both ends are written as data, unless they
  * read as zeroes already.
  *
+ * In a raw data file none of this happens: the file itself is made zero
+ * (raw-data.c).
+ *
  * Locks: the range lock, exclusive, per slice.
  */
 
@@ -34,7 +37,9 @@
 
 #include "checked.h"
 #include "cleanup.h"
+#include "data-file.h"
 #include "image-internal.h"
+#include "raw-data.h"
 #include "sabotage.h"
 #include "write.h"
 
@@ -62,6 +67,8 @@ zero_in_slice (struct image *img, uint64_t offset, uint64_t len,
   rangelock_lock (&img->ranges, &hold, offset >> img->cluster_bits,
                   ((offset + len - 1) >> img->cluster_bits) + 1,
                   !SABOTAGED (SABOTAGE_IN_FLIGHT));
+  if (change == MAP_ZERO_DROP)
+    data_file_discard (img, offset, len);
   r = map_set (img, offset, len, change, 0);
   if (r == -ENOSPC && commit_now (img) == 0)
     r = map_set (img, offset, len, change, 0);
@@ -225,17 +232,21 @@ part_is_fast (struct image *img, uint64_t offset)
 
 /* A fast zero must not write data. */
 static int
-check_fast (struct image *img, const struct parts *p)
+check_fast (struct image *img, uint64_t offset, uint64_t len)
 {
-  const bool body = p->body < p->body_end;
-  int r = edge_is_zero (img, p->head, p->head_len);
+  struct parts p;
+  bool body;
+  int r;
 
+  split (img, offset, len, &p);
+  body = p.body < p.body_end;
+  r = edge_is_zero (img, p.head, p.head_len);
   if (r > 0)
-    r = edge_is_zero (img, p->tail, p->tail_len);
+    r = edge_is_zero (img, p.tail, p.tail_len);
   if (r > 0 && body)
-    r = part_is_fast (img, p->body);
+    r = part_is_fast (img, p.body);
   if (r > 0 && body)
-    r = part_is_fast (img, p->body_end);
+    r = part_is_fast (img, p.body_end);
   if (r < 0)
     return r;
   if (r == 0 || (body && !has_zero_clusters (img)))
@@ -267,6 +278,11 @@ zero_range (struct image *img, uint64_t offset, uint64_t len,
 {
   struct parts p;
 
+  if (img->raw_data) {
+    *commit = true;
+    return raw_data_zero (img, offset, len,
+                          may_trim ? RAW_MAY_TRIM : RAW_KEEP);
+  }
   split (img, offset, len, &p);
   return zero_parts (img, &p, may_trim, commit);
 }
@@ -275,21 +291,24 @@ int
 image_zero (struct image *img, uint64_t offset, uint64_t len,
             unsigned flags, bool fua)
 {
-  struct parts p;
+  const bool may_trim = (flags & IMAGE_ZERO_MAY_TRIM) && img->config.discard;
+  const bool fast = flags & IMAGE_ZERO_FAST;
   bool commit = false;
   int r;
 
   if (len == 0)
     return 0;
   r = guard_may_write (img);
-  split (img, offset, len, &p);
-  if (r == 0 && (flags & IMAGE_ZERO_FAST))
-    r = check_fast (img, &p);
+  if (r == 0 && fast && img->raw_data)
+    r = may_trim ? 0 : -ENOTSUP; /* what can be done is seen by trying */
+  else if (r == 0 && fast)
+    r = check_fast (img, offset, len);
   if (r == 0)
     r = image_prepare_change (img, offset, len);
   if (r == 0)
-    r = zero_parts (img, &p, (flags & IMAGE_ZERO_MAY_TRIM)
-                    && img->config.discard, &commit);
+    r = fast && img->raw_data
+      ? raw_data_zero (img, offset, len, RAW_FAST)
+      : zero_range (img, offset, len, may_trim, &commit);
   /* Even if nothing had to change: what makes the range zero already may
    * not be durable yet.
    */
@@ -312,7 +331,10 @@ image_trim (struct image *img, uint64_t offset, uint64_t len, bool fua)
   split (img, offset, len, &p);
   r = image_prepare_change (img, offset, len);
   if (r == 0 && p.body < p.body_end)
-    r = zero_subclusters (img, p.body, p.body_end, true, NULL);
+    r = img->raw_data
+      ? raw_data_zero (img, p.body, MIN (p.body_end, img->size) - p.body,
+                       RAW_TRIM)
+      : zero_subclusters (img, p.body, p.body_end, true, NULL);
   if (r == 0 && fua)
     r = commit_now (img);
   return image_request_end (img, "trimming", offset, len, r);

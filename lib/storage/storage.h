@@ -49,7 +49,7 @@ enum storage_rest {
   STORAGE_REST_WRITTEN,         /* zeroes are written */
 };
 struct storage_contents {
-  uint64_t filled, size;        /* bytes; filled <= size, and not 0 */
+  uint64_t filled, size;        /* bytes; filled <= size */
   enum storage_rest rest;
   int (*fill) (void *opaque, uint64_t offset, uint8_t *buf, size_t len);
   void *opaque;

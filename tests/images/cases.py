@@ -8,9 +8,11 @@ should see) and call image.cannot_read (where reading must fail).  rules.txt
 says which row is there for what.
 """
 
-from damages import (G, K, M, T, U32, U64, backing, below_outside,
+from damages import (CLUSTER, G, K, M, T, U32, U64, backing, below_outside,
                      bitmap_table_entry, bitmaps, bitmaps_field, chain, cut,
-                     data_file_name, directory_field, extension,
+                     data_file_fifo, data_file_in_chain, data_file_length,
+                     data_file_link, data_file_name, data_file_of_backing,
+                     directory_field, extension,
                      extension_length, feature, fifo, first,
                      full_of_extensions, header, in_another, l1_entry,
                      l2_bitmap, l2_entry, link_outside, longer_header, loop,
@@ -217,14 +219,38 @@ FEATURE_CASES = [
          ReadOnly("marked corrupt", "qemu-img check")),
     Case("corrupt", "v3", header(incompatible=2),
          ReadOnly("marked corrupt", "qemu-img check")),
-    Case("data-file", "data_file", nothing, Refused("external data file")),
+    Case("data-file", "data_file", nothing, Serves()),
+    Case("data-file-raw", "data_raw", nothing, Serves()),
+    Case("data-file-extended", "data_extl2", nothing, Serves()),
     Case("data-file-bit", "v3", header(incompatible=4),
-         Refused("external data file")),
+         Refused("external data file", "data-file=")),
     Case("data-file-outside", "data_file", data_file_name(
-        b"/etc/hostname"), Refused("external data file")),
+        b"/etc/hostname"), Refused("/etc/hostname", "external-files")),
     Case("data-file-json", "data_file", data_file_name(
         b'json:{"driver":"file","filename":"/etc/hostname"}'),
-        Refused("external data file")),
+        Refused("json:", "external-files")),
+    Case("data-file-missing", "data_file", data_file_name(b"none.data"),
+         Refused("none.data", "No such file")),
+    Case("data-file-fifo", "data_file", data_file_fifo,
+         Refused("data file", "fifo.data")),
+    Case("data-file-link", "data_file", data_file_link,
+         Refused("link.data", "external-files")),
+    Case("data-file-itself", "data_file", data_file_name(
+        b"data-file-itself.qcow2"), Refused("data file", "the image itself")),
+    Case("data-file-in-chain", "data_file", data_file_in_chain,
+         Refused("leads back", file="both.raw")),
+    Case("data-file-snapshots", "snapshots", first(
+        header(incompatible=4), extension(DATA_FILE, b"x")),
+        Refused("nb_snapshots", "is 2", "external data file")),
+    Case("data-file-raw-backing", "data_raw", first(
+        extension(BACKING_FORMAT, b"raw"),
+        lambda i, m: i.rewrite(None, b"base.raw")),
+        Refused("autoclear_features", "backing file")),
+    Case("data-file-short", "data_file", data_file_length(10000), Serves()),
+    Case("data-file-raw-short", "data_raw", data_file_length(10000),
+         Serves("data file", "10000 bytes")),
+    Case("data-file-empty", "data_file", data_file_length(0), Serves()),
+    Case("backing-data-file", "overlay", data_file_of_backing, Serves()),
     Case("extended-l2", "extl2", nothing, Serves()),
     Case("extended-l2-4k", "v3", header(incompatible=16),
          Refused("cluster_bits", "is 12", "extended L2")),
@@ -445,6 +471,28 @@ TABLE_CASES = [
 ]
 
 EXTENDED_CASES = [
+    # In a data file a cluster is where the guest sees it.
+    Case("data-file-elsewhere", "data_file", l2_entry(
+        lambda i, old: old + CLUSTER), ReadFails("offset of the data file")),
+    Case("data-file-far", "data_file", l2_entry(
+        lambda i, old: old | 1 << 50), ReadFails("offset of the data file")),
+    Case("data-file-unaligned", "data_file", l2_entry(
+        lambda i, old: old | 512), ReadFails("is invalid")),
+    Case("data-file-compressed", "data_file", l2_entry(
+        lambda i, old: old & OFFSET | COMPRESSED), ReadFails("is invalid")),
+    Case("data-file-not-copied", "data_file", l2_entry(
+        lambda i, old: old & OFFSET, unreadable=False), Serves()),
+    Case("data-file-raw-not-copied", "data_raw", l2_entry(
+        lambda i, old: old & OFFSET, unreadable=False), Serves()),
+    Case("data-file-first-not-copied", "data_file", first(l2_entry(
+        0, guest=0, unreadable=False), lambda i, m: i.guest.__setitem__(
+            slice(0, CLUSTER), bytes(CLUSTER))), Serves()),
+    Case("data-file-reserved-bit", "data_file", l2_entry(
+        lambda i, old: old | 1 << 56, unreadable=False), Serves()),
+    Case("data-file-extended-both", "data_extl2", l2_bitmap(
+        lambda old: old | 1 << 32, 0), ReadFails("is invalid")),
+    Case("data-file-extended-no-offset", "data_extl2", l2_bitmap(
+        lambda old: old, 0, word=0), ReadFails("is invalid")),
     Case("extended-zero", "extl2", zero_subcluster(33 * K), Serves()),
     Case("extended-bit-0", "extl2", l2_entry(
         lambda i, old: old | 1, 32 * K, unreadable=False), Serves()),

@@ -6,6 +6,7 @@ Each function returns a function of the image and of the maker of images
 (make.py), which does the damage; a few do it themselves.
 """
 
+import os
 import struct
 
 from imagefile import (BACKING_FORMAT, BITMAPS, COPIED, DATA_FILE, OFFSET)
@@ -14,6 +15,7 @@ K = 1024
 M = 1024 * K
 G = 1024 * M
 T = 1024 * G
+CLUSTER = 4 * K                 # as make.py has it
 
 U32 = 0xffffffff
 U64 = 0xffffffffffffffff
@@ -323,9 +325,41 @@ def raw_with_header(i, m):
 
 def data_file_name(name):
     def damage(i, _m):
-        i.rewrite([(k, name if k == DATA_FILE else d)
-                   for k, d in i.extensions()], b"")
+        i.replace_extension(DATA_FILE, name)
     return damage
+
+
+def data_file_length(length):
+    """It ends too early; what is missing is zeroes."""
+    def damage(i, _m):
+        os.truncate(i.path + ".data", length)
+        i.guest[length:] = bytes(len(i.guest) - length)
+    return damage
+
+
+def data_file_fifo(i, m):
+    m.fifo("fifo.data")
+    data_file_name(b"fifo.data")(i, m)
+
+
+def data_file_link(i, m):
+    m.link("../" + m.outside(), "link.data")
+    data_file_name(b"link.data")(i, m)
+
+
+def data_file_of_backing(i, m):
+    """A sound chain: the backing file has its data elsewhere."""
+    m.image("data_file", "below")
+    backing(b"below.qcow2", b"qcow2")(i, m)
+    i.guest[:] = m.image("data_file", "below").guest
+
+
+def data_file_in_chain(i, m):
+    """The guest's data would be written into the backing file."""
+    m.write("both.raw", bytes(M))
+    i.rewrite(None, b"both.raw")
+    i.add_extension(BACKING_FORMAT, b"raw")
+    data_file_name(b"both.raw")(i, m)
 
 
 def feature(kind, bit, name):

@@ -169,6 +169,10 @@ class Image:
     def add_extension(self, kind, data):
         self.rewrite(self.extensions() + [(kind, data)])
 
+    def replace_extension(self, kind, data):
+        self.rewrite([(k, data if k == kind else d)
+                      for k, d in self.extensions()])
+
     def cannot_read(self, guest, length=None):
         """The case expects EIO there."""
         self.bad.append((guest, length or self.cluster_size))

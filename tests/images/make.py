@@ -24,7 +24,7 @@ sys.path.append(os.path.join(HERE, ".."))
 
 # pylint: disable=wrong-import-position
 from encrypted import create_encrypted  # noqa: E402
-from imagefile import Image  # noqa: E402
+from imagefile import DATA_FILE, Image  # noqa: E402
 
 K = 1024
 M = 1024 * K
@@ -151,9 +151,15 @@ class Maker:
                             "extended_l2=on,cluster_size=16k")
 
     def make_data_file(self, to):
-        run("qemu-img", "create", "-q", "-f", "qcow2", "-o",
-            "data_file=%s.data" % to, to, "1M")
-        return bytes(M)
+        return self.convert(to, "-o", "cluster_size=4k,data_file=%s.data" % to)
+
+    def make_data_raw(self, to):
+        return self.convert(to, "-o", "cluster_size=4k,data_file_raw=on,"
+                            "data_file=%s.data" % to)
+
+    def make_data_extl2(self, to):
+        return self.convert(to, "-o", "cluster_size=16k,extended_l2=on,"
+                            "data_file=%s.data" % to)
 
     def make_overlay(self, to, compat="1.1"):
         """Over a raw file of 40 KiB."""
@@ -174,7 +180,13 @@ class Maker:
         path, content = self.done[kind]
         copy = self.path(name + ".qcow2")
         shutil.copyfile(path, copy)
-        return Image(copy, content)
+        image = Image(copy, content)
+        if kind.startswith("data_"):
+            shutil.copyfile(path + ".data", copy + ".data")
+            image.replace_extension(DATA_FILE,
+                                    os.path.basename(copy + ".data").encode())
+            image.save()
+        return image
 
     def case(self, case):
         """Make the image of a case and return it."""

@@ -114,6 +114,58 @@ def preallocated(lab, size, options, kind):
     return extents
 
 
+# With the data elsewhere.
+DATA_FILES = [
+    (1000001, {}), (64 * M, {"data-file-raw": "on"}), (0, {}),
+    (1 * G, {"cluster-size": 512, "refcount-bits": 1}),
+    (1000001, {"data-file-raw": "on", "extended-l2": "on"}),
+    (16 * M, {"data-file-raw": "on", "cluster-size": "4k",
+              "preallocation": "falloc"}),
+    (8 * M, {"preallocation": "full"}),
+    (3 * G, {"preallocation": "metadata", "extended-l2": "on"}),
+]
+
+
+def data_file(lab, size, options):
+    path = lab.path()
+    name = os.path.basename(path) + ".data"     # beside the image
+    with lab.server(path, create=size, **parameters(
+            dict(options, **{"data-file": name}))) as server:
+        ours, theirs = facts(path), facts(by_qemu(lab, size, dict(
+            options, **{"data-file": name + "2"})))
+        check(ours[2].pop("data-file") == name, "the name is %s", ours[2])
+        theirs[2].pop("data-file")
+        check(ours == theirs, "%s, and by qemu-img %s", ours, theirs)
+        check(image_check(path).get("check-errors") == 0, "check-errors")
+        use(server, size, random.Random(size))
+    expect_clean(path)
+    data = path + ".data"
+    size = (size + 511) // 512 * 512
+    check(os.path.getsize(data) == size, "the data file has %d bytes",
+          os.path.getsize(data))
+    if options.get("data-file-raw"):
+        compare(path, data)
+    if options.get("preallocation") in ("falloc", "full"):
+        check(os.stat(data).st_blocks * 512 >= size, "it takes %d bytes",
+              os.stat(data).st_blocks * 512)
+
+
+def existing_data_file_is_kept(lab):
+    path = lab.path()
+    with open(path + ".data", "wb") as f:
+        f.write(b"somebody's disk")
+    lab.refuses(path, path + ".data", "exists", create=M,
+                **{"create.data-file": path + ".data"})
+    with open(path + ".data", "rb") as f:
+        check(f.read() == b"somebody's disk", "it was changed")
+    check(not os.path.exists(path), "the image was left behind")
+    with open(path, "wb") as f:
+        f.write(b"somebody's image")
+    lab.refuses(path, "exists", create=M,
+                **{"create.data-file": path + ".other"})
+    check(not os.path.exists(path + ".other"), "a data file was left behind")
+
+
 def overlay(lab, backing_format):
     base = lab.path("base." + backing_format)
     qemu_img("create", "-f", backing_format, base, str(4 * M))
@@ -157,6 +209,17 @@ REFUSALS = [
     ("preallocated overlay", M, {"backing-file": "x", "backing-format":
                                  "raw", "preallocation": "metadata"},
      "hide"),
+    ("v2 data file", M, {"compat": "v2", "data-file": "x.data"},
+     "version 2", "data files"),
+    ("raw alone", M, {"data-file-raw": "on"}, "data file", "none is given"),
+    ("raw overlay", M, {"data-file-raw": "on", "data-file": "x.data",
+                        "backing-file": "x", "backing-format": "raw"},
+     "backing file"),
+    ("long data file", M, {"data-file": "n" * 600, "cluster-size": 512},
+     "512 bytes"),
+    ("longest data file", M, {"data-file": "n" * 1024}, "1023"),
+    ("no folder for the data", M, {"data-file": "none/x.data"},
+     "none/x.data", "No such file"),
     ("no backing file", M, {"backing-file": "none.raw",
                             "backing-format": "raw"}, "none.raw"),
     ("long name", M, {"backing-file": "n" * 600, "backing-format": "raw",
@@ -198,6 +261,11 @@ def main():
                 continue
             lab.case("%s %d %s" % (kind, size, options), preallocated, lab,
                      size, options, kind)
+    os.chdir(lab.folder)        # where QEMU looks for data files
+    for size, options in DATA_FILES[::some]:
+        lab.case("data file %d %s" % (size, options), data_file, lab, size,
+                 options)
+    lab.case("existing data file", existing_data_file_is_kept, lab)
     for backing_format in ("raw", "qcow2"):
         lab.case("overlay on " + backing_format, overlay, lab,
                  backing_format)

@@ -12,7 +12,7 @@ everything flushed must be there; and a last one on what the crash left.
 
 QCOW2_TEST_SEED and QCOW2_TEST_COUNT (requests a round) choose another run,
 QCOW2_TEST_CASES how many images (0: all that the pairs need; more are random
-ones).  With QCOW2_TEST_STORAGE=nbd the images lie in an export of another
+ones); QCOW2_TEST_ONLY="data=raw clients=many" takes those among them.  With QCOW2_TEST_STORAGE=nbd the images lie in an export of another
 server, which wants blocks of various sizes.
 """
 
@@ -35,6 +35,7 @@ PARAMETERS = {
                 "qcow2-long", "chain"],
     "snapshots": [0, 1, 2, 3],
     "preallocation": ["off", "metadata", "falloc"],
+    "data": ["inside", "file", "raw"],  # where guest data is
     "size": ["even", "odd"],
     "subclusters": ["off", "on"],
     "zeroes": ["off", "on", "unmap"],   # detect-zeroes
@@ -58,6 +59,14 @@ def possible(case):
             get("backing", "none") != "none" and not
             (get("subclusters") == "on" and get("original") == "empty") or
             get("original") in ("deflate", "zstd")):
+        return False
+    # Data files are not for version 2, snapshots, compressed clusters; a raw
+    # one is the disk, so nothing can be below.
+    if get("data", "inside") != "inside" and (
+            get("version") == 2 or get("snapshots", 0) > 0 or
+            get("original") in ("deflate", "zstd")):
+        return False
+    if get("data") == "raw" and get("backing", "none") != "none":
         return False
     # Without a zero flag qemu-img writes out all the zeroes by which a disk
     # differs from its backing file; with large clusters that is terabytes.
@@ -187,6 +196,7 @@ class Subject:
         self.areas = hot_areas(self.size, case["cluster"])
         self.path = lab.path()
         self.files = [self.path]
+        self.data = None if case["data"] == "inside" else self.raw_name()
         self.saved = {}         # snapshots: name -> raw file
         self.backing, self.backing_format = self.make_backing()
         self.make_image()
@@ -277,6 +287,9 @@ class Subject:
             options["preallocation"] = case["preallocation"]
         if case["original"] == "zstd":
             options["compression_type"] = "zstd"
+        if self.data:
+            options["data_file"] = self.data
+            options["data_file_raw"] = "on" if case["data"] == "raw" else "off"
         if case["original"] == "empty":
             create(self.path, self.size, self.backing, self.backing_format,
                    **options)
@@ -380,6 +393,14 @@ class Subject:
     def judge(self, leaks_allowed=False):
         expect_clean(self.path, leaks_allowed)
         compare(self.path, self.model.path)
+        if self.case["data"] == "raw":
+            compare(self.data, self.model.path, fmt="raw")
+            # Preallocating, QEMU makes it whole clusters long.
+            cluster = self.case["cluster"]
+            check(self.size <= os.path.getsize(self.data) <=
+                  (self.size + cluster - 1) // cluster * cluster,
+                  "the raw data file has %d bytes, the disk %d",
+                  os.path.getsize(self.data), self.size)
         for name, raw in self.saved.items():
             now = snapshot_raw(self.path, name, self.lab.path())
             compare(now, raw, fmt="raw")
@@ -491,6 +512,8 @@ def main():
         cases = cases[:wanted]
     if slow > 1:
         cases = cases[::slow]
+    only = set(os.environ.get("QCOW2_TEST_ONLY", "").split())
+    cases = [c for c in cases if only <= set(case_name(c).split())]
     begin = time.monotonic()
     for case in cases:
         lab.case(case_name(case), one_case, lab, seed, case, count)

@@ -252,8 +252,6 @@ def refusals(lab):
         ("named bit", named_incompatible, ("cold fusion",), {}),
         ("encrypted aes", lambda image: image.put32(32, 1), ("ncrypt",), {}),
         ("encryption 9", lambda image: image.put32(32, 9), ("crypt",), {}),
-        ("data file", lambda image: None, ("data file",),
-         {"data_file": lab.path()}),
     ]
 
 

@@ -128,7 +128,11 @@ refused "event-log=nosuchdir/x open" disk.qcow2 event-log=nosuchdir/x
 mkfifo fifo
 bad event-log fifo "reader"
 
-refused "data-file=x supported yet" disk.qcow2 data-file=x
+refused "data-file= has no external data file" disk.qcow2 data-file=x
+bad data-file "" "file block device URI"
+bad data-file nbd:unix:x "file block device URI"
+refused "create.data-file-raw expected create=SIZE" new.qcow2 \
+        create.data-file-raw=on
 bad backing-file "" file
 bad backing-file nbd:unix:x "file block device URI"
 

@@ -93,6 +93,38 @@ def nothing_comes_back(lab, cluster, options):
               "what was cut off is back")
 
 
+def data_file(lab, raw, cluster, extended):
+    """As above, and the data file changes its length with the disk."""
+    path = lab.path()
+    data = path + ".data"
+    options = {"data_file": data, "data_file_raw": raw,
+               "extended_l2": extended}
+    create(path, 4 * M, cluster_size=cluster, **options)
+    qemu_io(path, "write -P 99 0 4M")
+    cut = 2 * M + 512
+    for size in (cut, 8 * M, 20 * G, 3 * M):
+        resized(lab, path, size)
+        length = os.path.getsize(data)
+        check(length == size if raw == "on" else length <= size,
+              "the data file has %d bytes, the disk %d", length, size)
+        if raw == "on":
+            compare(path, data)
+    with lab.server(path) as server:
+        handle = server.connect()
+        check(handle.pread(cut, 0) == b"\x63" * cut, "kept")
+        check(handle.pread(3 * M - cut, cut) == bytes(3 * M - cut),
+              "what was cut off is back")
+    if raw == "on":             # beyond the disk, but in the file
+        with open(data, "r+b") as f:
+            f.seek(3 * M)
+            f.write(b"beyond" * 1000)
+        resized(lab, path, 5 * M)
+        compare(path, data)
+        with open(data, "rb") as f:
+            f.seek(3 * M)
+            check(f.read() == bytes(2 * M), "what was beyond can be seen")
+
+
 def mapped_beyond_the_end(lab):
     """As after an old savevm, or a tool that only changes the header."""
     path = filled(lab, 65536, {}, 4 * M)
@@ -185,6 +217,10 @@ def main():
         lab.case("larger backing file %s" % options, larger_backing_file, lab,
                  options)
     lab.case("snapshots", snapshots, lab)
+    for raw, cluster, extended in (("off", 65536, "off"), ("on", 65536, "off"),
+                                   ("on", 4096, "off"), ("on", 16384, "on")):
+        lab.case("data file %d, extended %s, raw %s" % (
+            cluster, extended, raw), data_file, lab, raw, cluster, extended)
     for name, path, size, texts, more in refusals(lab):
         lab.case("refuse " + name, refused, lab, path, size, *texts, **more)
     lab.finish()

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* Making the data file of a new image.
+ *
+ * As QEMU makes it: it is as long as the disk, and empty.  It is made
+ * before the image that names it, and it must not exist: qemu-img cuts
+ * off what is there, and somebody's disk may be.
+ *
+ * A relative name starts at the directory of the image, since that is how
+ * it will be understood when the image is opened.  The name is stored as
+ * it was given.
+ *
+ * Locks: none; nobody else knows the file yet.
+ */
+
+#include <config.h>
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "create-data-file.h"
+#include "report.h"
+
+enum storage_rest
+create_rest (enum preallocation preallocation)
+{
+  switch (preallocation) {
+  case PREALLOCATE_FALLOC: return STORAGE_REST_RESERVED;
+  case PREALLOCATE_FULL: return STORAGE_REST_WRITTEN;
+  case PREALLOCATE_OFF: case PREALLOCATE_METADATA:
+  default: return STORAGE_REST_HOLE;
+  }
+}
+
+/* NULL if memory is short. */
+static char *
+path_of (const char *filename, const char *name)
+{
+  const char *slash = strrchr (filename, '/');
+  char *path;
+
+  if (*name == '/' || !slash)
+    return strdup (name);
+  if (asprintf (&path, "%.*s/%s", (int) (slash - filename), filename, name)
+      == -1)
+    return NULL;
+  return path;
+}
+
+static int
+nothing (void *opaque, uint64_t offset, uint8_t *buf, size_t len)
+{
+  (void) opaque;
+  (void) offset;
+  memset (buf, 0, len);
+  return 0;
+}
+
+int
+create_data_file (const char *filename, const struct create_options *o,
+                  uint64_t size, char **path)
+{
+  const struct storage_contents contents = {
+    .size = size, .rest = create_rest (o->preallocation), .fill = nothing,
+  };
+  int r;
+
+  *path = path_of (filename, o->data_file);
+  if (!*path)
+    return -ENOMEM;
+  r = storage_create_file (*path, &contents);
+  if (r == -EEXIST)
+    report_error ("%s: cannot create the image: the data file %s exists, "
+                  "and is not to be overwritten; remove it, or give another "
+                  "name", filename, *path);
+  else if (r < 0)
+    report_error ("%s: cannot create the image: making its data file %s: %s",
+                  filename, *path, strerror (-r));
+  return r;
+}

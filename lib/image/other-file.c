@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* The files that an image needs beside its own: backing files and the
+ * external data file.
+ *
+ * They are found (external.c), opened and locked here, one way for all of
+ * them.  Takes no locks but those on the files.
+ */
+
+#include <config.h>
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cleanup.h"
+#include "external.h"
+#include "image-internal.h"
+#include "other-file.h"
+#include "report.h"
+
+/* Open the file at PATH, or connect to it.  A server says why it cannot. */
+static int
+open_path (const struct image *img, const char *what, const char *path,
+           bool chosen, bool writable, struct storage **s)
+{
+  int r = -EROFS;
+
+  if (storage_is_nbd_uri (path)) {
+    if (img->config.no_connections)
+      return -EINPROGRESS;
+    r = storage_open_nbd (path, writable, chosen, img->config.patience, s);
+  }
+  else {
+    if (writable)
+      r = storage_open_file (path, true, true, s);
+    if (r == -EROFS || r == -EACCES || r == -EPERM || r == -ETXTBSY)
+      r = storage_open_file (path, false, true, s);
+  }
+  if (r < 0)
+    report_error ("%s: opening its %s %s: %s", img->config.filename, what,
+                  path, r == -EINVAL
+                  ? "neither a regular file nor a block device"
+                  : strerror (-r));
+  return r;
+}
+
+static int
+lock (const struct image *img, const char *what, struct storage *s)
+{
+  char holders[STORAGE_HOLDERS];
+  const char *conflict;
+  int r = storage_lock (s, STORAGE_LOCK_READER, img->config.locking,
+                        &conflict);
+
+  if (r == -EAGAIN) {
+    storage_lock_holders (s, holders, sizeof holders);
+    report_error ("%s: %s %s is in use: %s; %s; give locking=off only if "
+                  "that is safe", img->config.filename, what,
+                  storage_name (s), conflict, holders);
+  }
+  else if (r < 0)
+    report_error ("%s: locking its %s %s: %s; locking=off does without",
+                  img->config.filename, what, storage_name (s),
+                  strerror (-r));
+  return r;
+}
+
+int
+other_file_open (const struct image *img, const char *what, const char *name,
+                 bool chosen, bool writable, struct storage **s)
+{
+  static const char *const any[] = { "any", NULL };
+  CLEANUP_FREE char *path = NULL;
+  int r;
+
+  *s = NULL;
+  r = external_resolve (img->config.filename, name,
+                        chosen ? any : img->config.external_files, &path);
+  if (r == 0)
+    r = open_path (img, what, path, chosen, writable, s);
+  if (r < 0)
+    return r;
+  r = lock (img, what, *s);
+  if (r < 0) {
+    storage_close (*s);
+    *s = NULL;
+  }
+  return r;
+}
