@@ -85,6 +85,8 @@ note_claim (struct image *img, const struct claim *claim,
   if (*there == OVERLAP_NONE)
     *there = overlap_claim (img->guard.overlap, claim->type, claim->first,
                             claim->count, where);
+  if (*there == OVERLAP_NO_MEMORY)
+    return -ENOMEM;
   if (*there == OVERLAP_NONE)
     c->v[c->n++] = *claim;
   return 0;

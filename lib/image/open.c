@@ -231,6 +231,8 @@ enter (void *opaque, struct image *img, enum overlap_type type,
   first = offset >> img->cluster_bits;
   count = div_up (len, img->cluster_size);
   there = overlap_enter (img->guard.overlap, type, first, count, &where);
+  if (there & OVERLAP_NO_MEMORY)
+    return -ENOMEM;
   if (there == OVERLAP_NONE)
     return 0;
   image_corrupt (img, where << img->cluster_bits, img->cluster_size,
@@ -245,6 +247,7 @@ static int
 fill_tracker (struct image *img)
 {
   const struct overlap_config config = {
+    .cluster_bits = img->cluster_bits,
     .bitmap_size = img->config.overlap_bitmap_size,
     .total_limit = img->config.overlap_total_limit,
     .notice = notice,

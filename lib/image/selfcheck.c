@@ -13,6 +13,7 @@
 
 #include <config.h>
 
+#include <errno.h>
 #include <inttypes.h>
 #include <sched.h>
 
@@ -38,9 +39,10 @@ enter (void *opaque, struct image *img, enum overlap_type type,
   struct check *c = opaque;
   uint64_t first = offset >> img->cluster_bits;
 
-  overlap_enter (c->tables, type, first,
-                 ((offset + len - 1) >> img->cluster_bits) - first + 1,
-                 NULL);
+  if (overlap_enter (c->tables, type, first,
+                     ((offset + len - 1) >> img->cluster_bits) - first + 1,
+                     NULL) & OVERLAP_NO_MEMORY)
+    return -ENOMEM;
   return 0;
 }
 
@@ -103,7 +105,9 @@ compare (struct check *c, uint64_t first, uint64_t end)
 uint64_t
 verify_tracker (struct image *img)
 {
-  const struct overlap_config config = { .total_limit = UINT64_MAX };
+  const struct overlap_config config = {
+    .cluster_bits = img->cluster_bits, .total_limit = UINT64_MAX,
+  };
   struct check c = { .img = img, .tables = overlap_new (&config) };
 
   if (!c.tables || walk_metadata (img, OVERLAP_ALL, enter, &c) < 0)

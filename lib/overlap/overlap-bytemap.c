@@ -5,7 +5,8 @@
  * shifted.  Pages are made for what is updated again and again (new
  * metadata tends to be allocated side by side), and become runs again
  * when the cache needs their room, when memory is short, or when a
- * class has a number that a byte does not hold.
+ * class has a number that a byte does not hold, or is of a type that
+ * never leaves: turning a page into runs may fail for want of memory.
  *
  * Checks never make pages, and are about as fast without.
  *
@@ -13,7 +14,7 @@
  *
  * 1. bytemap_bytes, the sum over all pages and ov_paged blocks as the
  *    allocator gave them, never exceeds config.bitmap_size.
- * 2. A page has at least one byte that is not 0.
+ * 2. A page has at least one byte that is not 0, and no pinned mark.
  * 3. The list from "oldest" to "newest" holds each page once, in the
  *    order of their last update.
  *
@@ -127,7 +128,7 @@ classes_fit (struct overlap *o, const struct ov_page *page, uint32_t i,
     r = ov_edit_class (o, e, (uint16_t) old, &new);
     if (r < 0)
       return r;
-    if (new > UINT8_MAX)
+    if (new > UINT8_MAX || (ov_kind (o, new)->set & OV_PINNED))
       return -ERANGE;
   }
   return 0;
@@ -212,7 +213,7 @@ fill_one (void *opaque, struct ov_piece piece)
    * might need memory; and a class must fit in a byte.
    */
   if (piece.start < f->first || end > f->first + OV_PAGE
-      || k->class > UINT8_MAX)
+      || k->class > UINT8_MAX || (k->set & OV_PINNED))
     return -ERANGE;
   memset (&f->page->class[piece.start - f->first], k->class,
           end - piece.start);
@@ -238,7 +239,9 @@ make_page (struct overlap *o, struct ov_window *w, uint32_t cluster)
     return;
   }
   if (!w->paged) {
-    struct ov_paged *paged = cache_alloc (o, sizeof *paged);
+    struct ov_paged *paged
+      = cache_alloc (o, sizeof *paged
+                     + ov_pages (o) * sizeof paged->page[0]);
 
     if (!paged) {
       release (o, f.page);
@@ -261,7 +264,7 @@ void
 ov_page_promote (struct overlap *o, struct ov_window *w, uint32_t a,
                  uint32_t b)
 {
-  uint64_t page = w->number * OV_PAGES + a / OV_PAGE;
+  uint64_t page = w->number * ov_pages (o) + a / OV_PAGE;
   struct ov_recent *recent = &o->recent[page % OV_RECENT];
 
   if (o->config.bitmap_size < sizeof (struct ov_page)
@@ -293,15 +296,15 @@ equal_bytes (const uint8_t *bytes, uint32_t i)
  * cleared in BYTES: after -ENOMEM the rest may be tried again or kept, and
  * no mark is known twice.
  */
-int
-ov_page_to_runs (struct overlap *o, struct ov_window *w, uint32_t number,
-                 uint8_t *bytes, bool force)
+static int
+page_to_runs (struct overlap *o, struct ov_window *w, uint32_t number,
+                 uint8_t *bytes)
 {
   const uint32_t base = number * OV_PAGE;
   uint32_t i, end, a, b;
 
   for (i = 0; i < OV_PAGE; i = end) {
-    struct ov_edit put = { .what = OV_PUT, .put = bytes[i], .force = force };
+    struct ov_edit put = { .what = OV_PUT, .put = bytes[i] };
 
     end = equal_bytes (bytes, i);
     if (bytes[i] == 0)
@@ -316,36 +319,12 @@ ov_page_to_runs (struct overlap *o, struct ov_window *w, uint32_t number,
   return 0;
 }
 
-/* What the limit and the allocator say, the pinned marks of a page
- * whose window left are kept.
- */
-void
-ov_pinned_to_runs (struct overlap *o, struct ov_window *w, uint32_t number,
-                   uint8_t *bytes)
-{
-  uint64_t base = w->number * OV_WINDOW + number * OV_PAGE;
-  uint32_t i, end;
-  unsigned type;
-
-  for (i = 0; i < OV_PAGE; ++i)
-    if (!(ov_kind (o, bytes[i])->set & OV_PINNED))
-      bytes[i] = 0;
-  if (ov_page_to_runs (o, w, number, bytes, true) == 0)
-    return;
-  for (i = 0; i < OV_PAGE; i = end) {
-    end = equal_bytes (bytes, i);
-    for (type = 0; type < OVERLAP_TYPES; ++type)
-      if (ov_kind (o, bytes[i])->set & OV_PINNED & OVERLAP_BIT (type))
-        ov_keep (o, (enum overlap_type) type, base + i, end - i);
-  }
-}
-
 /* Turn a page of an open window into runs.  The page's own memory is
  * released first and nearly always suffices for them.  If not, other
  * pages go, too; if one of these does not find enough memory, or there
  * are none, the window leaves, and is not rebuilt any more.  It may also
- * have left on account of another of its pages; then, too, only pinned
- * marks may come back into its runs.
+ * have left on account of another of its pages; then, too, the marks of
+ * this one are gone.
  */
 static void
 to_runs (struct overlap *o, struct ov_window *w, struct ov_page *page,
@@ -356,14 +335,13 @@ to_runs (struct overlap *o, struct ov_window *w, struct ov_page *page,
 
   ov_page_remove (o, w, page, bytes);
   while (!ov_outside (o, w->number) || ov_restoring (o, w->number)) {
-    if (ov_page_to_runs (o, w, number, bytes, false) == 0)
+    if (page_to_runs (o, w, number, bytes) == 0)
       return;
     if (!last_chance && o->oldest)
       evict (o, o->oldest, true);
     else if (!ov_restoring (o, w->number) || !ov_restore_shrink (o))
       ov_abandon (o, w->number, w);
   }
-  ov_pinned_to_runs (o, w, number, bytes);
 }
 
 /* As to_runs, for a page of any window. */

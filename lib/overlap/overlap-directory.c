@@ -2,10 +2,10 @@
 
 /* The directory: from the number of a window to its slot.
  *
- * A radix tree of 16-way nodes that skips the levels at which there is
+ * A radix tree of 32-way nodes that skips the levels at which there is
  * only one way to go.  A node exists only where at least two windows
- * part, or for 16 neighbouring windows of which one has been marked, so
- * a pointer to the far end of a hostile file costs two nodes (of 136
+ * part, or for 32 neighbouring windows of which one has been marked, so
+ * a pointer to the far end of a hostile file costs two nodes (of 264
  * bytes), however far it points.
  *
  * Invariants:

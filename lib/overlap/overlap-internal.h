@@ -13,8 +13,9 @@
 
 #include "overlap.h"
 
-/* The clusters of a window and of a page of the bytemap, as powers of
- * two.  The tests build the tracker a second time with tiny ones.
+/* The clusters of the largest windows and of a page of the bytemap, as
+ * powers of two.  The tests build the tracker a second time with tiny
+ * ones.
  */
 #ifndef OV_WINDOW_BITS
 #define OV_WINDOW_BITS 18
@@ -24,8 +25,12 @@
 #endif
 #define OV_WINDOW (UINT32_C (1) << OV_WINDOW_BITS)
 #define OV_PAGE (UINT32_C (1) << OV_PAGE_BITS)
-#define OV_PAGES (OV_WINDOW / OV_PAGE)
-#define OV_LAST_WINDOW (UINT64_MAX >> OV_WINDOW_BITS)
+
+/* Small clusters have their metadata close together: smaller windows
+ * keep the run lists short.  One of 1 << (cluster_bits + 4) clusters has
+ * about 160 tables in it, whatever the size of a cluster is.
+ */
+#define OV_WINDOW_BITS_MORE 4
 
 #define OV_PINNED OVERLAP_PINNED
 
@@ -77,11 +82,12 @@ struct ov_piece {
 };
 
 struct ov_runs {
-  uint32_t n;                   /* pieces */
+  uint32_t n : 24;              /* pieces */
+  uint32_t chunks_log : 8;      /* chunks, power of two */
   uint16_t units;               /* how large the block is */
   uint8_t chunk_bits;           /* clusters of a chunk, power of two */
   uint8_t kind_bits;            /* and the log of the entries' size */
-  uint8_t data[];               /* the pieces; at the end the index */
+  uint8_t data[];               /* the index, then the pieces */
 };
 
 /* Blocks of 24 + 16 * units bytes are what malloc has no waste for. */
@@ -94,7 +100,7 @@ struct ov_runs {
 static inline uint32_t
 ov_chunks (const struct ov_runs *r)
 {
-  return OV_WINDOW >> r->chunk_bits;
+  return UINT32_C (1) << r->chunks_log;
 }
 
 uint32_t ov_packed_find (const struct ov_runs *r, uint32_t chunk,
@@ -123,7 +129,11 @@ struct ov_edit {
   uint16_t put;                 /* put: the new class */
   bool force;                   /* beyond the limit */
   bool again;                   /* enter: rebuilding, so it may fail */
+  bool failed;                  /* enter: a pinned mark, from this cluster */
+  uint64_t failed_at;           /* on, found no memory at all */
   uint64_t missing;             /* leave: clusters that had no such mark */
+  overlap_set met;              /* what was there, or some of it if the */
+                                /* edit did not come to its end */
   uint16_t old, new;            /* the last answer of ov_edit_class */
 };
 
@@ -188,7 +198,7 @@ struct ov_page {
 struct ov_paged {
   struct ov_runs *runs;
   uint64_t n;
-  struct ov_page *page[OV_PAGES];
+  struct ov_page *page[];       /* ov_pages */
 };
 
 struct ov_recent {
@@ -257,11 +267,6 @@ void ov_page_promote (struct overlap *o, struct ov_window *w, uint32_t a,
 /* Take a page out of an open window, its bytes go to COPY. */
 void ov_page_remove (struct overlap *o, struct ov_window *w,
                      struct ov_page *page, uint8_t *copy);
-
-int ov_page_to_runs (struct overlap *o, struct ov_window *w,
-                     uint32_t number, uint8_t *bytes, bool force);
-void ov_pinned_to_runs (struct overlap *o, struct ov_window *w,
-                        uint32_t number, uint8_t *bytes);
 
 /* Turn the oldest page into runs.  False if there is none. */
 bool ov_page_evict (struct overlap *o);
@@ -384,6 +389,7 @@ void ov_update_window (struct overlap *o, uint64_t first, uint64_t end,
 struct overlap {
   /* Read by checks. */
   _Atomic (struct ov_node *) root;
+  unsigned window_bits;         /* clusters of a window, power of two */
   _Atomic (uint64_t) fenced;    /* groups of slots, overlap-window.c */
   ov_slot fixed;                /* guards the two fixed lists */
   _Atomic (struct ov_kind *) kind_block[OV_KIND_BLOCKS];
@@ -401,6 +407,7 @@ struct overlap {
   struct ov_window *open;
 
   unsigned n_kinds, hash_size;
+  uint16_t plain[OVERLAP_TYPES]; /* classes of one owner, 0 if unknown */
   uint16_t *hash;
   uint16_t hash_here[OV_KIND_HASH_HERE];
 
@@ -415,6 +422,44 @@ struct overlap {
   unsigned retry_after, asked;  /* or being asked so often */
   unsigned turn;                /* which range is tried next */
 };
+
+static inline uint32_t
+ov_window_size (const struct overlap *o)
+{
+  return UINT32_C (1) << o->window_bits;
+}
+
+static inline uint64_t
+ov_window_of (const struct overlap *o, uint64_t cluster)
+{
+  return cluster >> o->window_bits;
+}
+
+static inline uint32_t
+ov_in_window (const struct overlap *o, uint64_t cluster)
+{
+  return (uint32_t) cluster & (ov_window_size (o) - 1);
+}
+
+/* The first cluster of a window, and its last. */
+static inline uint64_t
+ov_window_first (const struct overlap *o, uint64_t window)
+{
+  return window << o->window_bits;
+}
+
+static inline uint64_t
+ov_window_last (const struct overlap *o, uint64_t window)
+{
+  return ov_window_first (o, window) | (ov_window_size (o) - 1);
+}
+
+/* The pages of a window. */
+static inline uint32_t
+ov_pages (const struct overlap *o)
+{
+  return ov_window_size (o) / OV_PAGE;
+}
 
 static inline const struct ov_kind *
 ov_kind (const struct overlap *o, unsigned id)

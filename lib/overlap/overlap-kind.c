@@ -136,8 +136,14 @@ int
 ov_kind_plus (struct overlap *o, uint16_t from, enum overlap_type type,
               bool force, uint16_t *to)
 {
-  struct ov_kind k = *ov_kind (o, from);
+  struct ov_kind k;
+  int r;
 
+  if (from == 0 && o->plain[type] != 0) {
+    *to = o->plain[type];
+    return 0;
+  }
+  k = *ov_kind (o, from);
   k.set |= OVERLAP_BIT (type);
   if (type == OVERLAP_INACTIVE_L2) {
     if (k.shared < UINT32_MAX)
@@ -145,7 +151,10 @@ ov_kind_plus (struct overlap *o, uint16_t from, enum overlap_type type,
   }
   else if (k.owners[type] < UINT8_MAX)
     k.owners[type]++;
-  return intern (o, &k, force, to);
+  r = intern (o, &k, force, to);
+  if (r == 0 && from == 0)
+    o->plain[type] = *to;
+  return r;
 }
 
 int

@@ -65,13 +65,14 @@ notify (struct overlap *o, struct ov_span span, bool restored)
 {
   struct overlap_notice n = {
     .restored = restored,
-    .first = span.first << OV_WINDOW_BITS,
+    .first = ov_window_first (o, span.first),
     .limit = o->config.total_limit,
     .used = o->used,
   };
 
-  n.count = span.last >= OV_LAST_WINDOW
-    ? UINT64_MAX - n.first : ((span.last + 1) << OV_WINDOW_BITS) - n.first;
+  n.count = ov_window_last (o, span.last) - n.first;
+  if (n.first + n.count < UINT64_MAX)
+    n.count++;
   if (o->config.notice)
     o->config.notice (o->config.opaque, &n);
 }
@@ -193,12 +194,9 @@ strip (struct overlap *o, struct ov_window *w)
   uint32_t i;
 
   ov_runs_strip (o, &w->runs);
-  for (i = 0; w->paged && i < OV_PAGES; ++i) {
-    if (w->paged->page[i]) {
+  for (i = 0; w->paged && i < ov_pages (o); ++i)
+    if (w->paged->page[i])
       ov_page_remove (o, w, w->paged->page[i], bytes);
-      ov_pinned_to_runs (o, w, i, bytes);
-    }
-  }
 }
 
 void
@@ -353,8 +351,8 @@ void
 ov_fixed_scan (struct overlap *o, uint64_t first, uint64_t count,
                struct ov_scan *s, bool *any, bool *every)
 {
-  uint64_t w = first >> OV_WINDOW_BITS;
-  uint64_t last = (first + count - 1) >> OV_WINDOW_BITS;
+  uint64_t w = ov_window_of (o, first);
+  uint64_t last = ov_window_of (o, first + count - 1);
   struct ov_reader *reader;
   unsigned i;
 
@@ -422,7 +420,7 @@ ov_fixed_verify (struct overlap *o, const char **why)
     }
   }
   for (i = 0; i < o->n_kept; ++i)
-    if (!ov_outside (o, o->kept[i].first >> OV_WINDOW_BITS)) {
+    if (!ov_outside (o, ov_window_of (o, o->kept[i].first))) {
       *why = "a mark is kept for a window that has not left";
       return false;
     }

@@ -4,14 +4,14 @@
  *
  * The window is cut into chunks of 1 << chunk_bits clusters.  The pieces
  * stand in one string of bits, each with its offset in its chunk
- * (chunk_bits bits) and its kind less one (kind_bits bits).  An index at
- * the end of the block, which begins with its last entry, says how many
- * pieces lie before each chunk, in entries of 1, 2 or 4 bytes:
+ * (chunk_bits bits) and its kind less one (kind_bits bits).  An index
+ * says how many pieces lie before each chunk, in entries of 1, 2 or 4 bytes:
  *
- *     header | piece 0, piece 1, ... | room | index[chunks] ... index[0]
+ *     header | index[0] ... index[chunks] | piece 0, piece 1, ... | room
  *
- * So a look-up needs the header and its own chunk only to find its way:
- * it reads two neighbours of the index and searches between them.
+ * A look-up reads two neighbours of the index and searches between them.
+ * The index stands right behind the header, most often in the same line
+ * of the processor's cache, and what is searched in another.
  *
  * Smaller chunks make pieces shorter and the index longer; the two are
  * in balance at a few pieces a chunk, and ov_packed_tune holds them
@@ -45,9 +45,15 @@
 #define MIN_CHUNK_BITS (OV_WINDOW_BITS < 3 ? OV_WINDOW_BITS : 3)
 
 static size_t
-index_bytes (unsigned chunk_bits, unsigned entry_log)
+index_bytes (unsigned chunks_log, unsigned entry_log)
 {
-  return (size_t) ((OV_WINDOW >> chunk_bits) + 1) << entry_log;
+  return (((size_t) 1 << chunks_log) + 1) << entry_log;
+}
+
+static void
+set_n (struct ov_runs *r, uint32_t n)
+{
+  r->n = n & 0xffffffu;
 }
 
 /* The index has numbers up to N. */
@@ -93,8 +99,7 @@ store_piece (struct ov_runs *r, uint32_t i, const struct ov_piece *piece)
 static uint8_t *
 index_entry (struct ov_runs *r, uint32_t chunk)
 {
-  return (uint8_t *) r + ov_block_bytes (r)
-    - ((size_t) (chunk + 1) << ov_entry_log (r));
+  return r->data + ((size_t) chunk << ov_entry_log (r));
 }
 
 static void
@@ -114,27 +119,33 @@ set_prefix (struct ov_runs *r, uint32_t chunk, uint32_t v)
   }
 }
 
-/* Add BY to the index of every chunk behind CHUNK. */
+/* Add BY, which may be negative modulo 2^32, to the index of every chunk
+ * behind CHUNK.  From the end eight bytes at a time: what is right in each
+ * entry does not carry into the next, and the last word may begin before
+ * the entries that are meant, but after the start of the block.
+ */
 static void
 shift_index (struct ov_runs *r, uint32_t chunk, uint32_t by)
 {
-  uint32_t i, n = ov_chunks (r) - chunk;
-  uint8_t *v8 = index_entry (r, ov_chunks (r));
-  uint16_t *v16 = (uint16_t *) (void *) v8;
-  uint32_t *v32 = (uint32_t *) (void *) v8;
+  static const uint64_t ones[] = {
+    UINT64_C (0x0101010101010101), UINT64_C (0x0001000100010001),
+    UINT64_C (0x0000000100000001),
+  };
+  static const uint8_t masks[16] = {
+    0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+  };
+  const bool down = by >> 31;
+  const uint64_t step = ones[ov_entry_log (r)] * (down ? 0u - by : by);
+  const uint8_t *first = index_entry (r, chunk + 1);
+  uint8_t *p = index_entry (r, ov_chunks (r) + 1);
+  uint64_t word, mask;
 
-  switch (ov_entry_log (r)) {
-  case 0:
-    for (i = 0; i < n; ++i)
-      v8[i] = (uint8_t) (v8[i] + by);
-    break;
-  case 1:
-    for (i = 0; i < n; ++i)
-      v16[i] = (uint16_t) (v16[i] + by);
-    break;
-  default:
-    for (i = 0; i < n; ++i)
-      v32[i] += by;
+  while (p > first) {
+    memcpy (&mask, masks + (p - first < 8 ? p - first : 8), sizeof mask);
+    p -= sizeof word;
+    memcpy (&word, p, sizeof word);
+    word = down ? word - (step & mask) : word + (step & mask);
+    memcpy (p, &word, sizeof word);
   }
 }
 
@@ -210,10 +221,10 @@ bits_of (uint16_t kind)
 
 /* The bytes that N pieces take. */
 static size_t
-bytes_for (uint32_t n, unsigned chunk_bits, unsigned kbits,
-           unsigned entry_log)
+bytes_for (uint32_t n, unsigned chunks_log, unsigned chunk_bits,
+           unsigned kbits, unsigned entry_log)
 {
-  return HEADER + index_bytes (chunk_bits, entry_log)
+  return HEADER + index_bytes (chunks_log, entry_log)
     + ((size_t) n * (chunk_bits + kbits) + 7) / 8;
 }
 
@@ -222,12 +233,16 @@ new_list (struct overlap *o, uint32_t n, unsigned chunk_bits,
           unsigned kbits, const struct ov_runs *old, bool force)
 {
   unsigned entry_log = entry_log_for (n);
-  size_t bytes = bytes_for (n, chunk_bits, kbits, entry_log);
-  size_t units = bytes <= OV_BLOCK_BASE ? 0 : (bytes - OV_BLOCK_BASE + OV_BLOCK_UNIT - 1) / OV_BLOCK_UNIT;
-  struct ov_runs *r = ov_alloc_instead (o, OV_BLOCK_BASE + units * OV_BLOCK_UNIT, old, force);
+  unsigned chunks_log = o->window_bits - chunk_bits;
+  size_t bytes = bytes_for (n, chunks_log, chunk_bits, kbits, entry_log);
+  size_t units = bytes <= OV_BLOCK_BASE ? 0
+    : (bytes - OV_BLOCK_BASE + OV_BLOCK_UNIT - 1) / OV_BLOCK_UNIT;
+  struct ov_runs *r = ov_alloc_instead (o, OV_BLOCK_BASE
+                                        + units * OV_BLOCK_UNIT, old, force);
 
   if (r) {
     r->units = (uint16_t) units;
+    r->chunks_log = chunks_log & 0xff;
     r->chunk_bits = (uint8_t) chunk_bits;
     r->kind_bits = (uint8_t) (kbits | entry_log << OV_ENTRY_SHIFT);
   }
@@ -250,14 +265,9 @@ move_list (struct overlap *o, struct ov_runs **r, uint32_t n, unsigned kbits,
     new = new_list (o, n, old->chunk_bits, kbits, old, force);
   if (!new)
     return -ENOMEM;
-  if (new->kind_bits == old->kind_bits) {
-    size_t index = index_bytes (old->chunk_bits, ov_entry_log (old));
-
+  if (new->kind_bits == old->kind_bits)
     memcpy (new->data, old->data,
             (ov_piece_at (old, old->n) + 7) / 8 - HEADER);
-    memcpy ((uint8_t *) new + ov_block_bytes (new) - index,
-            (uint8_t *) old + ov_block_bytes (old) - index, index);
-  }
   else {
     for (chunk = 0, i = 0; chunk < ov_chunks (old); ++chunk) {
       for (; i < ov_packed_prefix (old, chunk + 1); ++i) {
@@ -267,7 +277,7 @@ move_list (struct overlap *o, struct ov_runs **r, uint32_t n, unsigned kbits,
       set_prefix (new, chunk + 1, i);
     }
   }
-  new->n = old->n;
+  set_n (new, old->n);
   ov_free (o, old);
   *r = new;
   return 0;
@@ -279,15 +289,15 @@ make_room (struct overlap *o, struct ov_runs **r, uint32_t n, unsigned kbits,
            bool force)
 {
   if (!*r) {
-    *r = new_list (o, n, OV_WINDOW_BITS, kbits, NULL, force);
+    *r = new_list (o, n, o->window_bits, kbits, NULL, force);
     return *r ? 0 : -ENOMEM;
   }
   if (kbits < ov_kind_bits (*r))
     kbits = ov_kind_bits (*r);
   if (kbits == ov_kind_bits (*r)
       && entry_log_for (n) <= ov_entry_log (*r)
-      && bytes_for (n, (*r)->chunk_bits, kbits, ov_entry_log (*r))
-         <= ov_block_bytes (*r))
+      && bytes_for (n, (*r)->chunks_log, (*r)->chunk_bits, kbits,
+                    ov_entry_log (*r)) <= ov_block_bytes (*r))
     return 0;
   return move_list (o, r, n, kbits, force);
 }
@@ -324,22 +334,24 @@ ov_packed_splice (struct overlap *o, struct ov_runs **list, uint32_t chunk,
                (size_t) (m - k) * ov_piece_bits (r));
   for (j = 0; j < k; ++j)
     store_piece (r, i + j, &pieces[j]);
-  r->n = n - m + k;
-  shift_index (r, chunk, k - m);
+  set_n (r, n - m + k);
+  if (k != m)
+    shift_index (r, chunk, k - m);
   o->runs += k;
   o->runs -= m;
   return 0;
 }
 
 /* A list on its way to other chunks.  Pieces that touch become one run
- * again, which is cut at the new chunks and coded there.  While "to" is
- * NULL nothing is stored, only counted.
+ * again, which is cut at the new chunks and coded there.  What does not
+ * fit in "to", which may be NULL, is not stored, only counted.
  */
 struct recode {
   struct overlap *o;
   struct ov_runs *to;
   unsigned chunk_bits, kbits;
   uint32_t n, chunk;            /* pieces, and chunks begun */
+  uint32_t room;                /* pieces that fit in "to" */
   uint32_t start, len;          /* the run that still grows */
   uint16_t class;
 };
@@ -353,7 +365,7 @@ recode_piece (struct recode *c, uint32_t start, unsigned log)
     return -ENOMEM;
   if (c->kbits < bits_of (piece.kind))
     c->kbits = bits_of (piece.kind);
-  if (c->to) {
+  if (c->n < c->room) {
     while (c->chunk < start >> c->chunk_bits)
       set_prefix (c->to, ++c->chunk, c->n);
     store_piece (c->to, c->n, &piece);
@@ -408,10 +420,10 @@ recode (struct recode *c, const struct ov_runs *from)
   c->n = c->chunk = c->len = 0;
   if (ov_runs_each (from, recode_add, c) < 0 || recode_flush (c) < 0)
     return -ENOMEM;
-  if (c->to) {
+  if (c->n <= c->room) {
     while (c->chunk < ov_chunks (c->to))
       set_prefix (c->to, ++c->chunk, c->n);
-    c->to->n = c->n;
+    set_n (c->to, c->n);
   }
   return 0;
 }
@@ -426,52 +438,67 @@ most_pieces (uint32_t n)
   return entry_log_for (n) == 0 ? 4 : 8;
 }
 
+/* A list that has grown is made for three times as many pieces, so that
+ * it is not coded anew too often.
+ */
 static unsigned
-best_chunk_bits (uint32_t n)
+best_chunk_bits (uint32_t n, unsigned window_bits)
 {
-  unsigned bits = OV_WINDOW_BITS;
+  unsigned log = 0;
 
-  while (bits > MIN_CHUNK_BITS && n > most_pieces (n) * (OV_WINDOW >> bits))
-    bits--;
-  return bits;
+  while (log < window_bits - MIN_CHUNK_BITS
+         && 3 * n > 2 * most_pieces (n) << log)
+    log++;
+  return window_bits - log;
 }
 
 /* True if the list is far from its best form.  The bounds are so far
- * apart that a list is recoded only after it has changed by a quarter.
+ * apart that a list is recoded only after it has changed by a good part.
  */
 static bool
 needs_tuning (const struct ov_runs *r)
 {
-  uint32_t chunks = ov_chunks (r);
-  size_t bytes = bytes_for (r->n, r->chunk_bits, ov_kind_bits (r),
-                            ov_entry_log (r));
+  const uint32_t few = most_pieces (r->n) << r->chunks_log;
+  size_t bytes;
 
-  if (r->n > 5 * most_pieces (r->n) / 4 * chunks
-      && r->chunk_bits > MIN_CHUNK_BITS)
+  if (2 * r->n > 3 * few && r->chunk_bits > MIN_CHUNK_BITS)
     return true;
-  if (r->n < 3 * most_pieces (r->n) / 8 * chunks
-      && r->chunk_bits < OV_WINDOW_BITS)
+  if (4 * r->n < few && r->chunks_log > 0)
     return true;
-  return ov_block_bytes (r) > OV_BLOCK_BASE
-    && ov_block_bytes (r) - bytes > OV_BLOCK_UNIT + OV_BLOCK_UNIT / 2 + bytes / 8;
+  if (r->units == 0)
+    return false;
+  bytes = bytes_for (r->n, r->chunks_log, r->chunk_bits, ov_kind_bits (r),
+                     ov_entry_log (r));
+  return ov_block_bytes (r) - bytes
+    > OV_BLOCK_UNIT + OV_BLOCK_UNIT / 2 + bytes / 8;
 }
 
+/* Most lists need as many pieces in other chunks as they had, so that is
+ * tried first; what was counted then is right for a second time.
+ */
 void
 ov_packed_tune (struct overlap *o, struct ov_runs **list)
 {
   struct ov_runs *old = *list;
   struct recode c = { .o = o };
+  unsigned kbits;
 
   if (!old || !needs_tuning (old))
     return;
-  c.chunk_bits = best_chunk_bits (old->n);
-  if (recode (&c, old) < 0)
-    return;
-  c.to = new_list (o, c.n, c.chunk_bits, c.kbits, old, false);
-  if (!c.to)
-    return;
-  if (recode (&c, old) < 0)     /* every kind exists by now */
-    abort ();
+  c.chunk_bits = best_chunk_bits (old->n, o->window_bits);
+  c.room = old->n;
+  c.kbits = ov_kind_bits (old);
+  do {
+    ov_free (o, c.to);
+    kbits = c.kbits;
+    c.to = new_list (o, c.room, c.chunk_bits, kbits, old, false);
+    if (!c.to)
+      return;
+    if (recode (&c, old) < 0) {
+      ov_free (o, c.to);
+      return;
+    }
+  } while ((c.n > c.room || c.kbits > kbits) && (c.room = c.n));
   o->runs += c.n;
   o->runs -= old->n;
   ov_free (o, old);

@@ -178,10 +178,10 @@ static bool
 is_marked (struct overlap *o, enum overlap_type type, uint64_t first,
            uint64_t end)
 {
-  ov_slot *slot = ov_dir_find (o, first >> OV_WINDOW_BITS);
+  ov_slot *slot = ov_dir_find (o, ov_window_of (o, first));
   uintptr_t v = slot ? atomic_load_explicit (slot, memory_order_relaxed) : 0;
   struct ov_scan s = { .mask = OVERLAP_BIT (type) };
-  uint32_t a = (uint32_t) (first & (OV_WINDOW - 1));
+  uint32_t a = ov_in_window (o, first);
 
   if (v != 0)
     ov_window_scan (o, v, first - a, a, a + (uint32_t) (end - first), &s);
@@ -239,8 +239,8 @@ overlap_restore_enter (struct overlap *o, enum overlap_type type,
   uint64_t next;
 
   for (; first < end; first = next) {
-    next = MIN ((first | (OV_WINDOW - 1)), end - 1) + 1;
-    if (!ov_restoring (o, first >> OV_WINDOW_BITS))
+    next = MIN (ov_window_last (o, ov_window_of (o, first)), end - 1) + 1;
+    if (!ov_restoring (o, ov_window_of (o, first)))
       continue;
     enter_new (o, type, first, next);
     keep_room (o);
@@ -254,8 +254,8 @@ overlap_restore_enter (struct overlap *o, enum overlap_type type,
 static bool
 forget_kept (struct overlap *o, struct ov_span span)
 {
-  const uint64_t first = span.first << OV_WINDOW_BITS;
-  const uint64_t last = (span.last << OV_WINDOW_BITS) | (OV_WINDOW - 1);
+  const uint64_t first = ov_window_first (o, span.first);
+  const uint64_t last = ov_window_last (o, span.last);
   enum overlap_type t;
   unsigned i;
 

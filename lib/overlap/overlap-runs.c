@@ -35,6 +35,7 @@ ov_edit_class (struct overlap *o, struct ov_edit *e, uint16_t old,
 {
   int r = 0;
 
+  e->met |= ov_kind (o, old)->set;
   if (e->what == OV_PUT)
     *new = e->put;
   else if (e->new != 0 && e->old == old)
@@ -203,12 +204,55 @@ made_edit (struct made *m, uint32_t start, uint32_t end, uint16_t class,
   return 0;
 }
 
-int
-ov_runs_edit (struct overlap *o, struct ov_runs **list, uint32_t a,
-              uint32_t *b, struct ov_edit *e)
+/* The usual edit is of one cluster that no neighbour touches: a piece
+ * comes, goes or changes its kind, and no run is to be coded anew.
+ * 1 if it was not that, else as ov_runs_edit.
+ */
+static int
+edit_lone (struct overlap *o, struct ov_runs **list, uint32_t a,
+           struct ov_edit *e)
+{
+  const struct ov_runs *r = *list;
+  uint32_t chunk = a >> r->chunk_bits;
+  uint32_t lo = ov_packed_prefix (r, chunk);
+  uint32_t hi = ov_packed_prefix (r, chunk + 1);
+  uint32_t i = ov_packed_find (r, chunk, a);
+  struct ov_piece p = { .start = a };
+  uint16_t old = 0;
+
+  if (i < hi && ov_packed_get (r, chunk, i).start == a + 1)
+    return 1;
+  if (i > lo) {
+    p = ov_packed_get (r, chunk, i - 1);
+    if (p.start == a && ov_kind (o, p.kind)->log == 0) {
+      old = p.kind;
+      i--;
+    }
+    if (i > lo) {
+      p = ov_packed_get (r, chunk, i - 1);
+      if (p.start + (UINT32_C (1) << ov_kind (o, p.kind)->log) >= a)
+        return 1;
+    }
+  }
+  p.start = a;
+  if (ov_edit_class (o, e, old, &p.kind) < 0
+      || (p.kind != old
+          && ov_packed_splice (o, list, chunk, i, old != 0, &p, p.kind != 0,
+                               e->force) < 0))
+    return -ENOMEM;
+  if (e->what == OV_LEAVE
+      && !(ov_kind (o, old)->set & OVERLAP_BIT (e->type)))
+    e->missing++;
+  ov_packed_tune (o, list);
+  return 0;
+}
+
+static int
+edit_range (struct overlap *o, struct ov_runs **list, uint32_t a,
+            uint32_t *b, struct ov_edit *e)
 {
   struct ov_runs *r = *list;
-  unsigned bits = r ? r->chunk_bits : OV_WINDOW_BITS;
+  unsigned bits = r ? r->chunk_bits : o->window_bits;
   uint32_t chunk = a >> bits, at = a, end = *b, i;
   uint64_t missing = 0;
   struct taken t;
@@ -242,6 +286,17 @@ ov_runs_edit (struct overlap *o, struct ov_runs **list, uint32_t a,
   return 0;
 }
 
+int
+ov_runs_edit (struct overlap *o, struct ov_runs **list, uint32_t a,
+              uint32_t *b, struct ov_edit *e)
+{
+  int r = 1;
+
+  if (*list && *b == a + 1)
+    r = edit_lone (o, list, a, e);
+  return r == 1 ? edit_range (o, list, a, b, e) : r;
+}
+
 void
 ov_runs_strip (struct overlap *o, struct ov_runs **list)
 {
@@ -271,13 +326,10 @@ static void
 scan_one (const struct overlap *o, const struct ov_runs *r, uint64_t base,
           uint32_t a, struct ov_scan *s)
 {
-  struct ov_piece p;
-  const struct ov_kind *k;
+  struct ov_piece p = ov_packed_at (r, a);
+  const struct ov_kind *k = ov_kind (o, p.kind);
 
-  if (!ov_packed_at (r, a, &p))
-    return;
-  k = ov_kind (o, p.kind);
-  if (a - p.start < UINT32_C (1) << k->log)
+  if (p.kind != 0 && a - p.start < UINT32_C (1) << k->log)
     ov_scan_add (s, base + a, 1, k->set);
 }
 

@@ -25,6 +25,8 @@ verify_page (struct overlap *o, const struct ov_page *page,
   for (i = 0; i < OV_PAGE; ++i) {
     if (page->class[i] >= o->n_kinds || ov_kind (o, page->class[i])->log)
       FAIL ("a page holds a class that does not exist");
+    if (ov_kind (o, page->class[i])->set & OV_PINNED)
+      FAIL ("a page holds a mark that must never leave");
     marked += page->class[i] != 0;
   }
   if (marked == 0 || marked != page->marked)
@@ -46,7 +48,7 @@ verify_paged (struct overlap *o, const struct ov_paged *paged,
   uint32_t i;
 
   sum->bytemap_bytes += ov_size (paged);
-  for (i = 0; i < OV_PAGES; ++i) {
+  for (i = 0; i < ov_pages (o); ++i) {
     const struct ov_page *page = paged->page[i];
 
     if (!page)

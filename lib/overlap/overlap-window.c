@@ -74,8 +74,11 @@
 
 static struct ov_reader readers[READERS];
 
-/* Places below this one may be in use, and all that are shared. */
+/* Places below this one may be in use, and those that are shared if one
+ * of them ever was.
+ */
 static atomic_uint owned_used;
+static atomic_bool shared_used;
 
 __thread struct ov_reader *ov_mine OV_FAST_TLS;
 static __thread unsigned fenced_checks OV_FAST_TLS;
@@ -253,6 +256,8 @@ register_reader (const void *at)
     atomic_store (&ov_mine->at, at);
     return ov_mine;
   }
+  /* As with a place itself: first say so, then look at the slot. */
+  atomic_store (&shared_used, true);
   for (i = OWNED; ; i = i + 1 < READERS ? i + 1 : OWNED) {
     const void *none = NULL;
 
@@ -309,7 +314,8 @@ ov_write_lock (struct overlap *o, ov_slot *slot)
     fence_group (o, ov_group (slot));
   atomic_store (slot, v | OV_BUSY);
   wait_for_readers (slot, 0, atomic_load (&owned_used));
-  wait_for_readers (slot, OWNED, READERS);
+  if (atomic_load (&shared_used))
+    wait_for_readers (slot, OWNED, READERS);
   return v;
 }
 

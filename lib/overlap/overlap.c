@@ -11,7 +11,8 @@
  * Shape
  *
  * The host file is cut into windows of 2^18 clusters (16 GiB of 64 KiB
- * clusters).  From the outside in:
+ * clusters), or fewer where clusters are smaller than 16 KiB and their
+ * tables close together.  From the outside in:
  *
  *     directory    a radix tree that skips levels; its leaves have a
  *                  slot for each window      (overlap-directory.c)
@@ -102,6 +103,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "checked.h"
 #include "cleanup.h"
 #include "overlap-fast.h"
 
@@ -113,6 +115,10 @@ overlap_new (const struct overlap_config *config)
   if (!o)
     return NULL;
   o->config = *config;
+  o->window_bits = OV_WINDOW_BITS;
+  if (config->cluster_bits > 0)
+    o->window_bits = MIN (MAX (config->cluster_bits + OV_WINDOW_BITS_MORE,
+                               OV_PAGE_BITS), OV_WINDOW_BITS);
   o->used = ov_size (o);
   o->retry_below = UINT64_MAX;
   pthread_mutex_init (&o->lock, NULL);
@@ -132,7 +138,7 @@ free_window (struct overlap *o, uintptr_t value)
     ov_free (o, (void *) (value & ~OV_FLAGS));
     return;
   }
-  for (i = 0; i < OV_PAGES; ++i)
+  for (i = 0; i < ov_pages (o); ++i)
     ov_free (o, paged->page[i]);
   ov_free (o, paged->runs);
   ov_free (o, paged);
@@ -166,12 +172,6 @@ end_of (uint64_t first, uint64_t count)
   return count > UINT64_MAX - first ? UINT64_MAX : first + count;
 }
 
-static uint32_t
-in_window (uint64_t cluster)
-{
-  return (uint32_t) (cluster & (OV_WINDOW - 1));
-}
-
 /* The next stretch of a range that ends at END: the part in one window,
  * or a gap in the directory.  *SLOT is NULL for a gap.
  */
@@ -179,16 +179,16 @@ static uint64_t
 next_stretch (struct overlap *o, uint64_t first, uint64_t end,
               ov_slot **slot)
 {
-  uint64_t w = first >> OV_WINDOW_BITS, next = w;
+  uint64_t w = ov_window_of (o, first), next = w;
 
   *slot = ov_dir_find (o, w);
-  if ((end - 1) >> OV_WINDOW_BITS == w)
+  if (ov_window_of (o, end - 1) == w)
     return end;
   if (*slot)
-    return (w + 1) << OV_WINDOW_BITS;
-  if (!ov_dir_next (o, &next) || next > (end - 1) >> OV_WINDOW_BITS)
+    return ov_window_first (o, w + 1);
+  if (!ov_dir_next (o, &next) || next > ov_window_of (o, end - 1))
     return end;
-  return next << OV_WINDOW_BITS;
+  return ov_window_first (o, next);
 }
 
 /* What one slot says of [FIRST, END), a stretch. */
@@ -201,8 +201,8 @@ scan_stretch (struct overlap *o, ov_slot *slot, uint64_t first,
 
   if (!slot || (v = ov_read_lock (o, slot, &reader)) == 0)
     return;
-  ov_window_scan (o, v, first - in_window (first), in_window (first),
-                  in_window (end - 1) + 1, s);
+  ov_window_scan (o, v, first - ov_in_window (o, first),
+                  ov_in_window (o, first), ov_in_window (o, end - 1) + 1, s);
   ov_read_unlock (reader);
 }
 
@@ -213,6 +213,21 @@ nothing_fixed (struct overlap *o)
   return atomic_load_explicit (&o->fixed, memory_order_acquire) == 0;
 }
 
+/* The types of one cluster of a window with pages. */
+static inline bool
+look_paged (const struct overlap *o, uintptr_t value, uint32_t a,
+            overlap_set *set)
+{
+  const struct ov_paged *paged = (struct ov_paged *) (value & ~OV_FLAGS);
+  const struct ov_page *page = ov_page_of (paged, a);
+
+  if (page)
+    *set = ov_kind (o, page->class[a % OV_PAGE])->set;
+  else if (paged->runs)
+    return ov_packed_look (o, paged->runs, a, a, set);
+  return true;
+}
+
 /* The short way of a check, which most go: a range that is in one window
  * and chunk, with nothing in it, or a single cluster.  True if it was
  * one of these; *SET is its types then.
@@ -220,20 +235,22 @@ nothing_fixed (struct overlap *o)
 static inline __attribute__ ((always_inline)) bool
 look (struct overlap *o, uint64_t first, uint64_t count, overlap_set *set)
 {
-  uint32_t a = in_window (first);
+  uint32_t a = ov_in_window (o, first);
   struct ov_reader *reader;
   bool known = false;
   ov_slot *slot;
   uintptr_t v;
 
-  if (count - 1 >= OV_WINDOW - a) /* 0, too */
+  if (count - 1 >= ov_window_size (o) - a) /* 0, too */
     return false;
   *set = OVERLAP_NONE;
-  slot = ov_dir_find (o, first >> OV_WINDOW_BITS);
+  slot = ov_dir_find (o, ov_window_of (o, first));
   if (slot && (v = ov_read_lock (o, slot, &reader)) != 0) {
-    if (!(v & OV_PAGED))
+    if (__builtin_expect (!(v & OV_PAGED), 1))
       known = ov_packed_look (o, (struct ov_runs *) v, a,
                               a + (uint32_t) count - 1, set);
+    else if (count == 1)
+      known = look_paged (o, v, a, set);
     ov_read_unlock (reader);
     return known && nothing_fixed (o);
   }
@@ -375,7 +392,7 @@ void
 ov_update_window (struct overlap *o, uint64_t first, uint64_t end,
                struct ov_edit *e)
 {
-  uint64_t number = first >> OV_WINDOW_BITS, missing = e->missing, done;
+  uint64_t number = ov_window_of (o, first), missing = e->missing, done;
   ov_slot *slot = NULL;
 
   if (!tracked (o, number, e))
@@ -389,8 +406,9 @@ ov_update_window (struct overlap *o, uint64_t first, uint64_t end,
         break;
   done = first;
   if (slot)
-    done += update_slot (o, slot, number, in_window (first),
-                         in_window (end - 1) + 1, e) - in_window (first);
+    done += update_slot (o, slot, number, ov_in_window (o, first),
+                         ov_in_window (o, end - 1) + 1, e)
+      - ov_in_window (o, first);
   else if (e->what == OV_LEAVE) {
     e->missing += end - first;
     done = end;
@@ -398,8 +416,11 @@ ov_update_window (struct overlap *o, uint64_t first, uint64_t end,
 
   /* No memory at all. */
   if (done < end && e->what == OV_ENTER && !e->again
-      && (OVERLAP_BIT (e->type) & OV_PINNED))
-    ov_keep (o, e->type, done, end - done);
+      && (OVERLAP_BIT (e->type) & OV_PINNED)
+      && !ov_keep (o, e->type, done, end - done)) {
+    e->failed = true;
+    e->failed_at = done;
+  }
   if (e->what == OV_LEAVE && ov_restoring (o, number))
     ov_restore_taken (o, e->type, first, end - first);
   if (e->what == OV_LEAVE && e->missing > missing) {
@@ -415,7 +436,7 @@ update (struct overlap *o, uint64_t first, uint64_t end, struct ov_edit *e)
   uint64_t next, last;
   ov_slot *slot;
 
-  for (; first < end; first = next) {
+  for (; first < end && !e->failed; first = next) {
     /* Where no mark was ever made there is none to take back. */
     if (e->what == OV_LEAVE && nothing_fixed (o)) {
       next = next_stretch (o, first, end, &slot);
@@ -424,7 +445,7 @@ update (struct overlap *o, uint64_t first, uint64_t end, struct ov_edit *e)
         continue;
       }
     }
-    last = first | (OV_WINDOW - 1);
+    last = ov_window_last (o, ov_window_of (o, first));
     next = last < end - 1 ? last + 1 : end;
     if (e->what == OV_LEAVE)
       next = ov_kept_border (o, first, next);
@@ -433,34 +454,79 @@ update (struct overlap *o, uint64_t first, uint64_t end, struct ov_edit *e)
   ov_tell (o);
 }
 
+/* As overlap_query, for who holds overlap.lock and so needs no other. */
+static void
+query_locked (struct overlap *o, uint64_t first, uint64_t count,
+              overlap_set mask, struct overlap_answer *answer)
+{
+  ov_slot *slot = ov_dir_find (o, ov_window_of (o, first));
+  uintptr_t v = slot ? atomic_load_explicit (slot, memory_order_relaxed) : 0;
+  uint32_t a = ov_in_window (o, first);
+
+  answer->any = OVERLAP_NONE;
+  if (count != 1 || !nothing_fixed (o)
+      || (v != 0 && !((v & OV_PAGED)
+                      ? look_paged (o, v, a, &answer->any)
+                      : ov_packed_look (o, (struct ov_runs *) v, a, a,
+                                        &answer->any))))
+    overlap_query (o, first, count, mask, answer);
+  else
+    answer->where = first;
+}
+
+/* Enter what is not there yet.  A mark of a type that never leaves and
+ * for which there is no memory at all, not even in the fixed list, is not
+ * made in part: false, and all of it is as before.  *MET, if not NULL, is
+ * what was there, for a single cluster: its class is looked at before
+ * anything can fail.
+ */
+static bool
+enter (struct overlap *o, enum overlap_type type, uint64_t first,
+       uint64_t count, overlap_set *met)
+{
+  struct ov_edit e = { .what = OV_ENTER, .type = type };
+  struct ov_edit back = { .what = OV_LEAVE, .type = type };
+
+  update (o, first, end_of (first, count), &e);
+  if (e.failed && e.failed_at > first)
+    update (o, first, e.failed_at, &back);
+  if (met)
+    *met = e.met;
+  return !e.failed;
+}
+
 overlap_set
 overlap_enter (struct overlap *o, enum overlap_type type, uint64_t first,
                uint64_t count, uint64_t *where)
 {
-  struct ov_edit e = { .what = OV_ENTER, .type = type };
   overlap_set bad = OVERLAP_ALL & ~ov_allowed (type);
-  struct overlap_answer a;
+  struct overlap_answer a = { .where = first };
+  bool done;
 
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&o->lock);
-  overlap_query (o, first, count, bad, &a);
-  update (o, first, end_of (first, count), &e);
+  if (count == 1 && nothing_fixed (o))
+    done = enter (o, type, first, 1, &a.any);
+  else {
+    query_locked (o, first, count, bad, &a);
+    done = enter (o, type, first, count, NULL);
+  }
   if ((a.any & bad) && where)
     *where = a.where;
-  return a.any & bad;
+  return (a.any & bad) | (done ? OVERLAP_NONE : OVERLAP_NO_MEMORY);
 }
 
 overlap_set
 overlap_claim (struct overlap *o, enum overlap_type type, uint64_t first,
                uint64_t count, uint64_t *where)
 {
-  struct ov_edit e = { .what = OV_ENTER, .type = type };
   struct overlap_answer a;
 
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&o->lock);
-  overlap_query (o, first, count, OVERLAP_ALL, &a);
+  query_locked (o, first, count, OVERLAP_ALL, &a);
   if (a.any == OVERLAP_NONE)
-    update (o, first, end_of (first, count), &e);
-  else if (where)
+    return enter (o, type, first, count, NULL)
+      ? OVERLAP_NONE : OVERLAP_NO_MEMORY;
+  if (where)
     *where = a.where;
   return a.any;
 }

@@ -36,6 +36,7 @@ enum overlap_type {
 typedef uint32_t overlap_set;
 #define OVERLAP_BIT(type) (UINT32_C (1) << (type))
 #define OVERLAP_NONE UINT32_C (0)
+#define OVERLAP_NO_MEMORY (UINT32_C (1) << 31) /* no type: see below */
 
 /* The templates of overlap-check=. */
 #define OVERLAP_CONSTANT                                                \
@@ -84,6 +85,7 @@ struct overlap_notice {
 };
 
 struct overlap_config {
+  unsigned cluster_bits;        /* of the image; 0: not known */
   uint64_t bitmap_size;         /* bytes of bytemap cache; 0 is allowed */
   uint64_t total_limit;         /* bytes; UINT64_MAX is no limit */
 
@@ -117,14 +119,18 @@ void overlap_hold_notices (struct overlap *o, bool hold);
  * even if something else was met, so that nothing loses its protection.
  * *WHERE (may be NULL) is the first cluster with such an owner.
  *
- * Cannot fail: for want of memory a range leaves the tracker instead,
- * and the notice says so.
+ * For want of memory a range leaves the tracker instead, and the notice
+ * says so.  A type of OVERLAP_PINNED goes beyond the limit; only if the
+ * allocator has nothing for such a mark, and the few that are kept for
+ * this case are used up, OVERLAP_NO_MEMORY is in what is returned and the
+ * mark was not made.
  */
 overlap_set overlap_enter (struct overlap *o, enum overlap_type type,
                            uint64_t first, uint64_t count, uint64_t *where);
 
 /* As overlap_enter, but marks nothing and returns what is there if any
- * cluster of the range has any mark at all.  One atomic step.
+ * cluster of the range has any mark at all.  One atomic step.  After
+ * OVERLAP_NO_MEMORY the table must not be made.
  */
 overlap_set overlap_claim (struct overlap *o, enum overlap_type type,
                            uint64_t first, uint64_t count, uint64_t *where);

@@ -335,6 +335,43 @@ START_TEST (pinned_marks_are_kept_with_no_memory_at_all)
 }
 END_TEST
 
+/* The fixed list holds a few marks; the ninth was lost in silence. */
+START_TEST (a_pinned_mark_without_memory_is_made_or_refused)
+{
+  const uint64_t border = OV_WINDOW - 5;
+  unsigned i, refused = 0;
+  overlap_set got;
+
+  start (0, UINT64_MAX);
+  enter (OVERLAP_ACTIVE_L1, border - 100, 1);
+  ov_fail_alloc (1, true);
+  for (i = 1; i <= 20; ++i) {
+    const uint64_t first = i * 5 * (uint64_t) OV_WINDOW;
+
+    if (i % 2)
+      got = overlap_enter (o, OVERLAP_ACTIVE_L1, first, 20, NULL);
+    else
+      got = overlap_claim (o, OVERLAP_ACTIVE_L1, first, 20, NULL);
+    ck_assert (got == OVERLAP_NONE || got == OVERLAP_NO_MEMORY);
+    ck_assert_uint_eq (ask (first, 20).any,
+                       got == 0 ? BIT (OVERLAP_ACTIVE_L1) : 0);
+    refused += got != 0;
+  }
+  ck_assert_uint_eq (refused, 20 - OV_KEPT_MAX);
+
+  /* There is room for the first part of it only: not made in part. */
+  got = overlap_enter (o, OVERLAP_ACTIVE_L1, border, 10, NULL);
+  ck_assert_uint_eq (got, OVERLAP_NO_MEMORY);
+  ck_assert_uint_eq (ask (border, 10).any, 0);
+  ck_assert_uint_eq (ask (border - 100, 1).any, BIT (OVERLAP_ACTIVE_L1));
+  ov_fail_alloc (0, false);
+  verify ();
+  enter (OVERLAP_ACTIVE_L1, border, 10);
+  ck_assert_uint_eq (ask (border, 10).any, BIT (OVERLAP_ACTIVE_L1));
+  finish ();
+}
+END_TEST
+
 /* A range of which a part was marked twice, once without memory, lost
  * both marks there at once.
  */
@@ -443,6 +480,7 @@ main (void)
   tcase_add_test (tc, ranges_outside_are_remembered_in_bounded_memory);
   tcase_add_loop_test (tc, fault_15_22_any_allocation_may_fail, 0, 4);
   tcase_add_test (tc, pinned_marks_are_kept_with_no_memory_at_all);
+  tcase_add_test (tc, a_pinned_mark_without_memory_is_made_or_refused);
   tcase_add_test (tc, a_kept_mark_stays_when_another_of_its_type_goes);
   tcase_add_test (tc, the_limit_counts_what_the_allocator_gave);
   tcase_add_test (tc, a_full_dictionary_is_a_limit_like_any_other);

@@ -105,10 +105,10 @@ notice (void *opaque, const struct overlap_notice *n)
   MUST (opaque == &m);
   MUST (!n->restored);
   MUST (n->count > 0);
-  SAME (n->first % OV_WINDOW, 0);
+  SAME (n->first % ov_window_size (m.o), 0);
   /* The last window lacks one cluster, whose end has no number. */
   MUST ((n->first + n->count + (n->first + n->count == UINT64_MAX))
-             % OV_WINDOW == 0);
+             % ov_window_size (m.o) == 0);
   for (i = 0; i < m.n_left; ++i)
     MUST (n->first + n->count <= m.left[i].first
           || m.left[i].first + m.left[i].count <= n->first);
@@ -282,24 +282,35 @@ step (bool apart)
   compare (z, (uint32_t) rnd (ZONE - n + 1), n);
 }
 
+/* Bits of a cluster, for windows of different sizes. */
+static unsigned
+some_bits (unsigned i)
+{
+  static const unsigned bits[] = { 0, 9, 12, 16 };
+
+  return bits[i % 4];
+}
+
 /* One zone at the start, one over a border of windows, one far away,
  * one at the end of what can be addressed.
  */
 static void
-begin (uint64_t seed, uint64_t bitmap_size, uint64_t limit)
+begin (uint64_t seed, unsigned cluster_bits, uint64_t bitmap_size,
+       uint64_t limit)
 {
   struct overlap_config config = {
+    .cluster_bits = cluster_bits,
     .bitmap_size = bitmap_size, .total_limit = limit,
     .notice = notice, .opaque = &m,
   };
 
   memset (&m, 0, sizeof m);
   m.state = seed * UINT64_C (0x9e3779b97f4a7c15) + 1;
-  m.base[1] = OV_WINDOW * 16 - ZONE / 2;
   m.base[2] = (UINT64_C (1) << 40) - ZONE / 3;
   m.base[3] = UINT64_MAX - ZONE;
   m.o = overlap_new (&config);
   MUST (m.o != NULL);
+  m.base[1] = ov_window_size (m.o) * 32 - ZONE / 2;
 }
 
 static uint64_t
@@ -375,7 +386,8 @@ START_TEST (unlimited)
 {
   static const uint64_t bitmap_size[] = { 0, 4200, 65536, UINT64_MAX };
 
-  begin (seed () + (uint64_t) _i, bitmap_size[_i], UINT64_MAX);
+  begin (seed () + (uint64_t) _i, some_bits ((unsigned) _i), bitmap_size[_i],
+         UINT64_MAX);
   run (ops () / 8, true, false);
   SAME (m.notices, 0);
   empty_all ();
@@ -394,11 +406,12 @@ START_TEST (limited)
     struct overlap_stats s;
     uint64_t limit;
 
-    begin (seed () + round * 16 + (uint64_t) _i, rnd (2) ? 65536 : 0, 0);
+    begin (seed () + round * 16 + (uint64_t) _i, 0, rnd (2) ? 65536 : 0, 0);
     overlap_get_stats (m.o, &s);
     overlap_free (m.o);
     limit = rnd (8) ? s.used + rnd (_i ? 20000 : 1500) : rnd (2);
-    begin (seed () + round * 16 + (uint64_t) _i, rnd (2) ? 65536 : 0, limit);
+    begin (seed () + round * 16 + (uint64_t) _i, some_bits ((unsigned) round),
+           rnd (2) ? 65536 : 0, limit);
     run (5000, round % 8 == 0, true);
     empty_all ();
     overlap_free (m.o);
@@ -414,7 +427,8 @@ START_TEST (failing)
   uint64_t rounds = ops () / 40000 + 1, round, i;
 
   for (round = 0; round < rounds; ++round) {
-    begin (seed () + round, _i ? 65536 : 0, UINT64_MAX);
+    begin (seed () + round, some_bits ((unsigned) round), _i ? 65536 : 0,
+           UINT64_MAX);
     for (i = 0; i < 5000 && m.o->n_kept <= OV_KEPT_MAX / 2; ++i) {
       if (rnd (20) == 0)
         ov_fail_alloc (rnd (4) + 1, rnd (8) == 0);
