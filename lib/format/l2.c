@@ -38,6 +38,21 @@ l2_compressed_place (uint64_t entry, uint32_t cluster_bits,
   return true;
 }
 
+bool
+l2_compressed_entry (uint64_t offset, uint64_t length,
+                     uint32_t cluster_bits, uint64_t *entry)
+{
+  const unsigned count_bits = cluster_bits - 8;
+  const unsigned offset_bits = 62 - count_bits;
+  const uint64_t more = (offset % 512 + length - 1) / 512;
+
+  if (offset >> (offset_bits < 56 ? offset_bits : 56)
+      || more >> count_bits)
+    return false;
+  *entry = ENTRY_COMPRESSED | more << offset_bits | offset;
+  return true;
+}
+
 static enum l2_kind
 extended_kind (const struct l2_layout *l, struct l2_entry e, unsigned sub)
 {

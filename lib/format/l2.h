@@ -175,4 +175,10 @@ struct compressed_place {
 bool l2_compressed_place (uint64_t entry, uint32_t cluster_bits,
                           struct compressed_place *place);
 
+/* The entry for LENGTH bytes, more than 0, at host offset OFFSET.  False
+ * if there is no room in it for one of them.
+ */
+bool l2_compressed_entry (uint64_t offset, uint64_t length,
+                          uint32_t cluster_bits, uint64_t *entry);
+
 #endif /* QCOW2_L2_H */

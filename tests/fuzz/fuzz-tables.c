@@ -120,6 +120,7 @@ try_entries (const uint8_t *data, size_t size, const struct setting *s)
 
   for (i = 0; i + 8 <= size; i += 8) {
     const uint64_t entry = load_be64 (data + i);
+    uint64_t again;
     struct compressed_place place;
     const enum l2_kind kind = l2_kind_of (entry, s->count & 1 ? 3 : 2,
                                           s->cluster_size);
@@ -133,6 +134,9 @@ try_entries (const uint8_t *data, size_t size, const struct setting *s)
       MUST (place.offset <= MAX_HOST_OFFSET);
       MUST (place.length > 0 && place.length <= 2 * s->cluster_size);
       MUST ((place.offset + place.length) % 512 == 0);
+      MUST (l2_compressed_entry (place.offset, place.length,
+                                 s->cluster_bits, &again));
+      MUST (again == (entry & ~ENTRY_COPIED));
     }
   }
 }

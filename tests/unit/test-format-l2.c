@@ -126,6 +126,42 @@ START_TEST (compressed)
 END_TEST
 
 /* Entries written out: 64 KiB clusters have x = 54. */
+/* What the encoder makes, the decoder takes apart; the encoder refuses
+ * what there is no room for.
+ */
+START_TEST (compressed_encoded)
+{
+  const uint32_t cluster_bits = (uint32_t) _i;
+  const unsigned offset_bits = MIN (62 - (cluster_bits - 8), 56u);
+  const uint64_t cluster = UINT64_C (1) << cluster_bits;
+  uint64_t state = 5, entry, offset, length;
+  struct compressed_place p;
+  unsigned n;
+
+  for (n = 0; n < 20000; n++) {
+    state = state * UINT64_C (6364136223846793005) + 1442695040888963407;
+    offset = (state >> 3) >> n % 60;
+    length = (state >> 20) % (2 * cluster) + 1;
+    if (!l2_compressed_entry (offset, length, cluster_bits, &entry)) {
+      if (offset >> offset_bits == 0
+          && offset % 512 + length <= 2 * cluster)
+        ck_abort_msg ("%u: %ju bytes at %ju", cluster_bits,
+                      (uintmax_t) length, (uintmax_t) offset);
+      continue;
+    }
+    ck_assert_uint_eq (entry >> 62, 1);
+    ck_assert (l2_compressed_place (entry, cluster_bits, &p));
+    ck_assert_uint_eq (p.offset, offset);
+    ck_assert_uint_ge (p.length, length);
+    ck_assert_uint_lt (p.length, length + 512);
+  }
+  ck_assert (!l2_compressed_entry (UINT64_C (1) << offset_bits, 512,
+                                   cluster_bits, &entry));
+  ck_assert (!l2_compressed_entry (512, 2 * cluster + 1, cluster_bits,
+                                   &entry));
+}
+END_TEST
+
 START_TEST (compressed_literal)
 {
   struct compressed_place p;
@@ -240,6 +276,7 @@ main (void)
   tcase_add_test (tc, masks);
   tcase_add_loop_test (tc, extended, 0, 32);
   tcase_add_loop_test (tc, compressed, 9, 22);
+  tcase_add_loop_test (tc, compressed_encoded, 9, 22);
   tcase_add_test (tc, compressed_literal);
   suite_add_tcase (suite, tc);
   return run_format_suite (suite);
