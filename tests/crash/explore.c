@@ -280,6 +280,7 @@ explore (unsigned kind, uint64_t seed, uint64_t most, unsigned qemu_share)
 {
   uint64_t random = seed * UINT64_C (0x9e3779b97f4a7c15) | 1;
   const uint64_t begin = explore_stats.states;
+  uint64_t all;
   size_t moments;
 
   memset (&now, 0, sizeof now);
@@ -300,11 +301,15 @@ explore (unsigned kind, uint64_t seed, uint64_t most, unsigned qemu_share)
 
   now.states = states_create (now.rec);
   moments = recorder_now (now.rec);
+  all = (moments + 1) * (2 + SOME_STATES);
   for (; now.crash <= moments; now.crash++) {
     const uint64_t done = explore_stats.states - begin;
 
     if (done >= most)
       break;
+    /* Rather some of all moments than all of the first ones. */
+    if (all > most && next_random (&random) % all >= most)
+      continue;
     check_moment (kind, &random, most - done, qemu_share);
   }
   states_free (now.states);

@@ -12,7 +12,7 @@
 
 struct explore_stats {
   uint64_t runs, states, requests, syncs;
-  uint64_t by_kind[64];         /* states */
+  uint64_t by_kind[128];        /* states */
   uint64_t by_loss[NR_LOSSES];
   uint64_t leaky, leaks;        /* states with leaks, leaks in all */
   uint64_t qemu;                /* states judged by qemu-img, too */

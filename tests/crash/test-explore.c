@@ -22,9 +22,12 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "checked.h"
 #include "explore.h"
 
 /* Under valgrind and the sanitizers everything takes longer. */
+#define CHECK_STATES 20000
+
 static uint64_t
 default_states (void)
 {
@@ -32,7 +35,7 @@ default_states (void)
 
   if (getenv ("QCOW2_VALGRIND"))
     return 600;
-  return sanitizer && *sanitizer ? 2000 : 20000;
+  return sanitizer && *sanitizer ? 2000 : CHECK_STATES;
 }
 
 struct feature {
@@ -52,6 +55,7 @@ FEATURE (wide, k->refcount_bits > 16)
 FEATURE (snapshots, k->flags & KIND_SNAPSHOTS)
 FEATURE (backing, k->flags & KIND_BACKING)
 FEATURE (compressed, k->flags & KIND_COMPRESSED)
+FEATURE (compress, k->flags & KIND_COMPRESS)
 FEATURE (extended, k->flags & KIND_EXTENDED)
 FEATURE (far_away, k->flags & KIND_FAR)
 FEATURE (tiny, k->flags & KIND_TINY)
@@ -68,6 +72,7 @@ static const struct feature features[] = {
   { "refcounts of 32 and 64 bits", wide },
   { "snapshots", snapshots }, { "backing file", backing },
   { "compressed clusters", compressed },
+  { "written compressed", compress },
   { "extended L2 entries", extended },
   { "the refcount table about to grow", far_away },
   { "tiny caches", tiny },
@@ -121,6 +126,8 @@ main (int argc, char *argv[])
   const uint64_t states = argc > 1 ? strtoull (argv[1], NULL, 0)
     : default_states ();
   const unsigned share = argc > 2 ? (unsigned) atoi (argv[2]) : 25;
+  /* By default there are some of each kind. */
+  const uint64_t of_run = argc > 1 ? UINT64_MAX : CHECK_STATES / nr_kinds + 1;
   uint64_t seed = argc > 3 ? strtoull (argv[3], NULL, 0) : 1;
   char dir[] = "tmp-explore.XXXXXX", command[100];
   time_t said = time (NULL);
@@ -146,7 +153,7 @@ main (int argc, char *argv[])
   signal (SIGTERM, take_signal);
   for (; explore_stats.states < states && !end_now;
        seed++, kind = argc > 4 ? kind : (kind + 1) % nr_kinds) {
-    explore (kind, seed, states - explore_stats.states, share);
+    explore (kind, seed, MIN (states - explore_stats.states, of_run), share);
     if (time (NULL) - said >= 60) {
       said = time (NULL);
       printf ("%" PRIu64 " states, seed %" PRIu64 "\n",
