@@ -43,6 +43,9 @@ const char config_help[] =
   "check=off|report|leaks|all      check consistency, repair (default off)\n"
   "commit-interval=<SECONDS>       commit unflushed metadata\n"
   "                                (default 5, 0 is never)\n"
+  "compress=off|deflate|zstd|image write whole clusters compressed\n"
+  "                                (default off)\n"
+  "compressed-cache-size=<SIZE>    unpacked clusters (default 16M, 0 is none)\n"
   "create=<SIZE>                   make the image, a disk of this size, first\n"
   "create.backing-file=<FILE>      stored in the new image\n"
   "create.backing-format=qcow2|raw\n"
@@ -107,6 +110,10 @@ static const struct choice policies[] = {
 static const struct choice detections[] = {
   { "off", DETECT_ZEROES_OFF }, { "on", DETECT_ZEROES_ON },
   { "unmap", DETECT_ZEROES_UNMAP }, { NULL, 0 }
+};
+static const struct choice compressions[] = {
+  { "off", COMPRESS_OFF }, { "deflate", COMPRESS_DEFLATE },
+  { "zstd", COMPRESS_ZSTD }, { "image", COMPRESS_IMAGE }, { NULL, 0 }
 };
 static const struct choice discards[] = {
   { "unmap", true }, { "ignore", false }, { NULL, 0 }
@@ -391,6 +398,17 @@ set_detect_zeroes (const char *key, const char *value)
 }
 
 static int
+set_compress (const char *key, const char *value)
+{
+  uint32_t v;
+
+  if (config_choice (key, value, compressions, &v) == -1)
+    return -1;
+  config.image.compress = (enum image_compress) v;
+  return 0;
+}
+
+static int
 set_discard (const char *key, const char *value)
 {
   uint32_t v;
@@ -473,11 +491,19 @@ set_refcount_cache_size (const char *key, const char *value)
   return config_size (key, value, &config.image.refcount_cache_size);
 }
 
+static int
+set_compressed_cache_size (const char *key, const char *value)
+{
+  return config_size (key, value, &config.image.compressed_cache_size);
+}
+
 static const struct parameter parameters[] = {
   { "file", set_file },
   { "backing-file", set_backing_file },
   { "check", set_check },
   { "commit-interval", set_commit_interval },
+  { "compress", set_compress },
+  { "compressed-cache-size", set_compressed_cache_size },
   { "data-file", set_data_file },
   { "detect-zeroes", set_detect_zeroes },
   { "discard", set_discard },

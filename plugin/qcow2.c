@@ -95,6 +95,7 @@ qcow2_dump_plugin (void)
   printf ("qcow2_versions=2,3\n");
   printf ("qcow2_deflate=yes\n");
   printf ("qcow2_zstd=yes\n");
+  printf ("qcow2_compress=deflate,zstd\n");
   printf ("qcow2_extended_l2=yes\n");
   printf ("qcow2_encryption=no\n");
   printf ("qcow2_external_data=yes\n");
@@ -183,10 +184,11 @@ print_stats (void)
   nbdkit_debug ("stats: commits=%" PRIu64 " syncs=%" PRIu64
                 " guard_checks=%" PRIu64 " guard_refusals=%" PRIu64
                 " clusters_allocated=%" PRIu64 " clusters_released=%" PRIu64
-                " l2_hits=%" PRIu64 " l2_misses=%" PRIu64,
+                " l2_hits=%" PRIu64 " l2_misses=%" PRIu64
+                " unpacked_hits=%" PRIu64 " unpacked_misses=%" PRIu64,
                 s.commits, s.syncs, s.guard_checks, s.guard_refusals,
                 s.clusters_allocated, s.clusters_released,
-                s.l2_hits, s.l2_misses);
+                s.l2_hits, s.l2_misses, s.unpacked_hits, s.unpacked_misses);
   nbdkit_debug ("stats: overlap: used=%" PRIu64 " bytemap_bytes=%" PRIu64
                 " windows=%" PRIu64 " runs=%" PRIu64
                 " outside_windows=%" PRIu64,
@@ -349,7 +351,8 @@ static int
 qcow2_block_size (void *handle, uint32_t *minimum, uint32_t *preferred,
                   uint32_t *maximum)
 {
-  uint64_t size = image_subcluster_size (image);
+  uint64_t size = config.image.compress != COMPRESS_OFF
+    ? image_cluster_size (image) : image_subcluster_size (image);
 
   (void) handle;
   /* Below a page of the server's, subclusters gain nothing. */

@@ -314,12 +314,11 @@ take_run (struct image *img, uint64_t want, uint64_t *first,
   return 0;
 }
 
-static int
-take_clusters (struct image *img, uint64_t want, uint64_t *first,
-               uint64_t *count, bool *zeroes)
+int
+refcounts_take (struct image *img, uint64_t want, uint64_t *first,
+                uint64_t *count, bool *zeroes)
 {
   struct refcounts *rc = &img->refcounts;
-  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&rc->lock);
   uint64_t untouched;
   int r;
 
@@ -332,6 +331,15 @@ take_clusters (struct image *img, uint64_t want, uint64_t *first,
     rc->untouched = MAX (untouched, *first + *count);
   atomic_fetch_add_explicit (&rc->allocated, *count, memory_order_relaxed);
   return 0;
+}
+
+static int
+take_clusters (struct image *img, uint64_t want, uint64_t *first,
+               uint64_t *count, bool *zeroes)
+{
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&img->refcounts.lock);
+
+  return refcounts_take (img, want, first, count, zeroes);
 }
 
 int

@@ -16,11 +16,12 @@
 #include <string.h>
 
 #include "checked.h"
+#include "compress.h"
 #include "image-internal.h"
 #include "write.h"
 
-static bool
-is_zero (const uint8_t *buf, size_t len)
+bool
+is_all_zeroes (const uint8_t *buf, size_t len)
 {
   return len == 0 || (buf[0] == 0 && memcmp (buf, buf + 1, len - 1) == 0);
 }
@@ -30,13 +31,15 @@ static size_t
 run_length (const struct image *img, const uint8_t *buf, size_t len,
             uint64_t offset, bool *zeroes)
 {
-  const uint64_t unit = img->subcluster_size;
+  /* Only whole clusters are compressed. */
+  const uint64_t unit = compress_wanted (img) ? img->cluster_size
+    : img->subcluster_size;
   size_t n = MIN (len, unit - (offset & (unit - 1))), next;
 
-  *zeroes = is_zero (buf, n);
+  *zeroes = is_all_zeroes (buf, n);
   for (; n < len; n += next) {
     next = MIN (len - n, unit);
-    if (is_zero (buf + n, next) != *zeroes)
+    if (is_all_zeroes (buf + n, next) != *zeroes)
       break;
   }
   return n;

@@ -20,9 +20,9 @@
  *
  * F1. A note is made in the same step under the epoch lock as the
  *     unlinking, so a cut has both or neither.
- * F2. A cluster whose count falls to zero is unmarked, then punched, and
- *     only then lowered: until the punch has returned it cannot be
- *     allocated.
+ * F2. A cluster whose count falls to zero is unmarked, forgotten by the
+ *     cache of what was compressed in it, then punched, and only then
+ *     lowered: until the punch has returned it cannot be allocated.
  * F3. No request uses a cluster that is noted: it was unlinked under the
  *     exclusive lock of the guest clusters that led to it (rangelock.c).
  *     Readers of L2 tables hold no such lock; they look at the L1 entry
@@ -45,6 +45,7 @@
 #include "cleanup.h"
 #include "image-internal.h"
 #include "report.h"
+#include "sabotage.h"
 
 void
 freed_init (struct freed *f)
@@ -144,6 +145,19 @@ freed_join (struct freed *f, struct freed_list *list)
 }
 
 void
+freed_give_back (struct image *img, uint64_t first, uint64_t count)
+{
+  struct freed_list list = { 0 };
+
+  if (freed_list_add (&list, GUARD_DATA, first, count) == 0)
+    freed_join (&img->freed, &list);
+  else
+    report_warning ("%s: %" PRIu64 " clusters at host offset %" PRIu64
+                    " are leaked for want of memory", img->config.filename,
+                    count, first << img->cluster_bits);
+}
+
+void
 freed_take (struct freed *f)
 {
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&f->lock);
@@ -211,6 +225,8 @@ release_part (struct image *img, struct freed_run *run, uint64_t *count)
     guard_unclaim (img, (enum overlap_type) run->owner,
                    cluster << img->cluster_bits,
                    *count << img->cluster_bits);
+  if ((r < 0 || last_reference) && !SABOTAGED (SABOTAGE_UNPACKED))
+    unpacked_forget (img->unpacked, cluster, *count);
   if (r < 0)
     return r;
   if (last_reference)

@@ -58,6 +58,9 @@ int freed_list_add (struct freed_list *list, int owner, uint64_t first,
                     uint64_t count);
 void freed_list_free (struct freed_list *list);
 
+/* COUNT clusters from FIRST on were allocated and will not be linked. */
+void freed_give_back (struct image *img, uint64_t first, uint64_t count);
+
 /* Call FN for each run of metadata in it, as walk_metadata does. */
 int freed_list_walk (struct image *img, const struct freed_list *list,
                      overlap_set types, walk_fn *fn, void *opaque);

@@ -34,6 +34,7 @@
 
 #include "bitmaps.h"
 #include "claims.h"
+#include "codec.h"
 #include "commit.h"
 #include "freed.h"
 #include "guard.h"
@@ -45,6 +46,8 @@
 #include "rangelock.h"
 #include "refcounts.h"
 #include "snapshot.h"
+#include "unpacked.h"
+#include "workers.h"
 
 struct image {
   struct image_config config;
@@ -87,6 +90,9 @@ struct image {
   struct commit commit;
   struct snapshot_table snapshots;
   struct bitmaps bitmaps;
+  struct codecs *codecs;        /* these two: a view has its parent's */
+  struct unpacked *unpacked;
+  struct workers *workers;      /* NULL unless COMPRESS, once started */
 
   atomic_int preallocated;      /* extents.c: -1 not known yet */
 };

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "checked.h"
+#include "compress.h"
 #include "data.h"
 #include "image-internal.h"
 #include "report.h"
@@ -25,6 +26,7 @@ image_config_init (struct image_config *config)
   config->overlap_bitmap_size = 64 * 1024;
   config->overlap_total_limit = UINT64_MAX;
   config->overlap_limit = OVERLAP_LIMIT_UNPROTECTED;
+  config->compressed_cache_size = UINT64_C (16) << 20;
   config->external_files = same_dir;
   config->commit_interval = 5;
   config->patience.timeout = 600;
@@ -73,7 +75,14 @@ image_description (const struct image *img)
 int
 image_start (struct image *img)
 {
-  return img->read_only ? 0 : commit_start (img);
+  if (img->read_only)
+    return 0;
+  if (compress_wanted (img)) {
+    img->workers = workers_start ();
+    if (!img->workers)
+      return -ENOMEM;
+  }
+  return commit_start (img);
 }
 
 int
@@ -103,6 +112,8 @@ image_stop (struct image *img)
   int r;
 
   commit_stop (img);
+  workers_stop (img->workers);
+  img->workers = NULL;
   if (!atomic_load (&img->writing))
     return 0;
   r = commit_all (img);
@@ -158,6 +169,8 @@ image_get_stats (struct image *img, struct image_stats *stats)
   stats->clusters_allocated = atomic_load (&img->refcounts.allocated);
   stats->clusters_released = atomic_load (&img->refcounts.released);
   l2cache_counters (img, &stats->l2_hits, &stats->l2_misses);
+  unpacked_counters (img->unpacked, &stats->unpacked_hits,
+                     &stats->unpacked_misses);
   if (img->guard.overlap)
     overlap_get_stats (img->guard.overlap, &stats->overlap);
 }

@@ -30,6 +30,12 @@ enum detect_zeroes {
   DETECT_ZEROES_ON,             /* host clusters are kept */
   DETECT_ZEROES_UNMAP,          /* and given back */
 };
+/* Write whole clusters compressed; IMAGE: with the type that the image
+ * has, the others: which must be the one that it has.
+ */
+enum image_compress {
+  COMPRESS_OFF, COMPRESS_DEFLATE, COMPRESS_ZSTD, COMPRESS_IMAGE
+};
 enum lazy_refcounts { LAZY_OFF, LAZY_ON, LAZY_IMAGE };
 
 /* What a consistency check may correct: nothing, leaks (counts that are
@@ -49,6 +55,7 @@ struct image_config {
 
   uint64_t l2_cache_size;       /* bytes; 0 is the default */
   uint64_t refcount_cache_size; /* bytes; 0 is the default */
+  uint64_t compressed_cache_size; /* bytes; 0: no cache */
 
   const char *const *external_files; /* "none", "same-dir", "any", or
                                    directories, NBD URIs;
@@ -58,6 +65,7 @@ struct image_config {
   unsigned commit_interval;     /* seconds; 0 is never */
   bool discard;                 /* false: trims are ignored */
   enum detect_zeroes detect_zeroes; /* of writes */
+  enum image_compress compress; /* writes */
   enum lazy_refcounts lazy_refcounts;
   enum storage_locking locking;
   struct storage_patience patience; /* with NBD servers */
@@ -71,7 +79,8 @@ struct image_config {
 
 /* Fill in the defaults: overlap_check all, bitmap_size 64k, no limit,
  * external_files same-dir, commit_interval 5, discard, locking auto,
- * no second connection to an NBD server, a timeout of 600 seconds.
+ * compressed_cache_size 16M, no second connection to an NBD server, a
+ * timeout of 600 seconds.
  */
 void image_config_init (struct image_config *config);
 
@@ -205,6 +214,7 @@ struct image_stats {
   uint64_t guard_checks, guard_refusals;
   uint64_t clusters_allocated, clusters_released;
   uint64_t l2_hits, l2_misses;
+  uint64_t unpacked_hits, unpacked_misses;
   struct overlap_stats overlap;
 };
 void image_get_stats (struct image *img, struct image_stats *stats);

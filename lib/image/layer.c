@@ -99,6 +99,7 @@ layer_config (const struct image *img, const char *path)
 
   config.filename = path;
   config.readonly = true;
+  config.compress = COMPRESS_OFF;
   config.backing_file = NULL;
   config.data_file = NULL;
   config.l2_cache_size = MIN (config.l2_cache_size

@@ -185,7 +185,8 @@ change_entries (struct image *img, const struct change *c, struct slice *s)
     slice_set_entry (img, s, e, new);
     if (c->kind == MAP_LINK)
       s->one[e / 64] |= UINT64_C (1) << (e % 64);
-    else if ((new.word & ENTRY_OFFSET) == 0)
+    else if ((new.word & ENTRY_OFFSET) == 0
+             || (new.word & ENTRY_COMPRESSED))
       s->one[e / 64] &= ~(UINT64_C (1) << (e % 64));
   }
 }
@@ -204,7 +205,8 @@ apply (struct image *img, const struct change *c, struct freed_list *freed,
   if (*r == 0) {
     change_entries (img, c, s);
     freed_join (&img->freed, freed);
-    if (c->kind == MAP_LINK || c->kind == MAP_FILL)
+    if (c->kind == MAP_LINK || c->kind == MAP_LINK_COMPRESSED
+        || c->kind == MAP_FILL)
       commit_needs_barrier (img);
   }
   l2cache_put (img, s);

@@ -14,6 +14,7 @@
  * MAP_LINK moves the cluster to the upper row, MAP_ZERO_DROP to the lower
  * one as soon as no subcluster is allocated.  A standard entry is the
  * same with one subcluster, and the zero flag in place of the bitmap.
+ * A compressed cluster is apart from all that: it has no subclusters.
  *
  * Takes no locks.
  */
@@ -102,7 +103,8 @@ changed_extended (struct l2_entry old, bool backing, uint32_t mask,
     return zeroed_extended (old, backing, mask, change == MAP_ZERO_DROP,
                             free_old);
   default:
-    abort ();                   /* MAP_UNMAP is for version 2 */
+    abort ();                   /* MAP_UNMAP is for version 2, the other
+                                   was dealt with */
   }
 }
 
@@ -122,6 +124,8 @@ map_changed_entry (const struct l2_layout *l, bool backing,
   const enum l2_kind kind = l2_kind (l, old, 0);
 
   *free_old = l2_has_host (kind) || kind == L2_COMPRESSED;
+  if (change == MAP_LINK_COMPRESSED)
+    return (struct l2_entry) { .word = host, .bitmap = 0 };
   if (l->extended)
     return changed_extended (old, backing, mask, change, host, free_old);
   return changed_standard (old, kind, backing, change, host, free_old);

@@ -74,6 +74,8 @@ int map_lookup_for_write (struct image *img, uint64_t offset, uint64_t len,
  */
 enum map_change {
   MAP_LINK,                     /* to the host clusters from HOST on, new */
+  MAP_LINK_COMPRESSED,          /* to a stream: HOST is the L2 entry; one
+                                   whole cluster */
   MAP_FILL,                     /* in a host cluster of its own: now data */
   MAP_ZERO_KEEP,                /* zeroes, host clusters are kept */
   MAP_ZERO_DROP,                /* zeroes, host clusters are freed once

@@ -24,6 +24,8 @@
 #include "check.h"
 #include "checked.h"
 #include "cleanup.h"
+#include "compress.h"
+#include "compressed.h"
 #include "corrupt.h"
 #include "data-file.h"
 #include "image-internal.h"
@@ -394,11 +396,15 @@ open_parts (struct image *img, struct chain *chain)
   if (r == 0)
     r = check_supported (img);
   if (r == 0)
+    r = compress_check (img);
+  if (r == 0)
     r = data_file_open (img, chain);
   if (r == 0)
     r = map_open (img);
   if (r == 0)
     r = l2cache_open (img);
+  if (r == 0)
+    r = compressed_open (img);
   if (r < 0)
     return r;
   describe (img);
@@ -575,6 +581,7 @@ image_close (struct image *img)
   if (!img)
     return;
   commit_stop (img);
+  workers_stop (img->workers);
   if (!img->parent)
     layer_close (img->backing);
   if (img->refcounts.hash || img->refcounts.table)
@@ -582,6 +589,7 @@ image_close (struct image *img)
   l2cache_close (img);
   if (img->map.slice_bits)
     map_close (img);
+  compressed_close (img);
   snapshot_table_free (&img->snapshots);
   freed_destroy (&img->freed);
   bitmaps_free (&img->bitmaps);

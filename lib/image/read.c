@@ -15,14 +15,11 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "checked.h"
-#include "cleanup.h"
-#include "corrupt.h"
+#include "compressed.h"
 #include "data.h"
-#include "decompress.h"
 #include "image-internal.h"
 #include "read.h"
 #include "report.h"
@@ -34,50 +31,6 @@ read_failed (struct image *img, const char *what, uint64_t offset,
   report_error ("%s: reading %s at guest offset %" PRIu64 ", host offset "
                 "%" PRIu64 ": %s", img->config.filename, what, offset, host,
                 strerror (-r));
-  return r;
-}
-
-/* The stream of a compressed cluster, and the whole cluster in OUT. */
-static int
-read_compressed_cluster (struct image *img, uint64_t offset,
-                         uint64_t entry, uint8_t *out)
-{
-  struct compressed_place place;
-  CLEANUP_FREE uint8_t *in = NULL;
-  int r;
-
-  if (!l2_compressed_place (entry, img->cluster_bits, &place)
-      || place.offset >= atomic_load (&img->guard.end))
-    return image_corrupt (img, 0, 0, "compressed L2 entry 0x%016" PRIx64
-                          " of guest offset %" PRIu64 " points past the "
-                          "end of the file", entry, offset);
-  in = malloc (place.length);
-  if (!in)
-    return -ENOMEM;
-  r = storage_read (img->storage, in, place.length, place.offset);
-  if (r == 0)
-    r = decompress_cluster (img->header.compression_type, in, place.length,
-                            out, img->cluster_size);
-  return r < 0 ? read_failed (img, "a compressed cluster", offset,
-                              place.offset, r) : 0;
-}
-
-/* LEN bytes, all within the cluster of OFFSET. */
-static int
-read_compressed (struct image *img, uint8_t *buf, uint64_t len,
-                 uint64_t offset, uint64_t entry)
-{
-  CLEANUP_FREE uint8_t *cluster = NULL;
-  int r;
-
-  if (len == img->cluster_size)
-    return read_compressed_cluster (img, offset, entry, buf);
-  cluster = malloc (img->cluster_size);
-  if (!cluster)
-    return -ENOMEM;
-  r = read_compressed_cluster (img, offset, entry, cluster);
-  if (r == 0)
-    memcpy (buf, cluster + offset_in_cluster (img, offset), len);
   return r;
 }
 
@@ -99,7 +52,7 @@ read_extent (struct image *img, uint8_t *buf, uint64_t offset,
     r = data_read (img, buf, e->len, e->host, offset);
     return r < 0 ? read_failed (img, "data", offset, e->host, r) : 0;
   case L2_COMPRESSED:
-    return read_compressed (img, buf, e->len, offset, e->entry);
+    return compressed_read (img, buf, e->len, offset, e->entry);
   default:
     return -EIO;
   }

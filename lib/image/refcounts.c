@@ -5,8 +5,8 @@
  *
  * The refcount table is held whole; blocks are cached.  Changes stay in
  * memory until a commit writes them.  Counts are raised when clusters
- * are handed out (alloc.c) and lowered when the quarantine releases
- * them (freed.c), so a cluster whose count in memory is zero is free
+ * are handed out (alloc.c, packer.c) and lowered when the quarantine
+ * releases them (freed.c), so a cluster whose count in memory is zero is free
  * for use: the durable count may still be higher, never the pointers.
  *
  * A block is fresh from its making until a commit has written it and
@@ -153,6 +153,7 @@ refcounts_reload (struct image *img)
   rc->lru_first = rc->lru_last = NULL;
   rc->blocks = 0;
   rc->hint = 0;
+  rc->packer.cluster = 0;
   if (rc->untouched != UINT64_MAX)
     rc->untouched = div_up (atomic_load (&img->guard.end),
                             img->cluster_size);
@@ -504,6 +505,8 @@ refcounts_probe_last (struct image *img, uint64_t first,
       break;
   }
   *count = i;
+  if (*last)
+    packer_leave (img, first, i);
   return 0;
 }
 

@@ -37,6 +37,12 @@ struct refblock {
   struct refblock *dirty_next, *fresh_next;
 };
 
+/* Where the next compressed cluster may go; see packer.c. */
+struct packer {
+  uint64_t cluster;             /* in this host cluster; 0: in none */
+  uint64_t next;                /* from this host offset on */
+};
+
 struct refcounts {
   pthread_mutex_t lock;         /* guards all below */
   unsigned order;               /* log2 of a count's bits */
@@ -61,6 +67,7 @@ struct refcounts {
 
   uint64_t hint;                /* nothing below it is free */
   uint64_t untouched;           /* never in use, from here on */
+  struct packer packer;
 
   _Atomic uint64_t allocated, released; /* clusters, for statistics */
 };
@@ -92,9 +99,9 @@ int refcounts_all_one (struct image *img, uint64_t first, uint64_t count,
 int refcounts_used_in_block (struct image *img, uint64_t index,
                              uint64_t *used);
 
-/* For the release: *COUNT clusters (in: at most, out: of one kind) from
- * FIRST on lose their last reference (*LAST), or not.  A count of zero
- * is corruption: -EIO.
+/* For the release, which has to follow: *COUNT clusters (in: at most,
+ * out: of one kind) from FIRST on lose their last reference (*LAST), or
+ * not.  A count of zero is corruption: -EIO.
  */
 int refcounts_probe_last (struct image *img, uint64_t first,
                           uint64_t *count, bool *last);
@@ -109,6 +116,12 @@ int refcounts_lower (struct image *img, uint64_t first, uint64_t count);
  */
 int alloc_data (struct image *img, uint64_t want, uint64_t *first,
                 uint64_t *count, bool *zeroes);
+
+/* packer.c: room for the stream of a compressed cluster, LEN bytes (a
+ * multiple of 512, less than a cluster) at host offset *OFFSET.  The
+ * count of each host cluster that it touches is one higher.
+ */
+int alloc_packed (struct image *img, uint64_t len, uint64_t *offset);
 
 /* The same for one cluster of metadata: claimed as TYPE, its space
  * reserved and its contents zero.
@@ -138,7 +151,10 @@ int refcounts_write_dirty (struct image *img);
 void refcounts_cut_end (struct image *img, struct refcounts_cut *cut,
                         bool success);
 
-/* For alloc.c and refcounts-commit.c, with the lock held. */
+/* For alloc.c, packer.c and refcounts-commit.c, with the lock held. */
+void packer_leave (struct image *img, uint64_t first, uint64_t count);
+int refcounts_take (struct image *img, uint64_t want, uint64_t *first,
+                    uint64_t *count, bool *zeroes);
 int refcounts_block (struct image *img, uint64_t index,
                      struct refblock **block);
 int refcounts_add_block (struct image *img, uint64_t index,

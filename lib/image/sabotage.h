@@ -24,6 +24,8 @@ enum sabotage {
   SABOTAGE_SELF_COUNT,          /* a new block does not count itself */
   SABOTAGE_LAST_SYNC,           /* no sync after the pointers */
   SABOTAGE_FUA,                 /* FUA commits nothing */
+  SABOTAGE_UNPACKED,            /* what was unpacked is never forgotten */
+  SABOTAGE_PACKER,              /* it stays in a cluster that is released */
   NR_SABOTAGES
 };
 

@@ -26,6 +26,7 @@
 #include <stdlib.h>
 
 #include "checked.h"
+#include "compressed.h"
 #include "image-internal.h"
 #include "report.h"
 
@@ -116,6 +117,8 @@ image_open_snapshot (struct image *img, uint32_t i, struct image **ret)
     r = map_open (view);
   if (r == 0)
     r = l2cache_open (view);
+  if (r == 0)
+    r = compressed_open (view);
   if (r < 0) {
     report_error ("%s: opening snapshot '%.200s' failed", config.filename,
                   img->snapshots.v[i].name);

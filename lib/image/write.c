@@ -19,6 +19,9 @@
  * stay as they were, without data.  Only if they had data, in a cluster
  * that may not be written to, is the whole cluster copied.
  *
+ * With config.compress whole clusters do not come this way, unless they
+ * do not get smaller (compress.c).
+ *
  * For want of space the quarantine is emptied by a commit, and the step
  * is tried once more.
  *
@@ -34,6 +37,7 @@
 
 #include "checked.h"
 #include "cleanup.h"
+#include "compress.h"
 #include "data.h"
 #include "image-internal.h"
 #include "raw-data.h"
@@ -169,20 +173,6 @@ write_whole (struct image *img, const struct piece *p, uint64_t len,
                      false);
 }
 
-/* Clusters that were allocated and will not be linked. */
-static void
-give_back (struct image *img, uint64_t first, uint64_t count)
-{
-  struct freed_list list = { 0 };
-
-  if (freed_list_add (&list, GUARD_DATA, first, count) == 0)
-    freed_join (&img->freed, &list);
-  else
-    report_warning ("%s: %" PRIu64 " clusters at host offset %" PRIu64
-                    " are leaked for want of memory", img->config.filename,
-                    count, first << img->cluster_bits);
-}
-
 /* Clusters that the guest range touches. */
 static uint64_t
 clusters_of (const struct image *img, uint64_t offset, uint64_t len)
@@ -236,7 +226,7 @@ write_allocating (struct image *img, const struct piece *p,
   if (r == 0)
     r = map_set (img, p->offset, *len, MAP_LINK, host);
   if (r < 0)
-    give_back (img, first, count);
+    freed_give_back (img, first, count);
   return r;
 }
 
@@ -352,11 +342,56 @@ write_piece (struct image *img, struct piece *p)
   return r;
 }
 
+/* What did not get smaller, cluster by cluster: neighbours together. */
+static int
+write_plain (struct image *img, const struct piece *p, const bool *plain)
+{
+  const unsigned n = (unsigned) div_up (p->len, img->cluster_size);
+  unsigned i, next;
+  int r = 0;
+
+  for (i = 0; i < n && r == 0; i = next) {
+    struct piece sub = *p;
+
+    for (next = i + 1; next < n && plain[next] == plain[i]; ++next)
+      ;
+    if (!plain[i])
+      continue;
+    sub.len = MIN (p->len, (uint64_t) next << img->cluster_bits);
+    advance (&sub, (uint64_t) i << img->cluster_bits);
+    r = write_exclusively (img, &sub);
+  }
+  return r;
+}
+
+/* Whole clusters, which are to be compressed. */
+static int
+write_compressed (struct image *img, struct piece *p)
+{
+  const uint64_t first = p->offset >> img->cluster_bits;
+  bool plain[COMPRESS_CLUSTERS];
+  struct range_hold hold;
+  int r;
+
+  r = commit_throttle (img);
+  if (r < 0)
+    return r;
+  *p->commit = true;
+  rangelock_lock (&img->ranges, &hold, first,
+                  first + clusters_of (img, p->offset, p->len), true);
+  r = compress_clusters (img, p->buf, p->len, p->offset, plain);
+  if (r == 0)
+    r = write_plain (img, p, plain);
+  rangelock_unlock (&img->ranges, &hold);
+  return r;
+}
+
 int
 write_range (struct image *img, const void *buf, uint64_t len,
              uint64_t offset, bool durable, bool *commit)
 {
   const uint8_t *b = buf;
+  bool whole = false;
   uint64_t n;
   int r = 0;
 
@@ -367,8 +402,10 @@ write_range (struct image *img, const void *buf, uint64_t len,
     n = MIN (len, (map_left_in_slice (img, offset >> img->cluster_bits)
                    << img->cluster_bits)
              - offset_in_cluster (img, offset));
+    if (compress_wanted (img))
+      n = compress_split (img, offset, n, &whole);
     p.len = n;
-    r = write_piece (img, &p);
+    r = whole ? write_compressed (img, &p) : write_piece (img, &p);
     b += n;
     offset += n;
     len -= n;

@@ -28,4 +28,12 @@ int write_detecting_zeroes (struct image *img, const void *buf, size_t len,
 int zero_range (struct image *img, uint64_t offset, uint64_t len,
                 bool may_trim, bool *commit);
 
+/* zero.c: the same for one whole cluster, by its entry alone, if that can
+ * be; else -ENOTSUP.  The caller has the range lock, exclusive.
+ */
+int zero_whole_cluster (struct image *img, uint64_t offset);
+
+/* detect-zeroes.c */
+bool is_all_zeroes (const uint8_t *buf, size_t len);
+
 #endif /* QCOW2_WRITE_H */

@@ -132,6 +132,17 @@ zero_edge (struct image *img, uint64_t offset, uint64_t len, bool *commit)
   return write_zero_data (img, offset, len, commit);
 }
 
+int
+zero_whole_cluster (struct image *img, uint64_t offset)
+{
+  if (!has_zero_clusters (img))
+    return -ENOTSUP;
+  if (!img->backing && !map_has_table (img, offset >> img->cluster_bits))
+    return 0;
+  return map_set (img, offset, img->cluster_size,
+                  img->header.version < 3 ? MAP_UNMAP : MAP_ZERO_DROP, 0);
+}
+
 /* How far from OFFSET on, at most to END, entries of one slice can be
  * changed at once: whole clusters, or a part of one.
  */

@@ -11,42 +11,44 @@
 #define IO "qemu-io -f qcow2 disk.qcow2 >/dev/null "
 
 const struct fault_config fault_configs[] = {
-  { "64k", 1024 * K, 160 * K, false, 0, 0, CREATE "disk.qcow2 1M" },
-  { "4k", 1024 * K, 96 * K, false, 0, 0,
+  { "64k", 1024 * K, 160 * K, 0, 0, 0, CREATE "disk.qcow2 1M" },
+  { "4k", 1024 * K, 96 * K, 0, 0, 0,
     CREATE "-o cluster_size=4k disk.qcow2 1M" },
-  { "512", 512 * K, 48 * K, false, 1, 0,
+  { "512", 512 * K, 48 * K, 0, 1, 0,
     CREATE "-o cluster_size=512 disk.qcow2 512k" },
-  { "blocks", 512 * K, 96 * K, false, 1, 0,
+  { "blocks", 512 * K, 96 * K, 0, 1, 0,
     CREATE "-o cluster_size=512,refcount_bits=64 disk.qcow2 512k" },
-  { "table", 2560 * K, 96 * K, false, 1, 0,
+  { "table", 2560 * K, 96 * K, 0, 1, 0,
     CREATE "-o cluster_size=512,refcount_bits=64 disk.qcow2 2560k && "
     IO "-c 'write -P 3 0 1840k'" },
-  { "one-bit", 512 * K, 48 * K, false, 0, 0,
+  { "one-bit", 512 * K, 48 * K, 0, 0, 0,
     CREATE "-o cluster_size=4k,refcount_bits=1 disk.qcow2 512k" },
-  { "version-2", 512 * K, 48 * K, false, 0, 0,
+  { "version-2", 512 * K, 48 * K, 0, 0, 0,
     CREATE "-o compat=0.10,cluster_size=4k disk.qcow2 512k && "
     IO "-c 'write -P 3 64k 128k'" },
-  { "snapshots", 512 * K, 48 * K, false, 0, 0,
+  { "snapshots", 512 * K, 48 * K, 0, 0, 0,
     CREATE "-o cluster_size=1k disk.qcow2 512k && "
     IO "-c 'write -P 3 0 400k' && qemu-img snapshot -c one disk.qcow2 && "
     IO "-c 'write -P 4 100k 200k' && qemu-img snapshot -c two disk.qcow2" },
-  { "backing", 512 * K, 48 * K, false, 0, 0,
+  { "backing", 512 * K, 48 * K, 0, 0, 0,
     CREATE "-o cluster_size=4k base.qcow2 400k && "
     "qemu-io -f qcow2 -c 'write -P 5 10k 300k' base.qcow2 >/dev/null && "
     CREATE "-o cluster_size=4k -b base.qcow2 -F qcow2 disk.qcow2 512k && "
     IO "-c 'write -P 6 100k 50k'" },
-  { "compressed", 512 * K, 48 * K, false, 1, 0,
+  { "compressed", 512 * K, 48 * K, 0, 1, 0,
     "truncate -s 512k raw && "
     "qemu-io -f raw -c 'write -P 9 0 400k' raw >/dev/null && "
     "qemu-img convert -c -O qcow2 -o cluster_size=4k raw disk.qcow2" },
-  { "zeroes", 512 * K, 48 * K, false, 0, 0,
+  { "compress", 512 * K, 48 * K, WRITE_COMPRESSED, 1, 0,
+    CREATE "-o cluster_size=4k disk.qcow2 512k" },
+  { "zeroes", 512 * K, 48 * K, 0, 0, 0,
     CREATE "-o cluster_size=4k disk.qcow2 512k && "
     IO "-c 'write -P 5 0 400k' -c 'write -z 100k 200k' "
     "-c 'write -zu 310k 40k'" },
-  { "tracker", 512 * K, 48 * K, false, 0, 2048,
+  { "tracker", 512 * K, 48 * K, 0, 0, 2048,
     CREATE "-o cluster_size=512 disk.qcow2 512k && "
     IO "-c 'write -P 5 0 200k' && qemu-img snapshot -c one disk.qcow2" },
-  { "2M", 8192 * K, 1024 * K, true, 0, 0,
+  { "2M", 8192 * K, 1024 * K, LONG_ONLY, 0, 0,
     CREATE "-o cluster_size=2M disk.qcow2 8M" },
 };
 const unsigned nr_fault_configs

@@ -122,6 +122,8 @@ open_image (const char *name, struct image **img)
   c.commit_interval = 0;
   c.l2_cache_size = config->l2_cache;
   c.refcount_cache_size = config->l2_cache;
+  if (config->flags & WRITE_COMPRESSED)
+    c.compress = COMPRESS_IMAGE;
   if (config->overlap_limit) {
     c.overlap_total_limit = config->overlap_limit;
     c.overlap_bitmap_size = 512;

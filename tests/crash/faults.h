@@ -19,11 +19,14 @@
 
 /* ---- faults-configs.c ---- */
 
+#define LONG_ONLY       1       /* not in a run of limited time */
+#define WRITE_COMPRESSED 2
+
 struct fault_config {
   const char *name;
   unsigned size;                /* guest bytes */
   unsigned max_request;
-  bool long_only;               /* not in a run of limited time */
+  unsigned flags;               /* these: */
   uint64_t l2_cache, overlap_limit;
   const char *make;             /* makes disk.qcow2 */
 };

@@ -17,9 +17,10 @@
 #define KIND_FULL       8       /* all clusters are there */
 #define KIND_FAR       16       /* the refcount table will have to grow */
 #define KIND_TINY      32       /* caches as small as they get */
-#define KIND_ZSTD      64       /* with KIND_COMPRESSED */
+#define KIND_ZSTD      64       /* with KIND_COMPRESSED, KIND_COMPRESS */
 #define KIND_EXTENDED 128       /* extended L2 entries */
 #define KIND_FAILING  256       /* the disk fails now and then */
+#define KIND_COMPRESS 512       /* whole clusters are written compressed */
 
 struct kind {
   const char *name;

@@ -617,7 +617,7 @@ main (int argc, char *argv[])
   for (i = 0; i < nr_fault_configs; ++i) {
     config = &fault_configs[i];
     if (wanted.config ? strcmp (wanted.config, config->name) == 0
-        : wanted.limit <= 0 || !config->long_only)
+        : wanted.limit <= 0 || !(config->flags & LONG_ONLY))
       run_config ();
   }
   printf ("%" PRIu64 " runs, %" PRIu64 " failed requests, %" PRIu64

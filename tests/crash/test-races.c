@@ -333,13 +333,15 @@ static const struct config {
   unsigned cluster, hot;
   uint64_t cache;
   const char *more;             /* done to the image after its making */
+  bool compress;
 } configs[] = {
-  { "64k", 65536, 512, 0, "true" },
-  { "4k", 4096, 64, 0, "true" },
-  { "512, tiny caches", 512, 256, 1, "true" },
+  { "64k", 65536, 512, 0, "true", false },
+  { "4k", 4096, 64, 0, "true", false },
+  { "512, tiny caches", 512, 256, 1, "true", false },
   { "4k, all shared with a snapshot", 4096, 64, 1,
     "qemu-io -f qcow2 -c 'write -P 0 0 1M' disk.qcow2 >/dev/null && "
-    "qemu-img snapshot -c one disk.qcow2" },
+    "qemu-img snapshot -c one disk.qcow2", false },
+  { "4k, compressed", 4096, 64, 32768, "true", true },
 };
 
 /* Calls of the storage take their time, some of them longer than others:
@@ -401,6 +403,10 @@ run_config (const struct config *c, unsigned each)
   config.filename = "disk.qcow2";
   config.commit_interval = 1;
   config.l2_cache_size = config.refcount_cache_size = c->cache;
+  if (c->compress) {
+    config.compress = COMPRESS_IMAGE;
+    config.compressed_cache_size = c->cache;
+  }
   config.overlap_debug = true;
   cluster = c->cluster;
   hot = c->hot;

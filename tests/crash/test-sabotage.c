@@ -45,6 +45,8 @@ static const char *const rules[NR_RULES] = {
   [SABOTAGE_SELF_COUNT] = "a new refcount block does not count itself",
   [SABOTAGE_LAST_SYNC] = "no sync after the pointers",
   [SABOTAGE_FUA] = "FUA commits nothing",
+  [SABOTAGE_UNPACKED] = "what was unpacked is never forgotten",
+  [SABOTAGE_PACKER] = "the packer stays in a cluster that is released",
   [LYING_DISK] = "the disk lies about its syncs",
 };
 
@@ -65,12 +67,20 @@ takes_clients (void)
     || rule == SABOTAGE_IN_FLIGHT;
 }
 
+/* Is it about what is written compressed? */
+static bool
+takes_compression (void)
+{
+  return rule == SABOTAGE_UNPACKED || rule == SABOTAGE_PACKER;
+}
+
 /* The child; a failure of the explorer ends it. */
 static void __attribute__ ((noreturn))
 explore_broken (uint64_t most)
 {
-  /* This is seen without a crash: rather many runs than many states. */
-  const uint64_t of_run = rule == SABOTAGE_IN_FLIGHT ? 50 : most;
+  /* These are seen without a crash: rather many runs than many states. */
+  const uint64_t of_run = rule == SABOTAGE_IN_FLIGHT || takes_compression ()
+    ? 50 : most;
   uint64_t seed = 1, left;
   unsigned kind = 0;
 
@@ -84,6 +94,8 @@ explore_broken (uint64_t most)
     if (kinds[kind].flags & KIND_FAILING
         || (takes_clients ()
             && (kinds[kind].clients == 1 || kinds[kind].cluster_bits > 14)))
+      continue;
+    if (takes_compression () && !(kinds[kind].flags & KIND_COMPRESS))
       continue;
     left = most - explore_stats.states;
     explore (kind, seed++, left < of_run ? left : of_run, 0);

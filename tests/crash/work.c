@@ -131,7 +131,10 @@ work_open (const char *name)
   c.filename = name;
   c.commit_interval = 0;
   c.event = take_event;
+  if (base->kind->flags & KIND_COMPRESS)
+    c.compress = COMPRESS_IMAGE;
   if (base->kind->flags & KIND_TINY) {
+    c.compressed_cache_size = UINT64_C (2) << base->kind->cluster_bits;
     c.l2_cache_size = 1;
     c.refcount_cache_size = 1;
   }
@@ -202,7 +205,7 @@ set_effect (struct op *op)
 {
   const struct kind *k = base->kind;
   const bool sub = k->flags & KIND_EXTENDED
-    && !(k->flags & KIND_COMPRESSED);
+    && !(k->flags & (KIND_COMPRESSED | KIND_COMPRESS));
   const uint64_t cluster = UINT64_C (1) << (k->cluster_bits - (sub ? 5 : 0));
 
   op->from = op->offset;
@@ -214,7 +217,8 @@ set_effect (struct op *op)
     op->end = op->end / cluster * cluster;
   if (op->end < op->from || (k->version == 2 && k->flags & KIND_BACKING))
     op->end = op->from;
-  if (k->flags & KIND_EXTENDED && k->flags & KIND_COMPRESSED) {
+  if (k->flags & KIND_EXTENDED
+      && k->flags & (KIND_COMPRESSED | KIND_COMPRESS)) {
     op->offset = op->from;
     op->len = op->end - op->from;
   }

@@ -111,6 +111,8 @@ check_config (void)
   MUST (c->overlap_limit <= OVERLAP_LIMIT_REFUSE);
   MUST (c->l2_cache_size <= INT64_MAX);
   MUST (c->refcount_cache_size <= INT64_MAX);
+  MUST (c->compressed_cache_size <= INT64_MAX);
+  MUST (c->compress <= COMPRESS_IMAGE);
   MUST (c->commit_interval <= INT32_MAX);
   MUST (c->lazy_refcounts <= LAZY_IMAGE);
   MUST (c->locking <= LOCKING_OFF);

@@ -39,6 +39,7 @@ PARAMETERS = {
     "size": ["even", "odd"],
     "subclusters": ["off", "on"],
     "zeroes": ["off", "on", "unmap"],   # detect-zeroes
+    "compress": ["off", "deflate", "zstd"],
     "caches": ["default", "tiny"],
     "lazy": ["off", "on"],
     "clients": ["one", "deep", "many"],
@@ -52,6 +53,10 @@ def possible(case):
                                 get("original") == "zstd" or
                                 get("lazy") == "on"):
         return False
+    if get("compress") == "zstd" and (get("version") == 2 or
+                                      get("original") == "deflate") or \
+       get("compress") == "deflate" and get("original") == "zstd":
+        return False
     if get("subclusters") == "on" and (get("version") == 2 or
                                        get("cluster", 16 * K) < 16 * K):
         return False
@@ -64,6 +69,7 @@ def possible(case):
     # one is the disk, so nothing can be below.
     if get("data", "inside") != "inside" and (
             get("version") == 2 or get("snapshots", 0) > 0 or
+            get("compress", "off") != "off" or
             get("original") in ("deflate", "zstd")):
         return False
     if get("data") == "raw" and get("backing", "none") != "none":
@@ -285,7 +291,7 @@ class Subject:
             options["extended_l2"] = case["subclusters"]
         if case["preallocation"] != "off":
             options["preallocation"] = case["preallocation"]
-        if case["original"] == "zstd":
+        if "zstd" in (case["original"], case["compress"]):
             options["compression_type"] = "zstd"
         if self.data:
             options["data_file"] = self.data
@@ -330,8 +336,11 @@ class Subject:
         if self.case["caches"] == "tiny":
             params["l2_cache_size"] = max(2 * self.case["cluster"], 8 * K)
             params["refcount_cache_size"] = 4 * self.case["cluster"]
+            if self.lab.ours:
+                params["compressed_cache_size"] = 2 * self.case["cluster"]
         if self.lab.ours:
             params["detect_zeroes"] = self.case["zeroes"]
+            params["compress"] = self.case["compress"]
         # After each commit the server compares its tracker with the tables;
         # what it finds is in its log and fails the test when it stops.
         args = ["-D", "qcow2.overlap=1"] if self.lab.ours else []

@@ -45,7 +45,7 @@ nbdkit qcow2 --help | sed -n '/\[file=\]/,$p' >help
 same "parameters of man page and --help" keys.man keys.help
 
 # The words that a parameter takes: in --help and as items.
-for key in check discard external-files lazy-refcounts locking overlap-check \
+for key in check compress discard external-files lazy-refcounts locking overlap-check \
            overlap-limit; do
   sed -nE "s/^$key=([a-z|-]+).*/\\1/p" help | sed 's/|$//' | tr '|' '\n' |
     sort >words.help

@@ -57,12 +57,14 @@ good
 good overlap-check=none overlap-limit=unprotected discard=unmap \
      lazy-refcounts=off locking=auto commit-interval=0 \
      l2-cache-size=65536 refcount-cache-size=64K \
+     compress=off compressed-cache-size=0 \
      overlap-structures.bitmap-size=128s external-files=none
 good overlap-check=constant overlap-limit=verify discard=ignore \
      lazy-refcounts=on locking=on commit-interval=1 check=all \
      l2-cache-size=64k refcount-cache-size=1M external-files=same-dir \
+     compress=image compressed-cache-size=1G \
      overlap-structures.total-size-limit=unlimited
-good overlap-check=cached overlap-limit=refuse locking=off \
+good overlap-check=cached overlap-limit=refuse locking=off compress=deflate \
      commit-interval=2147483647 l2-cache-size=0 refcount-cache-size=100000b \
      overlap-structures.bitmap-size=0 external-files=any \
      overlap-structures.total-size-limit=64k
@@ -92,6 +94,12 @@ bad overlap-check. on "template main-header"
 bad overlap-limit drop "unprotected verify refuse"
 bad discard on "unmap ignore"
 bad lazy-refcounts yes "on off image"
+bad compress zlib "off deflate zstd image"
+refused "compress=zstd one compression type deflate compress=image" \
+        disk.qcow2 compress=zstd
+qemu-img create -q -f qcow2 -o data_file=data.raw with-data.qcow2 1M
+refused "compress external data file compress=off" \
+        with-data.qcow2 compress=image
 bad check yes "off report leaks all"
 bad locking maybe "auto on off"
 
@@ -100,6 +108,7 @@ for v in "" -1 +1 " 1" 1x 1kk 0x10 1.5M 8E 18446744073709551616 \
   bad l2-cache-size "$v" size
 done
 bad refcount-cache-size 1x size
+bad compressed-cache-size unlimited size
 bad overlap-structures.bitmap-size unlimited size
 key=overlap-structures.total-size-limit
 for v in 1x Unlimited; do bad $key "$v" "size unlimited"; done

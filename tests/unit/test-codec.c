@@ -2,7 +2,8 @@
 
 /* Unpacking, with streams that zlib and libzstd make and with clusters
  * that "qemu-img convert -c" packed; then streams that are cut short,
- * damaged, too long, or followed by something else.
+ * damaged, too long, or followed by something else.  Packing, so that
+ * others can unpack it.
  */
 
 #include <config.h>
@@ -10,7 +11,7 @@
 #include <zlib.h>
 #include <zstd.h>
 
-#include "decompress.h"
+#include "codec.h"
 #include "format-test.h"
 #include "l2.h"
 #include "qemu-img.h"
@@ -18,6 +19,7 @@
 #define MAX_STREAM (3 << 20)
 
 static uint8_t *data, *out, *stream;
+static struct codec *codecs[3]; /* by type, used again and again */
 
 static void
 setup (void)
@@ -39,8 +41,14 @@ setup (void)
 static void
 teardown (void)
 {
+  size_t i;
+
   free (data);
   free (stream);
+  for (i = 0; i < ARRAY_SIZE (codecs); i++) {
+    codec_free (codecs[i]);
+    codecs[i] = NULL;
+  }
 }
 
 /* Unpack exactly LEN bytes of IN, nothing before or after which may be
@@ -57,7 +65,10 @@ unpack (enum compression_type type, const uint8_t *in, size_t len,
   ck_assert (exact && out);
   memcpy (exact, in, len);
   memset (out, 0xaa, out_len);
-  r = decompress_cluster (type, exact, len, out, out_len);
+  if (!codecs[type])
+    codecs[type] = codec_create (type);
+  ck_assert_ptr_nonnull (codecs[type]);
+  r = codec_unpack (codecs[type], exact, len, out, out_len);
   free (exact);
   return r;
 }
@@ -290,6 +301,44 @@ START_TEST (unknown_type)
 }
 END_TEST
 
+/* Every cluster size.  A deflate stream must do with a window of 12 bits.
+ */
+START_TEST (packing)
+{
+  const size_t cluster = (size_t) 512 << _i / 2;
+  const enum compression_type type =
+    _i % 2 ? COMPRESSION_ZSTD : COMPRESSION_DEFLATE;
+  struct codec *codec = codec_create (type);
+  z_stream s = { .next_in = stream, .next_out = NULL };
+  size_t n = 0, again;
+
+  ck_assert_int_eq (codec_pack (codec, data, cluster, stream, cluster, &n),
+                    0);
+  ck_assert_uint_lt (n, cluster);
+  ck_unpacks (type, n, cluster);
+  if (type == COMPRESSION_DEFLATE) {
+    out = malloc (cluster);
+    ck_assert_int_eq (inflateInit2 (&s, -12), Z_OK);
+    s.next_out = out;
+    s.avail_in = (uInt) n;
+    s.avail_out = (uInt) cluster;
+    ck_assert_int_eq (inflate (&s, Z_FINISH), Z_STREAM_END);
+    ck_assert_uint_eq (s.avail_out, 0);
+    inflateEnd (&s);
+    free (out);
+  }
+  /* The same codec, whatever happened before. */
+  ck_assert_int_eq (codec_pack (codec, data, cluster, stream, 0, &again), 1);
+  ck_assert_int_eq (codec_pack (codec, data, cluster, stream, n / 2, &again),
+                    1);
+  ck_assert_int_eq (codec_pack (codec, data, cluster, stream, cluster - 1,
+                                &again), 0);
+  ck_assert_uint_eq (again, n);
+  ck_unpacks (type, n, cluster);
+  codec_free (codec);
+}
+END_TEST
+
 /* All compressed clusters of an image that qemu-img packed. */
 static unsigned
 unpack_image (const uint8_t *image, size_t size, const uint8_t *disk)
@@ -358,8 +407,8 @@ END_TEST
 int
 main (void)
 {
-  Suite *suite = suite_create ("decompress");
-  TCase *tc = tcase_create ("decompress");
+  Suite *suite = suite_create ("codec");
+  TCase *tc = tcase_create ("codec");
   /* valgrind takes minutes for the large ones, and packing is most of it. */
   const int most = getenv ("QCOW2_VALGRIND") ? 16 : 22;
 
@@ -376,6 +425,7 @@ main (void)
   tcase_add_test (tc, zstd_window);
   tcase_add_loop_test (tc, garbage, 0, 2);
   tcase_add_test (tc, unknown_type);
+  tcase_add_loop_test (tc, packing, 0, 2 * (most - 9));
   if (have_qemu_img ())
     tcase_add_loop_test (tc, by_qemu_img, 0, 8);
   suite_add_tcase (suite, tc);
