@@ -4,15 +4,15 @@
 
 A row is a name, the kind of sound image (make.py), the damage (damages.py)
 and the expectation.  The damage may also change image.guest (what the guest
-should see) and call image.cannot_read (where reading must fail).  rules.txt
-says which row is there for what.
+should see) and call image.cannot_read (where reading must fail).  The page
+docs/design/format-rules.md says which row is there for what.
 """
 
 from damages import (CLUSTER, G, K, M, T, U32, U64, backing, below_outside,
                      bitmap_table_entry, bitmaps, bitmaps_field, chain, cut,
-                     data_file_fifo, data_file_in_chain, data_file_length,
-                     data_file_link, data_file_name, data_file_of_backing,
-                     directory_field, extension,
+                     cut_after_stream, data_file_fifo, data_file_in_chain,
+                     data_file_length, data_file_link, data_file_name,
+                     data_file_of_backing, directory_field, extension,
                      extension_length, feature, fifo, first,
                      full_of_extensions, header, in_another, l1_entry,
                      l2_bitmap, l2_entry, link_outside, longer_header, loop,
@@ -81,6 +81,8 @@ HEADER_CASES = [
     Case("sound-v3", "v3", nothing, Serves()),
     Case("sound-v2", "v2", nothing, Serves()),
     Case("sound-512", "512", nothing, Serves()),
+    Case("sound-1-bit", "1_bit", nothing, Serves()),
+    Case("sound-64-bits", "64_bits", nothing, Serves()),
     Case("sound-64k", "64k", nothing, Serves()),
     Case("sound-snapshots", "snapshots", nothing, Serves()),
     Case("sound-bitmaps", "bitmaps", nothing, Serves()),
@@ -215,6 +217,10 @@ HEADER_CASES = [
 FEATURE_CASES = [
     Case("dirty", "v3", header(incompatible=1),
          Serves("is dirty", "repairing")),
+    Case("dirty-overlapping", "v3", first(
+        header(incompatible=1), l1_entry(0x1000 | COPIED,
+                                         unreadable=False)),
+         ReadOnly("L2 table", "refcount table", "0x1000", reads=False)),
     Case("dirty-and-corrupt", "v3", header(incompatible=3),
          ReadOnly("marked corrupt", "qemu-img check")),
     Case("corrupt", "v3", header(incompatible=2),
@@ -277,6 +283,8 @@ FEATURE_CASES = [
          Refused("compression_type", "is 0", "bit 3")),
     Case("compression-2", "v3", header(incompatible=8, compression_type=2),
          Refused("compression_type", "is 2")),
+    Case("bit-without-field", "zstd", header(header_length=104),
+         Refused("compression_type", "is 0", "bit 3")),
 ]
 
 EXTENSION_CASES = [
@@ -291,6 +299,10 @@ EXTENSION_CASES = [
         BACKING_FORMAT, 1000), Refused("0xe2792aca", "1000 bytes")),
     Case("extension-twice", "overlay", extension(BACKING_FORMAT, b"raw"),
          Refused("0xe2792aca", "more than once")),
+    Case("extension-unknown-twice", "v3", first(
+        extension(0x1234, b"?"), extension(0x1234, b"!")), Serves()),
+    Case("extension-format-nul", "overlay", backing(b"base.raw", b"ra\0w"),
+         Refused("backing file format", "NUL")),
     Case("extension-format-16", "overlay", backing(b"base.raw", b"r" * 16),
          Refused("backing file format", "16 bytes")),
     Case("extension-crypto", "v3", extension(CRYPTO, bytes(16)),
@@ -561,6 +573,7 @@ COMPRESSED_CASES = [
     Case("compressed-past-end", "deflate", l2_entry(
         0x1000000 | COMPRESSED),
         ReadFails("0x4000000001000000", "guest offset 12288")),
+    Case("compressed-cut-sector", "deflate", cut_after_stream, Serves()),
     Case("compressed-bit-56", "deflate", l2_entry(
         lambda i, old: old | 1 << 56),
         ReadFails("past the end of the file", "guest offset 12288")),
@@ -676,6 +689,8 @@ BACKING_CASES = [
         b"blkdebug:/etc/hostname:base.raw"), Refused("blkdebug:")),
     Case("backing-ssh", "overlay", backing(b"ssh://localhost/etc/passwd"),
          Refused("ssh:")),
+    Case("backing-percent", "overlay", backing(b"%s%n%1000000d"),
+         Refused("%s%n%1000000d", "No such file")),
     Case("backing-newline", "overlay", backing(b"base\nraw\033[2J"),
          Refused("base?raw?[2J", "No such file")),
     Case("backing-name-past-cluster", "overlay", header(
@@ -745,7 +760,26 @@ def cut_in_l2(i, _m):
     i.guest[32 * K:] = bytes(len(i.guest) - 32 * K)
 
 
+def cut_in_l1(i, _m):
+    """The file ends behind the entries of the L1 table that are used."""
+    entries = i.data[i.l1_place(0):i.l1_place(i["l1_size"])]
+    i["l1_table_offset"] = i.new_clusters()
+    i["l1_size"] = 500          # which would take more
+    i.data[i["l1_table_offset"]:] = entries
+
+
+def cut_in_refcount_block(i, _m):
+    """The file ends behind the counts that are used."""
+    old = i.get(i.refcount_table_place(0), 8)
+    new = i.new_clusters()
+    used = new // i.cluster_size + 1
+    i.data[new:] = i.data[old:old + used * 2]
+    i.put(i.refcount_table_place(0), 8, new)
+
+
 TRUNCATED_CASES = [
+    Case("cut-in-l1", "v3", cut_in_l1, Serves()),
+    Case("cut-in-refcount-block", "v3", cut_in_refcount_block, Serves()),
     Case("cut-in-data", "v3", cut_in_data,
          ReadFails("past the end of the file", "guest offset")),
     Case("cut-at-l2", "v3", cut_at_l2,

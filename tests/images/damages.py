@@ -8,6 +8,7 @@ Each function returns a function of the image and of the maker of images
 
 import os
 import struct
+import zlib
 
 from imagefile import (BACKING_FORMAT, BITMAPS, COPIED, DATA_FILE, OFFSET)
 
@@ -179,6 +180,22 @@ def stream(guest, length, content=None):
                                   else content or b"\xff" * length)
         i.cannot_read(guest)
     return damage
+
+
+def cut_after_stream(i, _m):
+    """The file ends in the last sector of the last compressed cluster: what
+    is missing of the sector is not of the stream."""
+    bits = 62 - (i["cluster_bits"] - 8)
+    end = 0
+    for guest in range(0, 64 * K, i.cluster_size):
+        entry = i.l2_entry(guest)
+        at = entry & ((1 << bits) - 1)
+        packed = bytes(i.data[at:at + i.cluster_size])
+        unpacker = zlib.decompressobj(-15)
+        unpacker.decompress(packed)
+        end = max(end, at + len(packed) - len(unpacker.unused_data))
+    assert len(i.data) - i.cluster_size < end < len(i.data)
+    del i.data[end:]
 
 
 def backing(name, form=b"raw"):

@@ -100,6 +100,12 @@ class Maker:
     def make_512(self, to):
         return self.convert(to, "-o", "cluster_size=512")
 
+    def make_1_bit(self, to):
+        return self.convert(to, "-o", "cluster_size=4k,refcount_bits=1")
+
+    def make_64_bits(self, to):
+        return self.convert(to, "-o", "cluster_size=4k,refcount_bits=64")
+
     def make_deflate(self, to):
         return self.convert(to, "-c", "-o", "cluster_size=4k")
 

@@ -448,24 +448,6 @@ class Checker:
             server.clean_up()
 
 
-def check_rules():
-    """Every subject of rules.txt has a case, and every case is there."""
-    names = {case.name for case in CASES}
-    folder = os.path.dirname(os.path.abspath(__file__))
-    with open(os.path.join(folder, "rules.txt"), encoding="ascii") as f:
-        for line in f:
-            line = line.rstrip()
-            if not line or line.startswith("#"):
-                continue
-            subject, colon, rest = line.partition(": ")
-            check(colon and rest, "rules.txt: %s", line)
-            if rest.startswith("- "):
-                continue
-            for name in rest.split():
-                check(name in names, "rules.txt: no case %s (%s)", name,
-                      subject)
-
-
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--keep", metavar="DIR")
@@ -480,7 +462,6 @@ def main():
         atexit.register(shutil.rmtree, folder, True)
     checker = Checker(os.path.join(os.path.abspath(folder), "images"))
     checker.measure()
-    check_rules()
     print("files: %s" % ("strace" if Server.traced else "/proc/PID/fd"))
     failed = count = 0
     for case in CASES:

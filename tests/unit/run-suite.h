@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* The end of every test with Check. */
+
+#ifndef QCOW2_RUN_SUITE_H
+#define QCOW2_RUN_SUITE_H
+
+#include <check.h>
+#include <stdlib.h>
+
+/* Run all tests of SUITE; what main returns. */
+static inline int
+run_suite (Suite *suite)
+{
+  SRunner *runner = srunner_create (suite);
+  int failed;
+
+  srunner_run_all (runner, CK_ENV);
+  failed = srunner_ntests_failed (runner);
+  srunner_free (runner);
+  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+}
+
+#endif /* QCOW2_RUN_SUITE_H */
