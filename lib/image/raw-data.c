@@ -32,6 +32,7 @@
 #include "image-internal.h"
 #include "raw-data.h"
 #include "report.h"
+#include "sabotage.h"
 
 /* The end of the slice of OFFSET, or of the disk. */
 static uint64_t
@@ -135,7 +136,7 @@ fill_slice (struct image *img, uint64_t offset, uint64_t end)
 
   for (; offset < end && r == 0; offset += n)
     r = fill_extent (img, offset, end, &n);
-  return r == 0 ? commit_now (img) : r;
+  return r == 0 && !SABOTAGED (SABOTAGE_RAW_FILL) ? commit_now (img) : r;
 }
 
 int

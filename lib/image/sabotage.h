@@ -26,6 +26,8 @@ enum sabotage {
   SABOTAGE_FUA,                 /* FUA commits nothing */
   SABOTAGE_UNPACKED,            /* what was unpacked is never forgotten */
   SABOTAGE_PACKER,              /* it stays in a cluster that is released */
+  SABOTAGE_DATA_SYNC,           /* syncs are not for the data file */
+  SABOTAGE_RAW_FILL,            /* what is filled in is not durable */
   NR_SABOTAGES
 };
 

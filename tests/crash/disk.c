@@ -26,6 +26,7 @@ struct disk {
   bool *own;
   uint64_t nr_pages, space;     /* elements in use, and there */
   uint64_t size;
+  struct disk *data;            /* the external data file, or NULL */
 };
 
 struct disk_storage {
@@ -198,20 +199,36 @@ disk_clone (const struct disk *from)
   if (from->nr_pages)
     memcpy (d->pages, from->pages, from->nr_pages * sizeof *d->pages);
   d->size = from->size;
+  if (from->data)
+    d->data = disk_clone (from->data);
   return d;
+}
+
+void
+disk_set_data (struct disk *d, struct disk *data)
+{
+  d->data = data;
+}
+
+struct disk *
+disk_data (const struct disk *d)
+{
+  return d->data;
 }
 
 void
 disk_free (struct disk *d)
 {
+  if (d->data)
+    disk_free (d->data);
   set_pages (d, 0);
   free (d->pages);
   free (d->own);
   free (d);
 }
 
-bool
-disk_save (const struct disk *d, const char *path)
+static bool
+save_one (const struct disk *d, const char *path)
 {
   int fd = open (path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666), err;
   uint64_t i, n;
@@ -234,6 +251,12 @@ disk_save (const struct disk *d, const char *path)
   close (fd);
   errno = err;
   return false;
+}
+
+bool
+disk_save (const struct disk *d, const char *path)
+{
+  return (!d->data || save_one (d->data, NAME_DATA)) && save_one (d, path);
 }
 
 /*----------------------------------------------------------------------

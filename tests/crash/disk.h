@@ -34,10 +34,19 @@ void disk_write (struct disk *d, const char *data, uint64_t len,
 void disk_read (const struct disk *d, void *buf, uint64_t len,
                 uint64_t offset);
 
+/* The external data file of the image on this disk: cloned, saved and
+ * freed together with it; else NULL.
+ */
+void disk_set_data (struct disk *d, struct disk *data);
+struct disk *disk_data (const struct disk *d);
+
 /* A storage on it, writable; close it before the disk is freed. */
 struct storage *disk_open (struct disk *d, const char *name);
 
-/* Write it to a (sparse) file; false says errno. */
+/* Write it to a (sparse) file, and its data file to NAME_DATA; false says
+ * errno.
+ */
+#define NAME_DATA "disk.data"
 bool disk_save (const struct disk *d, const char *path);
 
 #endif /* QCOW2_DISK_H */

@@ -92,6 +92,27 @@ open_state (void)
   return img;
 }
 
+/* A raw data file, read alone, is the disk that the engine read. */
+static void
+check_raw_data (void)
+{
+  const struct disk *data = disk_data (now.disk);
+  char sector[SECTOR];
+  unsigned i, n = 0;
+  uint64_t at;
+
+  for (i = 0; i < now.base->nr_windows; i++) {
+    const struct window *w = &now.base->windows[i];
+
+    for (at = w->offset; at < w->offset + w->len; at += SECTOR, n++) {
+      disk_read (data, sector, SECTOR, at);
+      if (history_tag (sector, at) != now.tags[n])
+        wrong ("sector %u holds %" PRIx64 ", in the raw data file %" PRIx64,
+               n, now.tags[n], history_tag (sector, at));
+    }
+  }
+}
+
 /* Read it with the engine, and compare with what may be there. */
 static void
 check_contents (void)
@@ -109,6 +130,8 @@ check_contents (void)
       wrong ("sector %u holds %" PRIx64, i, now.tags[i]);
     }
   }
+  if (now.base->kind->flags & KIND_RAW)
+    check_raw_data ();
 }
 
 static void
@@ -243,7 +266,7 @@ static void
 make_run (void)
 {
   struct fsck_result before, after;
-  struct disk *d = disk_create (now.base->bytes, now.base->size);
+  struct disk *d = base_disk (now.base);
   struct states *st;
   unsigned sector;
   tag seen;
@@ -287,6 +310,8 @@ explore (unsigned kind, uint64_t seed, uint64_t most, unsigned qemu_share)
   now.base = base_get (kind);
   now.seed = seed;
   now.rec = recorder_create (now.base->bytes, now.base->size);
+  if (now.base->data)
+    recorder_add_data (now.rec, now.base->data, now.base->data_size);
   now.history = history_create (now.base->windows, now.base->nr_windows,
                                 now.base->initial);
   now.tags = calloc (history_sectors (now.history), sizeof (tag));

@@ -45,6 +45,13 @@ const struct fault_config fault_configs[] = {
     CREATE "-o cluster_size=4k disk.qcow2 512k && "
     IO "-c 'write -P 5 0 400k' -c 'write -z 100k 200k' "
     "-c 'write -zu 310k 40k'" },
+  { "data-file", 512 * K, 48 * K, 0, 0, 0,
+    CREATE "-o cluster_size=4k,data_file=disk.data disk.qcow2 512k && "
+    IO "-c 'write -P 5 0 200k' -c 'write -z 100k 50k'" },
+  { "data-raw", 512 * K, 48 * K, 0, 1, 0,
+    CREATE "-o cluster_size=4k,data_file=disk.data,data_file_raw=on "
+    "disk.qcow2 512k && "
+    IO "-c 'write -P 5 0 400k' -c 'write -z 100k 200k'" },
   { "tracker", 512 * K, 48 * K, 0, 0, 2048,
     CREATE "-o cluster_size=512 disk.qcow2 512k && "
     IO "-c 'write -P 5 0 200k' && qemu-img snapshot -c one disk.qcow2" },

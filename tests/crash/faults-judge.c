@@ -31,6 +31,7 @@ unsigned lost_protection;
 uint64_t judged, asked_qemu;
 
 static struct disk *state;      /* under NAME_STATE */
+static bool state_opened;       /* and not the recorder */
 
 tag
 tag_of (const uint8_t *sector)
@@ -88,6 +89,7 @@ __wrap_storage_open_file (const char *path, bool writable, bool nofollow,
                           struct storage **s)
 {
   const bool was_on = faults_off ();
+  const char *slash = strrchr (path, '/');
   struct storage *below = NULL;
   int r = 0;
 
@@ -95,6 +97,9 @@ __wrap_storage_open_file (const char *path, bool writable, bool nofollow,
     below = recorder_open (recorder);
   else if (strcmp (path, NAME_STATE) == 0)
     below = disk_open (state, NAME_STATE);
+  else if ((recorder || state_opened) && slash && strcmp (slash + 1, NAME_DATA) == 0)
+    below = state_opened ? disk_open (disk_data (state), NAME_DATA)
+      : recorder_open_data (recorder);
   if (was_on)
     faults_on ();
   if (!below)
@@ -112,11 +117,18 @@ count_events (void *opaque, const struct event *event)
   lost_protection += event->kind == EVENT_OVERLAP_MEMORY_LIMIT_REACHED;
 }
 
+bool
+has_data_file (void)
+{
+  return strstr (config->make, "data_file=") != NULL;
+}
+
 int
 open_image (const char *name, struct image **img)
 {
   struct image_config c;
 
+  state_opened = strcmp (name, NAME_STATE) == 0;
   image_config_init (&c);
   c.filename = name;
   c.commit_interval = 0;
@@ -215,6 +227,8 @@ judge_file (const char *what, const char *path,
 
   if (!d)
     fail ("%s: cannot be read", path);
+  if (has_data_file ())
+    disk_set_data (d, disk_load (NAME_DATA));
   judge (what, d, allowed);
   disk_free (d);
 }

@@ -64,6 +64,7 @@ void add_value (struct values *s, tag t);
 /* What the engine opens as NAME_RECORDER, below what fails. */
 #define NAME_RECORDER "recorder"
 extern struct recorder *recorder;
+bool has_data_file (void);      /* in NAME_DATA, beside disk.qcow2 */
 int open_image (const char *name, struct image **img);
 extern unsigned lost_protection; /* events of that since it was set to 0 */
 

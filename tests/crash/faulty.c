@@ -168,12 +168,21 @@ faulty_map (struct storage *s, uint64_t offset, uint64_t *len, bool *hole)
     : BELOW (storage_map (below (s), offset, len, hole));
 }
 
-/* The first half of a write, in sectors. */
+/* Half of a range, but no disk changes half a sector. */
+static uint64_t
+half_of (uint64_t offset, uint64_t len)
+{
+  const uint64_t end = (offset + len / 2) / 512 * 512;
+
+  return end > offset ? end - offset : 0;
+}
+
+/* The first half of a write. */
 static void
 write_half (struct storage *s, const struct iovec *iov, int cnt,
             uint64_t offset)
 {
-  uint64_t len = 0, part;
+  uint64_t len = 0;
   struct iovec half;
   char *buf, *p;
   int i;
@@ -186,13 +195,11 @@ write_half (struct storage *s, const struct iovec *iov, int cnt,
   for (i = 0; i < cnt; ++i)
     if (iov[i].iov_len)
       p = mempcpy (p, iov[i].iov_base, iov[i].iov_len);
-  part = (offset + len / 2) / 512 * 512;
-  if (part > offset) {
-    half.iov_base = buf;
-    half.iov_len = part - offset;
-    if (storage_write (below (s), &half, 1, offset, false) < 0)
-      abort ();
-  }
+  half.iov_base = buf;
+  half.iov_len = half_of (offset, len);
+  if (half.iov_len > 0
+      && storage_write (below (s), &half, 1, offset, false) < 0)
+    abort ();
   free (buf);
 }
 
@@ -225,7 +232,8 @@ faulty_zero (struct storage *s, uint64_t offset, uint64_t len)
   int err = fails (CHANGES);
 
   if (err < 0 && faults.kind == FAULT_PARTIAL)
-    (void) BELOW (storage_zero (below (s), offset, len / 2));
+    (void) BELOW (storage_zero (below (s), offset,
+                                half_of (offset, len)));
   return err < 0 ? err : BELOW (storage_zero (below (s), offset, len));
 }
 
@@ -235,7 +243,8 @@ faulty_punch (struct storage *s, uint64_t offset, uint64_t len)
   int err = fails (CHANGES);
 
   if (err < 0 && faults.kind == FAULT_PARTIAL)
-    (void) BELOW (storage_punch (below (s), offset, len / 2));
+    (void) BELOW (storage_punch (below (s), offset,
+                                 half_of (offset, len)));
   return err < 0 ? err : BELOW (storage_punch (below (s), offset, len));
 }
 

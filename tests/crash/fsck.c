@@ -144,12 +144,26 @@ entry_layout (const struct check *c)
 {
   return (struct l2_layout) {
     .cluster_size = c->h.cluster_size, .version = c->h.version,
-    .extended = (c->h.incompatible & INCOMPAT_EXTL2) != 0
+    .extended = (c->h.incompatible & INCOMPAT_EXTL2) != 0,
+    .data_file = (c->h.incompatible & INCOMPAT_DATA_FILE) != 0
   };
 }
 
+/* An entry that leads to a data file, which has no counts. */
 static void
-follow_entry (struct check *c, struct l2_entry e, bool active)
+check_external (struct check *c, uint64_t entry, uint64_t guest)
+{
+  if ((entry & ENTRY_OFFSET) != guest)
+    problem (c, "L2 entry 0x%" PRIx64 " of guest offset 0x%" PRIx64
+             " leads elsewhere in the data file", entry, guest);
+  if (!(entry & ENTRY_COPIED))
+    problem (c, "L2 entry 0x%" PRIx64 " leads to the data file, but is not "
+             "COPIED", entry);
+}
+
+/* Of the cluster at GUEST. */
+static void
+follow_entry (struct check *c, struct l2_entry e, uint64_t guest, bool active)
 {
   const struct l2_layout layout = entry_layout (c);
   const uint64_t entry = e.word;
@@ -158,6 +172,10 @@ follow_entry (struct check *c, struct l2_entry e, bool active)
 
   switch (l2_kind (&layout, e, 0)) {
   case L2_NORMAL: case L2_ZERO_ALLOC: case L2_UNALLOC_KEPT:
+    if (layout.data_file) {
+      check_external (c, entry, guest);
+      break;
+    }
     refer (c, USE_DATA, entry & ENTRY_OFFSET, 1, "a data cluster");
     i = (entry & ENTRY_OFFSET) >> c->h.cluster_bits;
     if (active && i < c->clusters && ++c->active[i] > 1)
@@ -212,7 +230,8 @@ follow_l1 (struct check *c, uint64_t offset, uint64_t entries, bool active)
       if (layout.extended)
         entry.bitmap = l2[j + 1];
       if (entry.word || entry.bitmap)
-        follow_entry (c, entry, active);
+        follow_entry (c, entry, (i * words + j) / size
+                      << c->h.cluster_bits, active);
     }
     free (l2);
   }

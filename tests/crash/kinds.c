@@ -65,6 +65,19 @@ const struct kind kinds[] = {
     KIND_EXTENDED | KIND_COMPRESSED, 4 },
   { "32k-extended-backing-2", 15, 3, 16, KIND_EXTENDED | KIND_BACKING, 2 },
   { "64k-extended-full",  16, 3, 16, KIND_EXTENDED | KIND_FULL, 1 },
+  { "4k-data",            12, 3, 16, KIND_DATA, 1 },
+  { "64k-data-backing-2", 16, 3, 16, KIND_DATA | KIND_BACKING, 2 },
+  { "512-data-full-4",     9, 3,  1, KIND_DATA | KIND_FULL, 4 },
+  { "16k-extended-data-2", 14, 3, 16, KIND_EXTENDED | KIND_DATA, 2 },
+  { "32k-extended-data-backing", 15, 3, 16,
+    KIND_EXTENDED | KIND_DATA | KIND_BACKING, 1 },
+  { "4k-raw",             12, 3, 16, KIND_DATA | KIND_RAW, 1 },
+  { "512-raw-tiny-4",      9, 3, 16, KIND_DATA | KIND_RAW | KIND_TINY, 4 },
+  { "16k-extended-raw-2", 14, 3, 16, KIND_EXTENDED | KIND_DATA | KIND_RAW,
+    2 },
+  { "4k-data-failing",    12, 3, 16, KIND_DATA | KIND_FAILING, 1 },
+  { "1k-raw-failing-2",   10, 3, 16, KIND_DATA | KIND_RAW | KIND_FAILING,
+    2 },
   { "4k-failing",         12, 3, 16, KIND_FAILING, 1 },
   { "512-r64-far-failing-2", 9, 3, 64, KIND_FAR | KIND_FAILING, 2 },
   { "1k-snapshots-failing-4", 10, 3, 16, KIND_SNAPSHOTS | KIND_FAILING, 4 },
@@ -175,10 +188,12 @@ make_image (const struct base *b)
 
   if (k->version == 3)
     snprintf (width, sizeof width, ",refcount_bits=%u", k->refcount_bits);
-  snprintf (options, sizeof options, "compat=%s,cluster_size=%u%s%s%s",
+  snprintf (options, sizeof options, "compat=%s,cluster_size=%u%s%s%s%s%s",
             k->version == 2 ? "0.10" : "1.1", 1u << k->cluster_bits, width,
             k->flags & KIND_ZSTD ? ",compression_type=zstd" : "",
-            k->flags & KIND_EXTENDED ? ",extended_l2=on" : "");
+            k->flags & KIND_EXTENDED ? ",extended_l2=on" : "",
+            k->flags & KIND_DATA ? ",data_file=" NAME_DATA : "",
+            k->flags & KIND_RAW ? ",data_file_raw=on" : "");
   if (k->flags & KIND_BACKING) {
     run ("rm -f %s.raw && truncate -s %" PRIu64 " %s.raw && "
          "qemu-io -f raw -c 'write -q -P 9 %" PRIu64 " %" PRIu64 "' %s.raw",
@@ -202,6 +217,11 @@ make_image (const struct base *b)
   if (k->flags & KIND_FULL)
     run ("qemu-io -f qcow2 -c 'write -q -P 4 %" PRIu64 " %" PRIu64 "' "
          "disk.qcow2", b->hot, len);
+  /* QEMU sets zero flags in raw ones, too. */
+  if (k->flags & KIND_RAW)
+    run ("qemu-io -f qcow2 -c 'write -q -P 3 %" PRIu64 " %" PRIu64 "' "
+         "-c 'write -q -z %" PRIu64 " %" PRIu64 "' disk.qcow2", b->hot, len,
+         b->hot + len / 4 / SECTOR * SECTOR, len / 2 / SECTOR * SECTOR);
   if (k->flags & KIND_SNAPSHOTS)
     run ("qemu-io -f qcow2 -c 'write -q -P 7 %" PRIu64 " %" PRIu64 "' "
          "disk.qcow2 && qemu-img snapshot -c one disk.qcow2 && "
@@ -276,8 +296,20 @@ base_get (unsigned kind)
     b->backing = disk_create (bytes, size);
     free (bytes);
   }
+  if (b->kind->flags & KIND_DATA)
+    b->data = read_file (NAME_DATA, &b->data_size);
   run ("rm -f disk.qcow2 first.raw");
   return b;
+}
+
+struct disk *
+base_disk (const struct base *b)
+{
+  struct disk *d = disk_create (b->bytes, b->size);
+
+  if (b->data)
+    disk_set_data (d, disk_create (b->data, b->data_size));
+  return d;
 }
 
 void
@@ -291,6 +323,7 @@ bases_free (void)
     if (b->kind == NULL)
       continue;
     free (b->bytes);
+    free (b->data);
     free (b->windows);
     free (b->initial);
     if (b->backing)

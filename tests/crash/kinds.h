@@ -21,6 +21,8 @@
 #define KIND_EXTENDED 128       /* extended L2 entries */
 #define KIND_FAILING  256       /* the disk fails now and then */
 #define KIND_COMPRESS 512       /* whole clusters are written compressed */
+#define KIND_DATA    1024       /* an external data file */
+#define KIND_RAW     2048       /* with that: it is raw */
 
 struct kind {
   const char *name;
@@ -43,7 +45,12 @@ struct base {
   unsigned nr_windows, sectors;
   tag *initial;
   struct disk *backing;         /* or NULL */
+  char *data;                   /* bytes of the data file, or NULL */
+  uint64_t data_size;
 };
+
+/* Its files as they are at first; to be freed. */
+struct disk *base_disk (const struct base *b);
 
 /* Made in the current directory at the first call, with QEMU's tools. */
 const struct base *base_get (unsigned kind);

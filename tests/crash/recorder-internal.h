@@ -13,6 +13,7 @@
 
 struct record {
   enum recorder_op kind;
+  unsigned file;                /* 1: the data file */
   bool durable;
   bool doomed;                  /* a failed sync should have covered it */
   uint64_t offset, len;         /* TRUNCATE: offset is the length */
@@ -25,11 +26,18 @@ struct record {
 struct content {
   char *bytes;
   uint64_t size, space;
+
+  /* Blocks without space; all that are not named have it. */
+  bool *holes;
+  uint64_t nr_holes;            /* elements of HOLES */
 };
+
+#define RECORDER_FILES 2
 
 struct recorder {
   pthread_mutex_t lock;
-  struct content first, now;
+  struct content first[RECORDER_FILES], now[RECORDER_FILES];
+  bool has_data;
   struct record *records;
   size_t count, space;
   bool lies;
@@ -37,23 +45,22 @@ struct recorder {
   void *opaque;
   recorder_pause *pause;
   void *pause_opaque;
-
-  /* The blocks of NOW that have space; all that are not named do. */
-  bool *holes;
-  uint64_t nr_holes;            /* elements of HOLES */
   uint64_t space_left;          /* blocks, UINT64_MAX no limit */
 };
 
-/* Everything that ended among the first so many records is certain at
- * the moment CRASH.
+/* What a file's records among the first so many did is certain at the
+ * moment CRASH, if it had ended.
  */
-size_t recorder_certain_until (const struct recorder *rec, size_t crash);
+size_t recorder_certain_until (const struct recorder *rec, unsigned file,
+                               size_t crash);
 
-/* Is it certain at the moment CRASH, where UNTIL is of that? */
+/* Is it certain at the moment CRASH, where UNTIL is of that, for each
+ * file?
+ */
 static inline bool
-record_is_certain (const struct record *r, size_t until, size_t crash)
+record_is_certain (const struct record *r, const size_t *until, size_t crash)
 {
-  return r->ended <= until || (r->durable && r->ended <= crash);
+  return r->ended <= until[r->file] || (r->durable && r->ended <= crash);
 }
 
 #endif /* QCOW2_RECORDER_INTERNAL_H */

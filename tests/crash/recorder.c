@@ -30,6 +30,7 @@
 struct recorder_storage {
   struct storage base;
   struct recorder *rec;
+  unsigned file;
 };
 
 static void *
@@ -85,7 +86,7 @@ apply (struct content *c, const struct record *r)
 
 /* The lock is held. */
 static struct record *
-add_record (struct recorder *rec, enum recorder_op kind)
+add_record (struct recorder *rec, unsigned file, enum recorder_op kind)
 {
   struct record *r;
 
@@ -97,6 +98,7 @@ add_record (struct recorder *rec, enum recorder_op kind)
   r = &rec->records[rec->count++];
   memset (r, 0, sizeof *r);
   r->kind = kind;
+  r->file = file;
   r->ended = SIZE_MAX;
   return r;
 }
@@ -105,39 +107,41 @@ add_record (struct recorder *rec, enum recorder_op kind)
  * elements of HOLES everything is a hole.  The lock is held.
  */
 static int
-take_space (struct recorder *rec, uint64_t offset, uint64_t len)
+take_space (struct recorder *rec, struct content *c, uint64_t offset,
+            uint64_t len)
 {
   const uint64_t end = (offset + len + BLOCK - 1) / BLOCK;
   uint64_t need = 0, i;
 
   if (rec->space_left == UINT64_MAX)
     return 0;
-  if (end > rec->nr_holes) {
-    rec->holes = check_memory (realloc (rec->holes, end));
-    memset (rec->holes + rec->nr_holes, true, end - rec->nr_holes);
-    rec->nr_holes = end;
+  if (end > c->nr_holes) {
+    c->holes = check_memory (realloc (c->holes, end));
+    memset (c->holes + c->nr_holes, true, end - c->nr_holes);
+    c->nr_holes = end;
   }
   for (i = offset / BLOCK; i < end; i++)
-    need += rec->holes[i];
+    need += c->holes[i];
   if (need > rec->space_left)
     return -ENOSPC;
   rec->space_left -= need;
   for (i = offset / BLOCK; i < end; i++)
-    rec->holes[i] = false;
+    c->holes[i] = false;
   return 0;
 }
 
 static void
-give_space (struct recorder *rec, uint64_t offset, uint64_t len)
+give_space (struct recorder *rec, struct content *c, uint64_t offset,
+            uint64_t len)
 {
   uint64_t i;
 
   if (rec->space_left == UINT64_MAX)
     return;
   for (i = (offset + BLOCK - 1) / BLOCK;
-       i < (offset + len) / BLOCK && i < rec->nr_holes; i++) {
-    rec->space_left += !rec->holes[i];
-    rec->holes[i] = true;
+       i < (offset + len) / BLOCK && i < c->nr_holes; i++) {
+    rec->space_left += !c->holes[i];
+    c->holes[i] = true;
   }
 }
 
@@ -145,9 +149,10 @@ give_space (struct recorder *rec, uint64_t offset, uint64_t len)
  * held.
  */
 static int
-may_change (struct recorder *rec, enum recorder_op op, bool durable,
-            uint64_t offset, uint64_t len)
+may_change (struct recorder *rec, unsigned file, enum recorder_op op,
+            bool durable, uint64_t offset, uint64_t len)
 {
+  struct content *c = &rec->now[file];
   int err = !rec->hook ? 0
     : rec->hook (rec->opaque, durable ? RECORDER_SYNC : op);
 
@@ -155,12 +160,12 @@ may_change (struct recorder *rec, enum recorder_op op, bool durable,
     return err;
   switch (op) {
   case RECORDER_WRITE: case RECORDER_ZERO: case RECORDER_RESERVE:
-    return take_space (rec, offset, len);
+    return take_space (rec, c, offset, len);
   case RECORDER_PUNCH:
-    give_space (rec, offset, len);
+    give_space (rec, c, offset, len);
     return 0;
   case RECORDER_TRUNCATE:
-    give_space (rec, offset, INT64_MAX - offset);
+    give_space (rec, c, offset, INT64_MAX - offset);
     return 0;
   case RECORDER_SYNC:
   default:
@@ -172,6 +177,12 @@ static struct recorder *
 recorder_of (struct storage *s)
 {
   return ((struct recorder_storage *) s)->rec;
+}
+
+static unsigned
+file_of (struct storage *s)
+{
+  return ((struct recorder_storage *) s)->file;
 }
 
 /* Let other threads run, if a test wants that. */
@@ -208,12 +219,12 @@ change (struct storage *s, enum recorder_op kind, uint64_t offset, uint64_t len)
 
   pause_here (rec);
   pthread_mutex_lock (&rec->lock);
-  err = may_change (rec, kind, false, offset, len);
+  err = may_change (rec, file_of (s), kind, false, offset, len);
   if (err == 0) {
-    r = add_record (rec, kind);
+    r = add_record (rec, file_of (s), kind);
     r->offset = offset;
     r->len = len;
-    apply (&rec->now, r);
+    apply (&rec->now[r->file], r);
     end_record (rec, rec->count - 1);
   }
   pthread_mutex_unlock (&rec->lock);
@@ -240,7 +251,8 @@ record_write (struct storage *s, const struct iovec *iov, int cnt,
 
   pause_here (rec);
   pthread_mutex_lock (&rec->lock);
-  err = may_change (rec, RECORDER_WRITE, durable, offset, len);
+  err = may_change (rec, file_of (s), RECORDER_WRITE, durable, offset,
+                    len);
   if (err < 0) {
     /* A part of it happens, but no disk writes half a sector. */
     part = (offset + len / 2) / SECTOR * SECTOR;
@@ -249,12 +261,12 @@ record_write (struct storage *s, const struct iovec *iov, int cnt,
   if (len == 0)
     free (data);
   else {
-    r = add_record (rec, RECORDER_WRITE);
+    r = add_record (rec, file_of (s), RECORDER_WRITE);
     r->offset = offset;
     r->len = len;
     r->data = data;
     r->durable = durable && err == 0;
-    apply (&rec->now, r);
+    apply (&rec->now[r->file], r);
     end_record (rec, rec->count - 1);
   }
   pthread_mutex_unlock (&rec->lock);
@@ -286,30 +298,34 @@ record_truncate (struct storage *s, uint64_t size)
 }
 
 size_t
-recorder_certain_until (const struct recorder *rec, size_t crash)
+recorder_certain_until (const struct recorder *rec, unsigned file,
+                        size_t crash)
 {
   size_t i, until = 0;
 
   for (i = 0; i < crash; i++) {
     const struct record *r = &rec->records[i];
 
-    if (r->kind == RECORDER_SYNC && r->began > until)
+    if (r->kind == RECORDER_SYNC && r->file == file && r->began > until)
       until = r->began;
   }
   return until;
 }
 
-/* A sync failed: what is not certain will never be.  The lock is held. */
+/* A sync of a file failed: what is not certain of it will never be.  The
+ * lock is held.
+ */
 static void
-doom (struct recorder *rec)
+doom (struct recorder *rec, unsigned file)
 {
-  const size_t until = recorder_certain_until (rec, rec->count);
+  size_t until[RECORDER_FILES];
   size_t i;
 
+  until[file] = recorder_certain_until (rec, file, rec->count);
   for (i = 0; i < rec->count; i++) {
     struct record *r = &rec->records[i];
 
-    if (r->kind != RECORDER_SYNC
+    if (r->file == file && r->kind != RECORDER_SYNC
         && !record_is_certain (r, until, rec->count)) {
       r->ended = SIZE_MAX;
       r->doomed = true;
@@ -329,11 +345,11 @@ record_sync (struct storage *s)
   pthread_mutex_unlock (&rec->lock);
   pause_here (rec);
   pthread_mutex_lock (&rec->lock);
-  err = may_change (rec, RECORDER_SYNC, false, 0, 0);
+  err = may_change (rec, file_of (s), RECORDER_SYNC, false, 0, 0);
   if (err < 0)
-    doom (rec);
+    doom (rec, file_of (s));
   else
-    add_record (rec, RECORDER_SYNC)->began = began;
+    add_record (rec, file_of (s), RECORDER_SYNC)->began = began;
   pthread_mutex_unlock (&rec->lock);
   return err;
 }
@@ -344,7 +360,7 @@ record_size (struct storage *s, uint64_t *size)
   struct recorder *rec = recorder_of (s);
 
   pthread_mutex_lock (&rec->lock);
-  *size = rec->now.size;
+  *size = rec->now[file_of (s)].size;
   pthread_mutex_unlock (&rec->lock);
   return 0;
 }
@@ -353,13 +369,14 @@ static int
 record_read (struct storage *s, void *buf, size_t len, uint64_t offset)
 {
   struct recorder *rec = recorder_of (s);
+  const struct content *c = &rec->now[file_of (s)];
   uint64_t there = 0;
 
   pause_here (rec);
   pthread_mutex_lock (&rec->lock);
-  if (offset < rec->now.size) {
-    there = rec->now.size - offset < len ? rec->now.size - offset : len;
-    memcpy (buf, rec->now.bytes + offset, there);
+  if (offset < c->size) {
+    there = c->size - offset < len ? c->size - offset : len;
+    memcpy (buf, c->bytes + offset, there);
   }
   pthread_mutex_unlock (&rec->lock);
   memset ((char *) buf + there, 0, len - there);
@@ -411,8 +428,8 @@ static const struct storage_ops ops = {
   .truncate = record_truncate,
 };
 
-struct storage *
-recorder_open (struct recorder *rec)
+static struct storage *
+open_file (struct recorder *rec, unsigned file)
 {
   struct recorder_storage *s = check_memory (calloc (1, sizeof *s));
 
@@ -421,7 +438,20 @@ recorder_open (struct recorder *rec)
   s->base.writable = true;
   s->base.can_grow = true;
   s->rec = rec;
+  s->file = file;
   return &s->base;
+}
+
+struct storage *
+recorder_open (struct recorder *rec)
+{
+  return open_file (rec, 0);
+}
+
+struct storage *
+recorder_open_data (struct recorder *rec)
+{
+  return open_file (rec, 1);
 }
 
 static void
@@ -440,9 +470,17 @@ recorder_create (const void *bytes, uint64_t size)
 
   pthread_mutex_init (&rec->lock, NULL);
   rec->space_left = UINT64_MAX;
-  copy_content (&rec->first, bytes, size);
-  copy_content (&rec->now, bytes, size);
+  copy_content (&rec->first[0], bytes, size);
+  copy_content (&rec->now[0], bytes, size);
   return rec;
+}
+
+void
+recorder_add_data (struct recorder *rec, const void *bytes, uint64_t size)
+{
+  rec->has_data = true;
+  copy_content (&rec->first[1], bytes, size);
+  copy_content (&rec->now[1], bytes, size);
 }
 
 void
@@ -453,9 +491,11 @@ recorder_free (struct recorder *rec)
   for (i = 0; i < rec->count; i++)
     free (rec->records[i].data);
   free (rec->records);
-  free (rec->holes);
-  free (rec->first.bytes);
-  free (rec->now.bytes);
+  for (i = 0; i < RECORDER_FILES; i++) {
+    free (rec->first[i].bytes);
+    free (rec->now[i].bytes);
+    free (rec->now[i].holes);
+  }
   pthread_mutex_destroy (&rec->lock);
   free (rec);
 }
@@ -500,11 +540,15 @@ recorder_set_pause (struct recorder *rec, recorder_pause *pause, void *opaque)
 void
 recorder_set_space (struct recorder *rec, uint64_t bytes)
 {
-  const uint64_t blocks = (rec->now.size + BLOCK - 1) / BLOCK;
+  unsigned i;
 
-  free (rec->holes);
-  rec->holes = check_memory (calloc (blocks + 1, 1));
-  rec->nr_holes = blocks;
+  for (i = 0; i < RECORDER_FILES; i++) {
+    struct content *c = &rec->now[i];
+
+    free (c->holes);
+    c->nr_holes = (c->size + BLOCK - 1) / BLOCK;
+    c->holes = check_memory (calloc (c->nr_holes + 1, 1));
+  }
   rec->space_left = bytes / BLOCK;
 }
 

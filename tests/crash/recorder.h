@@ -34,8 +34,18 @@ struct recorder;
 struct recorder *recorder_create (const void *bytes, uint64_t size);
 void recorder_free (struct recorder *rec);
 
-/* A storage on it, writable; close it before the recorder is freed. */
+/* A second file beside the first, the external data file of the image;
+ * call it before anything happens.  What was done to both is recorded in
+ * one order, but a sync is for its own file only.
+ */
+void recorder_add_data (struct recorder *rec, const void *bytes,
+                        uint64_t size);
+
+/* A storage on it, or on its second file, writable; close it before the
+ * recorder is freed.
+ */
 struct storage *recorder_open (struct recorder *rec);
+struct storage *recorder_open_data (struct recorder *rec);
 
 /* How many records there are: a moment between two of them, for use as
  * CRASH below.

@@ -31,7 +31,7 @@ struct states {
   const struct recorder *rec;
   struct disk *base;
   size_t done;                  /* records that BASE has */
-  size_t crash, until;
+  size_t crash, until[RECORDER_FILES];
   size_t *uncertain;            /* records, from DONE to CRASH */
   unsigned count;
 };
@@ -45,7 +45,10 @@ states_create (const struct recorder *rec)
       || !(st->uncertain = calloc (rec->count + 1, sizeof (size_t))))
     abort ();
   st->rec = rec;
-  st->base = disk_create (rec->first.bytes, rec->first.size);
+  st->base = disk_create (rec->first[0].bytes, rec->first[0].size);
+  if (rec->has_data)
+    disk_set_data (st->base, disk_create (rec->first[1].bytes,
+                                          rec->first[1].size));
   return st;
 }
 
@@ -59,8 +62,10 @@ states_free (struct states *st)
 
 /* Bytes FROM to END of a record happen. */
 static void
-apply (struct disk *d, const struct record *r, uint64_t from, uint64_t end)
+apply (struct disk *image, const struct record *r, uint64_t from,
+       uint64_t end)
 {
+  struct disk *d = r->file ? disk_data (image) : image;
   const uint64_t size = disk_size (d);
 
   switch (r->kind) {
@@ -133,7 +138,8 @@ states_goto (struct states *st, size_t crash)
   size_t i;
 
   st->crash = crash;
-  st->until = recorder_certain_until (st->rec, crash);
+  for (i = 0; i < RECORDER_FILES; i++)
+    st->until[i] = recorder_certain_until (st->rec, (unsigned) i, crash);
   while (st->done < crash
          && (records[st->done].kind == RECORDER_SYNC
              || record_is_certain (&records[st->done], st->until, crash)))
@@ -240,7 +246,8 @@ states_print (const struct states *st)
   for (n = 0; n < st->count; n++) {
     const struct record *r = &st->rec->records[st->uncertain[n]];
 
-    printf ("  uncertain: record %zu, %s %" PRIu64 "+%" PRIu64 "\n",
-            st->uncertain[n], kinds[r->kind], r->offset, r->len);
+    printf ("  uncertain: record %zu, %s %" PRIu64 "+%" PRIu64 "%s\n",
+            st->uncertain[n], kinds[r->kind], r->offset, r->len,
+            r->file ? " of the data file" : "");
   }
 }

@@ -59,6 +59,8 @@ FEATURE (compress, k->flags & KIND_COMPRESS)
 FEATURE (extended, k->flags & KIND_EXTENDED)
 FEATURE (far_away, k->flags & KIND_FAR)
 FEATURE (tiny, k->flags & KIND_TINY)
+FEATURE (data, k->flags & KIND_DATA)
+FEATURE (raw, k->flags & KIND_RAW)
 FEATURE (failing, k->flags & KIND_FAILING)
 FEATURE (one, k->clients == 1)
 FEATURE (several, k->clients > 1)
@@ -76,6 +78,7 @@ static const struct feature features[] = {
   { "extended L2 entries", extended },
   { "the refcount table about to grow", far_away },
   { "tiny caches", tiny },
+  { "external data file", data }, { "raw data file", raw },
   { "the disk fails now and then", failing },
   { "one client", one }, { "2 or 4 clients", several },
 };

@@ -62,6 +62,8 @@ static unsigned sectors;
 
 static char *original;          /* disk.qcow2 */
 static uint64_t original_size;
+static char *original_data;     /* its data file, or NULL */
+static uint64_t original_data_size;
 
 static char last_report[500];
 static uint64_t runs, failed_requests;
@@ -370,11 +372,14 @@ start (void)
   random_state = seed * 1000003 + strlen (config->name);
   if (faults.kind == FAULT_SHORT) {
     recorder = NULL;
-    if (system ("cp disk.qcow2 work.qcow2") != 0)
+    if (system ("cp disk.qcow2 work.qcow2") != 0
+        || (original_data && system ("cp first.data disk.data") != 0))
       fail ("work.qcow2 cannot be made");
+    return;
   }
-  else
-    recorder = recorder_create (original, original_size);
+  recorder = recorder_create (original, original_size);
+  if (original_data)
+    recorder_add_data (recorder, original_data, original_data_size);
 }
 
 /* One run, with the fault that is described in FAULTS.  False if the work
@@ -468,6 +473,11 @@ prepare (void)
       != 0)
     fail ("cannot make the image");
   original = read_file ("disk.qcow2", &original_size);
+  if (has_data_file ()) {
+    if (system ("cp disk.data first.data") != 0)
+      fail ("first.data cannot be made");
+    original_data = read_file ("first.data", &original_data_size);
+  }
   raw = read_file ("first.raw", &size);
   sectors = (unsigned) (size / SECTOR);
   if (size != config->size)
@@ -485,6 +495,8 @@ static void
 finish (void)
 {
   free (original);
+  free (original_data);
+  original_data = NULL;
   free (initial);
   free (now);
   free (disk);

@@ -47,6 +47,8 @@ static const char *const rules[NR_RULES] = {
   [SABOTAGE_FUA] = "FUA commits nothing",
   [SABOTAGE_UNPACKED] = "what was unpacked is never forgotten",
   [SABOTAGE_PACKER] = "the packer stays in a cluster that is released",
+  [SABOTAGE_DATA_SYNC] = "the data file is not synced",
+  [SABOTAGE_RAW_FILL] = "raw clusters are not filled in durably",
   [LYING_DISK] = "the disk lies about its syncs",
 };
 
@@ -74,6 +76,13 @@ takes_compression (void)
   return rule == SABOTAGE_UNPACKED || rule == SABOTAGE_PACKER;
 }
 
+/* Is there something to break with a data file only? */
+static bool
+takes_data (void)
+{
+  return rule == SABOTAGE_DATA_SYNC || rule == SABOTAGE_RAW_FILL;
+}
+
 /* The child; a failure of the explorer ends it. */
 static void __attribute__ ((noreturn))
 explore_broken (uint64_t most)
@@ -92,6 +101,7 @@ explore_broken (uint64_t most)
     sabotage_now = (enum sabotage) rule;
   for (; explore_stats.states < most; kind = (kind + 1) % nr_kinds) {
     if (kinds[kind].flags & KIND_FAILING
+        || (takes_data () && !(kinds[kind].flags & KIND_DATA))
         || (takes_clients ()
             && (kinds[kind].clients == 1 || kinds[kind].cluster_bits > 14)))
       continue;

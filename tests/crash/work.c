@@ -31,6 +31,7 @@ bool work_disk_lies;
 static const struct base *base;
 static struct recorder *recorder;
 static struct disk *state;
+static bool state_opened;       /* last, not the recorder */
 static atomic_bool disk_fails;  /* now and then, at the moment */
 static pthread_mutex_t problem_lock = PTHREAD_MUTEX_INITIALIZER;
 
@@ -59,12 +60,17 @@ int
 storage_open_file (const char *path, bool writable, bool nofollow,
                    struct storage **s)
 {
+  const char *slash = strrchr (path, '/');
+
   (void) writable;
   (void) nofollow;
   if (strcmp (path, NAME_RECORDER) == 0)
     *s = recorder_open (recorder);
   else if (strcmp (path, NAME_STATE) == 0)
     *s = disk_open (state, NAME_STATE);
+  else if (slash && strcmp (slash + 1, NAME_DATA) == 0)
+    *s = state_opened ? disk_open (disk_data (state), path)
+      : recorder_open_data (recorder);
   else if (base->backing)
     *s = disk_open (base->backing, path);
   else
@@ -126,6 +132,7 @@ work_open (const char *name)
   struct image_config c;
   struct image *img;
 
+  state_opened = strcmp (name, NAME_STATE) == 0;
   report_set_sink (take_report);
   image_config_init (&c);
   c.filename = name;
