@@ -38,6 +38,7 @@
 #include "cleanup.h"
 #include "image-internal.h"
 #include "report.h"
+#include "sabotage.h"
 
 /* An image must not be able to fill the log. */
 #define MAX_LINES 8
@@ -306,17 +307,17 @@ bitmaps_mark_in_use (struct image *img)
   }
   if (!any)
     return 0;
+  b->in_use = true;             /* also if it fails: to be stored again */
+  if (SABOTAGED (SABOTAGE_BITMAP_MARK))
+    return 0;
   r = guard_write_buf (img, OVERLAP_BITMAP_DIRECTORY, b->encoded,
                        img->header.bitmap_directory_size,
                        img->header.bitmap_directory_offset);
   if (r == 0)
     r = guard_sync (img);
-  if (r < 0) {
+  if (r < 0)
     report_error ("%s: marking the bitmaps in use, in the directory at host "
                   "offset %" PRIu64 ": %s", img->config.filename,
                   img->header.bitmap_directory_offset, strerror (-r));
-    return r;
-  }
-  b->in_use = true;
-  return 0;
+  return r;
 }

@@ -43,6 +43,7 @@
 #include "cleanup.h"
 #include "image-internal.h"
 #include "report.h"
+#include "sabotage.h"
 
 /*----------------------------------------------------------------------
  * New clusters.
@@ -285,7 +286,9 @@ store (struct image *img)
   uint64_t offset;
   int r = entries ? make_directory (img, entries, &old, &offset) : -ENOMEM;
 
-  if (r == 0)
+  if (SABOTAGED (SABOTAGE_BITMAP_OLD))
+    freed_join (&img->freed, &old);
+  if (r == 0 && !SABOTAGED (SABOTAGE_BITMAP_COMMIT))
     r = commit_now (img);
   if (r < 0)
     give_up_made (img);

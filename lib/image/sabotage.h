@@ -28,6 +28,9 @@ enum sabotage {
   SABOTAGE_PACKER,              /* it stays in a cluster that is released */
   SABOTAGE_DATA_SYNC,           /* syncs are not for the data file */
   SABOTAGE_RAW_FILL,            /* what is filled in is not durable */
+  SABOTAGE_BITMAP_MARK,         /* bitmaps are not marked in use */
+  SABOTAGE_BITMAP_COMMIT,       /* their new directory is not committed */
+  SABOTAGE_BITMAP_OLD,          /* the old one is freed before that */
   NR_SABOTAGES
 };
 

@@ -9,6 +9,7 @@
  *   - fsck finds no corruption (leaks are counted);
  *   - the engine opens it for writing, and finds nothing wrong;
  *   - each sector holds what it may (history.h), read by the engine;
+ *   - a dirty bitmap knows what was changed, or is in use (dirtied.h);
  *   - for a share, qemu-img check finds no corruption, and what
  *     qemu-img convert reads is what the engine read;
  *   - for a share, it takes requests like any other image, and is sound
@@ -25,6 +26,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "dirtied.h"
 #include "explore.h"
 #include "fsck.h"
 #include "work.h"
@@ -113,17 +115,24 @@ check_raw_data (void)
   }
 }
 
+static void
+read_state (tag *tags)
+{
+  struct image *img = open_state ();
+
+  if (work_read_tags (img, tags) < 0 || work_problem[0])
+    wrong ("reading the image");
+  image_close (img);
+}
+
 /* Read it with the engine, and compare with what may be there. */
 static void
 check_contents (void)
 {
   const unsigned n = history_sectors (now.history);
-  struct image *img = open_state ();
   unsigned i;
 
-  if (work_read_tags (img, now.tags) < 0 || work_problem[0])
-    wrong ("reading the image");
-  image_close (img);
+  read_state (now.tags);
   for (i = 0; i < n; i++) {
     if (!history_is_legal (now.history, i, now.tags[i])) {
       history_print (now.history, i);
@@ -153,6 +162,22 @@ run (const char *command)
   fflush (stdout);
   status = system (command);
   return WIFEXITED (status) ? WEXITSTATUS (status) : 128;
+}
+
+/* Of the state whose tags these are. */
+static void
+check_bitmaps (const tag *tags, bool closed)
+{
+  const char *problem;
+  struct fsck_result r;
+
+  if (!(now.base->kind->flags & KIND_BITMAPS))
+    return;
+  if (!fsck (now.disk, &r))
+    wrong ("%s", r.problem);
+  if (!dirtied_is_known (now.disk, &r.header, now.base, tags, closed,
+                         &problem))
+    wrong ("%s", problem);
 }
 
 /* The same, from the outside. */
@@ -196,15 +221,13 @@ go_on (void)
     wrong ("a request after the crash failed");
   image_close (img);
   check_fsck ("after going on");
-  img = open_state ();
-  if (work_read_tags (img, tags) < 0)
-    wrong ("reading after going on");
-  image_close (img);
+  read_state (tags);
   for (i = 0; i < n; i++) {
     if (tags[i] != now.tags[i])
       wrong ("after going on sector %u holds %" PRIx64 ", not %" PRIx64, i,
              tags[i], now.tags[i]);
   }
+  check_bitmaps (tags, false);
   free (tags);
   explore_stats.gone_on++;
 }
@@ -223,6 +246,7 @@ check_state (unsigned kind, enum loss loss, uint64_t choice,
   now.disk = states_make (now.states, loss, choice);
   check_fsck ("fsck");
   check_contents ();
+  check_bitmaps (now.tags, false);
   next_random (&random);
   next_random (&random);
   if (qemu_share && next_random (&random) % qemu_share == 0)
@@ -291,6 +315,8 @@ make_run (void)
       && !(now.base->kind->flags & KIND_FAILING))
     wrong ("after a clean end %" PRIu64 " clusters are leaked",
            after.leaks);
+  read_state (now.tags);
+  check_bitmaps (now.tags, true);
   disk_free (now.disk);
   now.disk = NULL;
   states_free (st);

@@ -9,7 +9,7 @@
  * active disk and snapshots, and a cluster of data or of compressed data
  * may be found by many pointers of snapshots, but by one of the active
  * disk.  COPIED stands in the active tables exactly where the count is
- * one.
+ * one.  Bitmaps are followed if they count, also those in use.
  */
 
 #include <config.h>
@@ -20,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bitmap.h"
 #include "byteorder.h"
 #include "fsck.h"
 #include "header.h"
@@ -268,6 +269,66 @@ follow_snapshots (struct check *c)
   free (buf);
 }
 
+bool
+fsck_bitmaps (const struct disk *d, const struct header *h,
+              struct bitmap_directory *dir, struct format_error *e)
+{
+  uint8_t *buf;
+  int r;
+
+  memset (dir, 0, sizeof *dir);
+  if (!h->has_bitmaps || !(h->autoclear & AUTOCLEAR_BITMAPS))
+    return true;
+  buf = malloc (h->bitmap_directory_size);
+  if (buf == NULL)
+    abort ();
+  disk_read (d, buf, h->bitmap_directory_size, h->bitmap_directory_offset);
+  r = bitmap_directory_decode (buf, h->bitmap_directory_size, h->nb_bitmaps,
+                               h->cluster_size, disk_size (d), dir, e);
+  free (buf);
+  return r == 0;
+}
+
+static void
+follow_bitmap (struct check *c, const struct bitmap *b)
+{
+  struct format_error e;
+  uint64_t *table;
+  uint32_t i;
+
+  refer (c, USE_METADATA, b->table_offset, b->table_size * UINT64_C (8),
+         "a bitmap table");
+  table = read_table (c, b->table_offset, b->table_size);
+  for (i = 0; i < b->table_size && sound (c); i++) {
+    if (bitmap_table_entry_check (table[i], i, c->h.cluster_size,
+                                  disk_size (c->disk), &e) < 0)
+      problem (c, "bitmap '%s': %s", b->name, e.text);
+    else if (bitmap_entry_offset (table[i]) != 0)
+      refer (c, USE_METADATA, bitmap_entry_offset (table[i]),
+             c->h.cluster_size, "bitmap data");
+  }
+  free (table);
+}
+
+static void
+follow_bitmaps (struct check *c)
+{
+  struct bitmap_directory dir;
+  struct format_error e;
+  uint32_t i;
+
+  if (!fsck_bitmaps (c->disk, &c->h, &dir, &e)) {
+    problem (c, "%s", e.text);
+    return;
+  }
+  if (dir.count > 0)
+    refer (c, USE_METADATA, c->h.bitmap_directory_offset,
+           c->h.bitmap_directory_size, "the bitmap directory");
+  for (i = 0; i < dir.count && sound (c); i++)
+    follow_bitmap (c, &dir.v[i]);
+  bitmap_directory_free (&dir);
+}
+
 static void
 compare (struct check *c)
 {
@@ -326,10 +387,12 @@ fsck (const struct disk *d, struct fsck_result *result)
   read_counts (&c);
   follow_l1 (&c, c.h.l1_table_offset, c.h.l1_size, true);
   follow_snapshots (&c);
+  follow_bitmaps (&c);
   compare (&c);
   free (c.refs);
   free (c.use);
   free (c.active);
   free (c.counts);
+  result->header = c.h;
   return sound (&c);
 }

@@ -35,6 +35,8 @@ const struct kind kinds[] = {
   { "4k-compressed",      12, 3, 16, KIND_COMPRESSED, 1 },
   { "4k-compress-1",      12, 3, 16, KIND_COMPRESS, 1 },
   { "4k-compress-4",      12, 3, 16, KIND_COMPRESS, 4 },
+  { "4k-bitmaps",         12, 3, 16, KIND_BITMAPS, 1 },
+  { "512-r64-bitmaps-2",   9, 3, 64, KIND_BITMAPS, 2 },
   { "64k-4",              16, 3, 16, 0, 4 },
   { "512-r1-2",            9, 3,  1, KIND_FULL, 2 },
   { "4k-backing-2",       12, 3, 16, KIND_BACKING, 2 },
@@ -56,6 +58,9 @@ const struct kind kinds[] = {
   { "16k-r32-2",          14, 3, 32, 0, 2 },
   { "32k-v2-full",        15, 2, 16, KIND_FULL, 1 },
   { "64k",                16, 3, 16, 0, 1 },
+  { "64k-bitmaps-snapshots-4", 16, 3, 16,
+    KIND_BITMAPS | KIND_SNAPSHOTS, 4 },
+  { "1k-r1-bitmaps-full", 10, 3,  1, KIND_BITMAPS | KIND_FULL, 1 },
   { "64k-snapshots-2",    16, 3, 16, KIND_SNAPSHOTS, 2 },
   { "64k-backing-4",      16, 3, 16, KIND_BACKING, 4 },
   { "512-v2-tiny-snapshots-2", 9, 2, 16, KIND_TINY | KIND_SNAPSHOTS, 2 },
@@ -93,6 +98,7 @@ const struct kind kinds[] = {
     KIND_EXTENDED | KIND_COMPRESS | KIND_FULL, 4 },
   { "4k-compress-failing", 12, 3, 16, KIND_COMPRESS | KIND_FAILING, 1 },
   { "64k-zstd-compress-2", 16, 3, 16, KIND_COMPRESS | KIND_ZSTD, 2 },
+  { "4k-bitmaps-failing", 12, 3, 16, KIND_BITMAPS | KIND_FAILING, 1 },
   { "128k-2",             17, 3, 16, 0, 2 },
   { "256k-r1",            18, 3,  1, KIND_FULL, 1 },
   { "512k",               19, 3,  8, KIND_BACKING, 1 },
@@ -231,6 +237,18 @@ make_image (const struct base *b)
          len / 2 / SECTOR * SECTOR);
 }
 
+/* From now on they note writes; the second one does not. */
+static void
+make_bitmaps (const struct base *b)
+{
+  const unsigned granularity = b->kind->cluster_bits < 12 ? 512 : 4096;
+
+  if (b->kind->flags & KIND_BITMAPS)
+    run ("qemu-img bitmap --add -g %u disk.qcow2 on && "
+         "qemu-img bitmap --add -g 65536 --disable disk.qcow2 off",
+         granularity);
+}
+
 static char *
 read_file (const char *path, uint64_t *size)
 {
@@ -286,6 +304,7 @@ base_get (unsigned kind)
   b->disk_size = b->hot + hot_length (b->kind) + 3 * SECTOR;
   make_windows (b);
   make_image (b);
+  make_bitmaps (b);
   b->bytes = read_file ("disk.qcow2", &b->size);
   b->initial = check_memory (calloc (b->sectors, sizeof (tag)));
   run ("qemu-img convert -f qcow2 -O raw disk.qcow2 first.raw");

@@ -23,6 +23,7 @@
 #define KIND_COMPRESS 512       /* whole clusters are written compressed */
 #define KIND_DATA    1024       /* an external data file */
 #define KIND_RAW     2048       /* with that: it is raw */
+#define KIND_BITMAPS 4096       /* two dirty bitmaps, one disabled */
 
 struct kind {
   const char *name;

@@ -57,6 +57,7 @@ FEATURE (backing, k->flags & KIND_BACKING)
 FEATURE (compressed, k->flags & KIND_COMPRESSED)
 FEATURE (compress, k->flags & KIND_COMPRESS)
 FEATURE (extended, k->flags & KIND_EXTENDED)
+FEATURE (bitmaps, k->flags & KIND_BITMAPS)
 FEATURE (far_away, k->flags & KIND_FAR)
 FEATURE (tiny, k->flags & KIND_TINY)
 FEATURE (data, k->flags & KIND_DATA)
@@ -76,6 +77,7 @@ static const struct feature features[] = {
   { "compressed clusters", compressed },
   { "written compressed", compress },
   { "extended L2 entries", extended },
+  { "dirty bitmaps", bitmaps },
   { "the refcount table about to grow", far_away },
   { "tiny caches", tiny },
   { "external data file", data }, { "raw data file", raw },

@@ -49,6 +49,9 @@ static const char *const rules[NR_RULES] = {
   [SABOTAGE_PACKER] = "the packer stays in a cluster that is released",
   [SABOTAGE_DATA_SYNC] = "the data file is not synced",
   [SABOTAGE_RAW_FILL] = "raw clusters are not filled in durably",
+  [SABOTAGE_BITMAP_MARK] = "bitmaps are not marked in use",
+  [SABOTAGE_BITMAP_COMMIT] = "a bitmap directory is not committed",
+  [SABOTAGE_BITMAP_OLD] = "a bitmap directory is freed while it is used",
   [LYING_DISK] = "the disk lies about its syncs",
 };
 
@@ -83,6 +86,13 @@ takes_data (void)
   return rule == SABOTAGE_DATA_SYNC || rule == SABOTAGE_RAW_FILL;
 }
 
+static bool
+takes_bitmaps (void)
+{
+  return rule == SABOTAGE_BITMAP_MARK || rule == SABOTAGE_BITMAP_COMMIT
+    || rule == SABOTAGE_BITMAP_OLD;
+}
+
 /* The child; a failure of the explorer ends it. */
 static void __attribute__ ((noreturn))
 explore_broken (uint64_t most)
@@ -102,6 +112,7 @@ explore_broken (uint64_t most)
   for (; explore_stats.states < most; kind = (kind + 1) % nr_kinds) {
     if (kinds[kind].flags & KIND_FAILING
         || (takes_data () && !(kinds[kind].flags & KIND_DATA))
+        || (takes_bitmaps () && !(kinds[kind].flags & KIND_BITMAPS))
         || (takes_clients ()
             && (kinds[kind].clients == 1 || kinds[kind].cluster_bits > 14)))
       continue;
