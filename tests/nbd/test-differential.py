@@ -6,8 +6,8 @@
 The kinds are combined so that every two values of different parameters meet
 in some image.  An image goes through three rounds: one with a clean stop,
 after which QEMU's tools must find the model's contents, the snapshots
-untouched, neither corruption nor leaks, and the same block status as ours;
-one that ends with the server killed in the middle of requests, after which
+untouched, neither corruption nor leaks, the same block status as ours, and in
+the dirty bitmap what was asked for; one that ends with the server killed in the middle of requests, after which
 everything flushed must be there; and a last one on what the crash left.
 
 QCOW2_TEST_SEED and QCOW2_TEST_COUNT (requests a round) choose another run,
@@ -24,6 +24,7 @@ import time
 
 sys.dont_write_bytecode = True
 from qcow2lab import *                                  # noqa: E402,F403
+from bitmaplab import *                                 # noqa: E402,F403
 from nbdmodel import Driver, Model                      # noqa: E402
 
 PARAMETERS = {
@@ -42,6 +43,7 @@ PARAMETERS = {
     "compress": ["off", "deflate", "zstd"],
     "caches": ["default", "tiny"],
     "lazy": ["off", "on"],
+    "bitmap": ["none", "fine", "coarse"],
     "clients": ["one", "deep", "many"],
 }
 
@@ -51,6 +53,7 @@ def possible(case):
     get = case.get
     if get("version") == 2 and (get("refcount_bits", 16) != 16 or
                                 get("original") == "zstd" or
+                                get("bitmap", "none") != "none" or
                                 get("lazy") == "on"):
         return False
     if get("compress") == "zstd" and (get("version") == 2 or
@@ -193,6 +196,30 @@ def fill(rng, path, size, areas, pieces):
     os.close(fd)
 
 
+class Bitmap:
+    """What must be dirty, and what may be."""
+
+    def __init__(self, grain):
+        self.grain = grain
+        self.must, self.may = set(), set()
+        self.lost = False
+
+    def note(self, history):
+        for kind, offset, length, flags in history:
+            if kind in ("write", "zero", "trim"):
+                touched = grains([(offset, length)], self.grain)
+                self.may |= touched
+                # It may have been refused, and then has done nothing.
+                if not flags & nbd.CMD_FLAG_FAST_ZERO:
+                    self.must |= touched
+
+    def judge(self, dirty, who):
+        check(self.must <= dirty, "not dirty, says %s: %s", who,
+              sorted(self.must - dirty)[:9])
+        check(dirty <= self.may, "dirty, says %s: %s", who,
+              sorted(dirty - self.may)[:9])
+
+
 class Subject:
     """The image of a case and all that is known about it."""
 
@@ -207,6 +234,7 @@ class Subject:
         self.backing, self.backing_format = self.make_backing()
         self.make_image()
         self.make_snapshots()
+        self.bitmap = self.make_bitmap()
         expect_clean(self.path)
         raw = self.raw_name()
         qemu_img("convert", "-f", "qcow2", "-O", "raw", self.path, raw)
@@ -323,6 +351,17 @@ class Subject:
             if i + 1 < self.case["snapshots"] or self.rng.random() < 0.6:
                 self.dirty(self.path, 3)
 
+    def make_bitmap(self):
+        """What is known of a bitmap, or None."""
+        if self.case["bitmap"] == "none" or not self.lab.ours:
+            return None
+        grain = 512
+        while self.size // grain > (1 << 10 if self.case["bitmap"] == "coarse"
+                                    else 1 << 16):
+            grain *= 2
+        qemu_img("bitmap", "--add", "-g", grain, self.path, "b")
+        return Bitmap(grain)
+
     def close(self):
         self.model.close()
         for name in self.files:
@@ -372,6 +411,8 @@ class Subject:
         snapshots = []
         if self.lab.ours:
             names = [""] + ["snapshot:" + name for name in self.saved]
+            if self.bitmap and not self.bitmap.lost:
+                names.append("bitmap:b")
             check(server.exports() == names, "listed are %s, not %s",
                   server.exports(), names)
             for name, raw in self.saved.items():
@@ -399,7 +440,26 @@ class Subject:
         for _, fd in driver.readonly_disks:
             os.close(fd)
 
+    def note_bitmap(self, server, driver):
+        if self.bitmap and not self.bitmap.lost:
+            self.bitmap.note(driver.history)
+            self.bitmap.judge(our_dirty(server, "b", self.bitmap.grain), "us")
+
+    def judge_bitmap(self, killed=False):
+        """After a kill it is lost, unless nothing was written."""
+        if not self.bitmap:
+            return
+        flags = bitmap_info(self.path)["b"]
+        if killed and "in-use" in flags:
+            self.bitmap.lost = True
+        check(flags == ({"auto", "in-use"} if self.bitmap.lost
+                        else {"auto"}), "the bitmap is %s", flags)
+        if not self.bitmap.lost:
+            self.bitmap.judge(qemu_dirty(self.path, "b", self.bitmap.grain),
+                              "QEMU")
+
     def judge(self, leaks_allowed=False):
+        self.judge_bitmap()
         expect_clean(self.path, leaks_allowed)
         compare(self.path, self.model.path)
         if self.case["data"] == "raw":
@@ -420,6 +480,7 @@ class Subject:
             driver = self.driver(server)
             driver.go(count)
             ours = whole_map(driver.handles[0])
+            self.note_bitmap(server, driver)
             self.close_driver(driver)
         self.judge()
         theirs = qemu_map(self.lab, self.path)
@@ -460,6 +521,7 @@ class Subject:
         driver.go_until_crash(self.rng.randint(1, count))
         server.kill()
         self.close_driver(driver)
+        self.judge_bitmap(killed=True)
         if not self.lab.ours and self.case["lazy"] == "on":
             # What the dirty bit is for.
             qemu_img("check", "-r", "all", self.path, ok=(0, 2, 3))
@@ -486,8 +548,12 @@ def one_case(lab, seed, case, count):
             with subject.server() as server:
                 driver = subject.driver(server)
                 driver.go(count // 2)
+                subject.note_bitmap(server, driver)
                 subject.close_driver(driver)
             subject.judge(leaks_allowed=True)
+        if subject.bitmap:
+            qemu_img("bitmap", "--remove", subject.path, "b")
+            expect_clean(subject.path, leaks_allowed=True)
         if subject.saved and case["refcount_bits"] > 2:
             # QEMU must be able to go back in time on the result.
             name = rng.choice(sorted(subject.saved))
