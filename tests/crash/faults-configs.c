@@ -55,6 +55,11 @@ const struct fault_config fault_configs[] = {
   { "tracker", 512 * K, 48 * K, 0, 0, 2048,
     CREATE "-o cluster_size=512 disk.qcow2 512k && "
     IO "-c 'write -P 5 0 200k' && qemu-img snapshot -c one disk.qcow2" },
+  { "bitmaps", 512 * K, 48 * K, 0, 0, 0,
+    CREATE "-o cluster_size=1k disk.qcow2 512k && "
+    IO "-c 'write -P 5 0 200k' && qemu-img bitmap --add -g 512 disk.qcow2 "
+    "on && qemu-img bitmap --add --disable -g 512 disk.qcow2 off && "
+    "qemu-img bitmap --add -g 64k disk.qcow2 coarse" },
   { "2M", 8192 * K, 1024 * K, LONG_ONLY, 0, 0,
     CREATE "-o cluster_size=2M disk.qcow2 8M" },
 };
