@@ -18,12 +18,14 @@ AM_CPPFLAGS = -D_FILE_OFFSET_BITS=64
 AM_LDFLAGS =
 
 # Which headers a room may see: these lists keep the includes pointing
-# one way, plugin and tools -> image -> overlap, storage, format -> base.
+# one way, plugin and tools -> image -> overlap, storage, crypt, format -> base;
+# crypt sees format, too.
 # (-iquote, because a header of ours may bear the name of a system's.)
 SEES_BASE = -iquote $(top_srcdir)/lib/base
 SEES_ALL = \
 	$(SEES_BASE) \
 	-iquote $(top_srcdir)/lib/format \
+	-iquote $(top_srcdir)/lib/crypt \
 	-iquote $(top_srcdir)/lib/storage \
 	-iquote $(top_srcdir)/lib/overlap \
 	-iquote $(top_srcdir)/lib/image \
@@ -31,10 +33,18 @@ SEES_ALL = \
 
 LIBBASE = $(top_builddir)/lib/base/libqcow2base.la
 LIBFORMAT = $(top_builddir)/lib/format/libqcow2format.la
+LIBCRYPT = $(top_builddir)/lib/crypt/libqcow2crypt.la
 LIBSTORAGE = $(top_builddir)/lib/storage/libqcow2storage.la
 LIBOVERLAP = $(top_builddir)/lib/overlap/libqcow2overlap.la
 LIBIMAGE = $(top_builddir)/lib/image/libqcow2image.la
-LIBALL = $(LIBIMAGE) $(LIBOVERLAP) $(LIBSTORAGE) $(LIBFORMAT) $(LIBBASE)
+LIBALL = \
+	$(LIBIMAGE) \
+	$(LIBOVERLAP) \
+	$(LIBSTORAGE) \
+	$(LIBCRYPT) \
+	$(LIBFORMAT) \
+	$(LIBBASE) \
+	$(NULL)
 
 # Tests exit with 0, 1 or 77 (passed, failed, skipped).  The script
 # "run" in the top of the build tree sets their environment.  TESTS has

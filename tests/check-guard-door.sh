@@ -13,7 +13,7 @@ source "$top_srcdir/tests/functions.sh"
 requires nm --version
 cc=${CC:-cc}
 
-rooms="lib/base lib/format lib/overlap lib/storage lib/image plugin tools"
+rooms="lib/base lib/format lib/crypt lib/overlap lib/storage lib/image plugin tools"
 
 # includers SOURCES HEADER ALLOWED: the files below SOURCES that include
 # HEADER although they do not match ALLOWED.

@@ -34,17 +34,18 @@ symbols ()
 declare -A sees=(
   [base]="base"
   [format]="base format"
+  [crypt]="base format crypt"
   [storage]="base storage"
   [overlap]="base overlap"
-  [image]="base format storage overlap image"
+  [image]="base format crypt storage overlap image"
 )
-for room in base format storage overlap image; do
+for room in base format crypt storage overlap image; do
   symbols "$room" --defined-only >"$workdir/$room.has"
   [ -s "$workdir/$room.has" ] || fail "lib/$room defines nothing"
 done
 for room in "${!sees[@]}"; do
   symbols "$room" --undefined-only >"$workdir/$room.needs"
-  for other in base format storage overlap image; do
+  for other in base format crypt storage overlap image; do
     case " ${sees[$room]} " in *" $other "*) continue ;; esac
     common=$(comm -12 "$workdir/$room.needs" "$workdir/$other.has")
     [ -z "$common" ] || fail "lib/$room needs $common of lib/$other"
@@ -53,11 +54,13 @@ done
 
 io='open|openat|read|pread|preadv|write|pwrite|pwritev|fsync|fdatasync'
 io+='|lseek|close|stat|fstat|fopen|fcntl|ioctl|mmap|socket|fallocate'
-for room in format overlap; do
+for room in format crypt overlap; do
   if grep -xE "_*($io)(64|v2)?(_chk)?" "$workdir/$room.needs"; then
     fail "lib/$room does input or output"
   fi
 done
-if grep -x 'pthread_.*' "$workdir/format.needs"; then
-  fail "lib/format takes locks"
-fi
+for room in format crypt; do
+  if grep -x 'pthread_.*' "$workdir/$room.needs"; then
+    fail "lib/$room takes locks"
+  fi
+done

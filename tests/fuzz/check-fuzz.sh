@@ -37,7 +37,8 @@ cflags=(-std=gnu11 -g -O2 -pthread -D_FILE_OFFSET_BITS=64
 if [ "$SANITIZE" ]; then
   cflags+=("-fsanitize=$SANITIZE" -fno-sanitize-recover=undefined)
 fi
-for room in lib/base lib/format lib/storage lib/overlap lib/image plugin; do
+for room in lib/base lib/format lib/crypt lib/storage lib/overlap \
+            lib/image plugin; do
   cflags+=(-iquote "$SOURCE/$room")
 done
 read -ra more <<<"${MORE_CFLAGS-}"
