@@ -19,6 +19,9 @@
 /* Something of the options was given, so create must be, too. */
 static const char *given;
 
+/* Something of the encryption was given, so its format must be, too. */
+static const char *encrypt_given;
+
 static const struct choice versions[] = {
   { "v2", 2 }, { "0.10", 2 }, { "v3", 3 }, { "1.1", 3 }, { NULL, 0 }
 };
@@ -100,6 +103,67 @@ set_flag (const char *key, const char *value, bool *r)
   return 0;
 }
 
+/* One format: QEMU's AES is too weak to make more of it. */
+static int
+set_encrypt_format (const char *key, const char *value)
+{
+  static const struct choice encryptions[] = { { "luks", 1 }, { NULL, 0 } };
+  uint32_t v;
+
+  if (config_choice (key, value, encryptions, &v) == -1)
+    return -1;
+  options ()->encrypt = true;
+  return 0;
+}
+
+/* What is not a name of theirs is said when the header is made. */
+static int
+set_encrypt_name (const char *key, const char *value, const char **r)
+{
+  if (!*value)
+    return config_bad_value (key, value, "a name");
+  encrypt_given = key;
+  *r = value;
+  return 0;
+}
+
+static int
+set_encrypt_cipher_alg (const char *key, const char *value)
+{
+  return set_encrypt_name (key, value, &options ()->luks.cipher_alg);
+}
+
+static int
+set_encrypt_cipher_mode (const char *key, const char *value)
+{
+  return set_encrypt_name (key, value, &options ()->luks.cipher_mode);
+}
+
+static int
+set_encrypt_hash_alg (const char *key, const char *value)
+{
+  return set_encrypt_name (key, value, &options ()->luks.hash_alg);
+}
+
+static int
+set_encrypt_iter_time (const char *key, const char *value)
+{
+  encrypt_given = key;
+  return config_size (key, value, &options ()->luks.iter_time);
+}
+
+static int
+set_encrypt_ivgen_alg (const char *key, const char *value)
+{
+  return set_encrypt_name (key, value, &options ()->luks.ivgen_alg);
+}
+
+static int
+set_encrypt_ivgen_hash_alg (const char *key, const char *value)
+{
+  return set_encrypt_name (key, value, &options ()->luks.ivgen_hash_alg);
+}
+
 static int
 set_data_file (const char *key, const char *value)
 {
@@ -170,6 +234,13 @@ static const struct parameter parameters[] = {
   { "create.compression-type", set_compression_type },
   { "create.data-file", set_data_file },
   { "create.data-file-raw", set_data_file_raw },
+  { "create.encrypt.cipher-alg", set_encrypt_cipher_alg },
+  { "create.encrypt.cipher-mode", set_encrypt_cipher_mode },
+  { "create.encrypt.format", set_encrypt_format },
+  { "create.encrypt.hash-alg", set_encrypt_hash_alg },
+  { "create.encrypt.iter-time", set_encrypt_iter_time },
+  { "create.encrypt.ivgen-alg", set_encrypt_ivgen_alg },
+  { "create.encrypt.ivgen-hash-alg", set_encrypt_ivgen_hash_alg },
   { "create.extended-l2", set_extended_l2 },
   { "create.lazy-refcounts", set_lazy_refcounts },
   { "create.preallocation", set_preallocation },
@@ -193,7 +264,7 @@ void
 config_create_init (void)
 {
   create_options_init (&config.create_options);
-  given = NULL;
+  given = encrypt_given = NULL;
 }
 
 int
@@ -204,6 +275,17 @@ config_create_complete (void)
                   "made", given);
     return -1;
   }
+  if (encrypt_given && !options ()->encrypt) {
+    report_error ("%s: expected create.encrypt.format=luks, too; without it "
+                  "the image is not encrypted", encrypt_given);
+    return -1;
+  }
+  if (options ()->encrypt && !config.image.passphrase) {
+    report_error ("create.encrypt.format: expected passphrase=, too, which "
+                  "will open the image");
+    return -1;
+  }
+  options ()->passphrase = config.image.passphrase;
   if (config.resize_shrink && !config.resize) {
     report_error ("resize-shrink: expected resize=SIZE, too; without it the "
                   "disk keeps its size");

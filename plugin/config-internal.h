@@ -45,4 +45,8 @@ void config_create_init (void);
 const struct parameter *config_create_find (const char *key);
 int config_create_complete (void);
 
+/* config-passphrase.c: passphrase=, backing-passphrase=. */
+int config_set_passphrase (const char *key, const char *value);
+int config_set_backing_passphrase (const char *key, const char *value);
+
 #endif /* QCOW2_CONFIG_INTERNAL_H */

@@ -40,6 +40,8 @@ const char config_help[] =
   "[file=]<IMAGE>                  (required) qcow2 file, block device or\n"
   "                                NBD URI\n"
   "backing-file=<FILE>|<URI>       use this, not the name in the image\n"
+  "backing-passphrase=<...>        of encrypted backing files, as passphrase=\n"
+  "                                (default that one)\n"
   "check=off|report|leaks|all      check consistency, repair (default off)\n"
   "commit-interval=<SECONDS>       commit unflushed metadata\n"
   "                                (default 5, 0 is never)\n"
@@ -53,6 +55,16 @@ const char config_help[] =
   "create.compat=v2|v3             version of the format (default v3)\n"
   "create.compression-type=zlib|zstd\n"
   "                                (default zlib)\n"
+  "create.encrypt.cipher-alg=<NAME>\n"
+  "                                (default aes-256)\n"
+  "create.encrypt.cipher-mode=<NAME>\n"
+  "                                (default xts)\n"
+  "create.encrypt.format=luks      encrypt the image, with passphrase=\n"
+  "create.encrypt.hash-alg=<NAME>  (default sha256)\n"
+  "create.encrypt.iter-time=<MS>   time to derive the key (default 2000)\n"
+  "create.encrypt.ivgen-alg=<NAME> (default plain64)\n"
+  "create.encrypt.ivgen-hash-alg=<NAME>\n"
+  "                                of essiv (default sha256)\n"
   "create.extended-l2=on|off       (default off)\n"
   "create.lazy-refcounts=on|off    (default off)\n"
   "create.data-file=<FILE>         put the data there, and make it, too\n"
@@ -86,6 +98,8 @@ const char config_help[] =
   "                                cache of the tracker (default 64k)\n"
   "overlap-structures.total-size-limit=<SIZE>|unlimited\n"
   "                                memory of the tracker (default unlimited)\n"
+  "passphrase=<SECRET>|+<FILE>|-<FD>|-\n"
+  "                                of an encrypted image; - asks for it\n"
   "reconnect=<SECONDS>             wait so long for a lost NBD server\n"
   "                                (default 0, no second connection)\n"
   "refcount-cache-size=<SIZE>      (default 4M)\n"
@@ -500,6 +514,7 @@ set_compressed_cache_size (const char *key, const char *value)
 static const struct parameter parameters[] = {
   { "file", set_file },
   { "backing-file", set_backing_file },
+  { "backing-passphrase", config_set_backing_passphrase },
   { "check", set_check },
   { "commit-interval", set_commit_interval },
   { "compress", set_compress },
@@ -517,6 +532,7 @@ static const struct parameter parameters[] = {
   { "overlap-limit", set_overlap_limit },
   { "overlap-structures.bitmap-size", set_bitmap_size },
   { "overlap-structures.total-size-limit", set_total_size_limit },
+  { "passphrase", config_set_passphrase },
   { "reconnect", set_reconnect },
   { "refcount-cache-size", set_refcount_cache_size },
   { "timeout", set_timeout },
@@ -640,6 +656,7 @@ config_free (void)
 {
   size_t i;
 
+  config_wipe_passphrases ();
   for (i = 0; i < nr_external_files; i++)
     free (external_files[i]);
   free (external_files);

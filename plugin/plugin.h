@@ -45,6 +45,9 @@ int config_complete (void);
  */
 int config_make_absolute (void);
 
+/* Forget the passphrases, when no image will be opened with them. */
+void config_wipe_passphrases (void);
+
 /* Free what the parameters took.  The image is closed by then. */
 void config_free (void);
 

@@ -97,7 +97,7 @@ qcow2_dump_plugin (void)
   printf ("qcow2_zstd=yes\n");
   printf ("qcow2_compress=deflate,zstd\n");
   printf ("qcow2_extended_l2=yes\n");
-  printf ("qcow2_encryption=no\n");
+  printf ("qcow2_encryption=luks,aes\n");
   printf ("qcow2_external_data=yes\n");
   printf ("qcow2_image_over_nbd=yes\n");
   printf ("qcow2_snapshot_exports=yes\n");
@@ -129,6 +129,8 @@ open_image (void)
     image = NULL;
   if (r < 0 && r != -EINPROGRESS && config.create)
     unlink (config.image.filename);
+  if (r != -EINPROGRESS)
+    config_wipe_passphrases ();
   return r;
 }
 

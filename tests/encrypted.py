@@ -12,13 +12,14 @@ CLOCK_STOOD_STILL = b"Unable to get accurate CPU usage"
 TRIES = 200
 
 
-def create_encrypted(path, size, passphrase, method="luks", **options):
+def create_encrypted(path, size, passphrase, method="luks", more=(),
+                     **options):
     """qemu-img create with encryption; the names of options, which are those
-    of encrypt.*, have _ for -."""
+    of encrypt.*, have _ for -.  MORE are further arguments."""
     if method == "luks":
         options.setdefault("iter_time", 10)
     encryption = {"format": method, "key_secret": "s", **options}
-    argv = ["qemu-img", "create", "-q", "-f", "qcow2",
+    argv = ["qemu-img", "create", "-q", "-f", "qcow2", *more,
             "--object", "secret,id=s,data=" + passphrase,
             "-o", ",".join("encrypt.%s=%s" % (name.replace("_", "-"), value)
                            for name, value in encryption.items()),

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 
 /* The first cluster of a new image: the fields, the header extensions
- * that name the backing format and the data file, and the backing file's
- * name (qcow2 specification, "Header").  What is decoded by header.c is encoded
- * here, but only for images that are being made: an existing header is
- * never written as a whole.
+ * that name the backing format, the data file and the encryption header,
+ * and the backing file's name (qcow2 specification, "Header").  What is
+ * decoded by header.c is encoded here, but only for images that are being
+ * made: an existing header is never written as a whole.
  */
 
 #include <config.h>
@@ -22,6 +22,8 @@
 
 #define EXTENSION_BACKING_FORMAT UINT32_C (0xe2792aca)
 #define EXTENSION_DATA_FILE      UINT32_C (0x44415441)
+#define EXTENSION_CRYPTO         UINT32_C (0x0537be77)
+#define CRYPTO_LENGTH            24      /* of the extension, bytes */
 #define EXTENSION_END            UINT32_C (0)
 
 static void
@@ -55,13 +57,24 @@ encode_string (uint32_t type, const char *s, uint8_t *buf, size_t at)
   return at + length_of_string (s);
 }
 
+static size_t
+encode_crypto (const struct header *h, uint8_t *buf, size_t at)
+{
+  store_be32 (buf + at, EXTENSION_CRYPTO);
+  store_be32 (buf + at + 4, CRYPTO_LENGTH - 8);
+  store_be64 (buf + at + 8, h->crypto_offset);
+  store_be64 (buf + at + 16, h->crypto_length);
+  return at + CRYPTO_LENGTH;
+}
+
 /* *AT is where they begin, and then where they end. */
 static int
 encode_extensions (const struct header *h, uint8_t *buf, size_t *at,
                    struct format_error *e)
 {
   const size_t length = length_of_string (h->backing_format)
-    + length_of_string (h->data_file) + 8;
+    + length_of_string (h->data_file)
+    + (h->has_crypto ? CRYPTO_LENGTH : 0) + 8;
 
   if (length > h->cluster_size - *at)
     return format_fail (e, -ENAMETOOLONG,
@@ -71,6 +84,8 @@ encode_extensions (const struct header *h, uint8_t *buf, size_t *at,
   *at = encode_string (EXTENSION_BACKING_FORMAT, h->backing_format, buf,
                        *at);
   *at = encode_string (EXTENSION_DATA_FILE, h->data_file, buf, *at);
+  if (h->has_crypto)
+    *at = encode_crypto (h, buf, *at);
   store_be64 (buf + *at, EXTENSION_END);
   *at += 8;
   return 0;

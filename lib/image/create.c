@@ -4,8 +4,8 @@
  *
  * All of its metadata lies at the beginning, table after table:
  *
- *   cluster 0 | refcount table | refcount blocks | L1 | L2 tables | data
- *    header
+ *   cluster 0 | refcount table | refcount blocks | LUKS | L1 | L2 tables
+ *    header                                         header       | data
  *
  * L2 tables and data only if they are preallocated; data may be in a file
  * of its own (create-data-file.c).  Where everything
@@ -51,7 +51,8 @@ struct layout {
   struct header header;
   bool extended_l2;
   bool data_file;               /* DATA is not in this file */
-  struct part table, blocks, l1, l2, data;
+  struct part table, blocks, crypt, l1, l2, data;
+  uint8_t *luks;                /* the LUKS header, crypto_length bytes */
   uint64_t total;               /* clusters of the file */
 };
 
@@ -61,6 +62,7 @@ create_options_init (struct create_options *o)
   *o = (struct create_options) {
     .cluster_size = 65536, .refcount_bits = 16, .version = 3,
   };
+  luks_options_init (&o->luks);
 }
 
 /*----------------------------------------------------------------------
@@ -94,6 +96,9 @@ check_v2 (const char *filename, const struct create_options *o)
     return bad (filename, "version 2 has no compression type but deflate");
   if (o->data_file)
     return bad (filename, "version 2 has no external data files");
+  if (o->encrypt && o->preallocation != PREALLOCATE_OFF)
+    return bad (filename, "without zero clusters, which version 2 has not, "
+                "what is preallocated and encrypted would read as garbage");
   return 0;
 }
 
@@ -105,6 +110,8 @@ check_data_file (const char *filename, const struct create_options *o)
   if (o->data_file_raw && o->backing_file)
     return bad (filename, "a raw data file is all of the disk, so that there "
                 "can be no backing file");
+  if (o->data_file_raw && o->encrypt)
+    return bad (filename, "what is encrypted is not raw");
   if (o->data_file && o->size > MAX_HOST_OFFSET)
     return bad (filename, "a disk with a data file is smaller than 2^56 bytes");
   return 0;
@@ -153,7 +160,7 @@ static void
 place_parts (struct layout *l)
 {
   struct part *const parts[] = {
-    &l->table, &l->blocks, &l->l1, &l->l2, &l->data
+    &l->table, &l->blocks, &l->crypt, &l->l1, &l->l2, &l->data
   };
   size_t i;
 
@@ -193,7 +200,7 @@ lay_out (struct layout *l, const struct create_options *o)
     place_parts (l);
     l->blocks.count = div_up (l->total, per_block);
     l->table.count = div_up (l->blocks.count * 8, h->cluster_size);
-  } while (1 + l->table.count + l->blocks.count != l->l1.first);
+  } while (1 + l->table.count + l->blocks.count != l->crypt.first);
 
   if (l->table.count * h->cluster_size > MAX_REFCOUNT_TABLE_BYTES
       || l->total > MAX_HOST_OFFSET >> h->cluster_bits)
@@ -202,6 +209,7 @@ lay_out (struct layout *l, const struct create_options *o)
   h->refcount_table_offset = l->table.first * h->cluster_size;
   h->refcount_table_clusters = (uint32_t) l->table.count;
   h->l1_table_offset = l->l1.first * h->cluster_size;
+  h->crypto_offset = l->crypt.first * h->cluster_size;
   return 0;
 }
 
@@ -243,9 +251,37 @@ set_header (struct header *h, const struct create_options *o,
   return 0;
 }
 
+static int
+make_luks (struct layout *l, const struct create_options *o)
+{
+  struct header *h = &l->header;
+  struct format_error e;
+  size_t len;
+  int r = crypt_create_luks (&o->luks, o->passphrase, &l->luks, &len, &e);
+
+  if (r < 0) {
+    report_error ("%s: cannot create the image: %s", l->filename, e.text);
+    return r;
+  }
+  h->crypt_method = CRYPT_LUKS;
+  h->has_crypto = true;
+  h->crypto_length = len;
+  l->crypt.count = div_up (len, h->cluster_size);
+  return 0;
+}
+
 /*----------------------------------------------------------------------
  * The contents, cluster by cluster.
  */
+
+/* Data that is preallocated and encrypted was never written, so it would
+ * decrypt to garbage: it has the flag of zeroes.
+ */
+static bool
+data_is_zero (const struct layout *l)
+{
+  return l->header.has_crypto;
+}
 
 /* Host offset of the Nth cluster of a part, 0 if it has fewer. */
 static uint64_t
@@ -274,21 +310,25 @@ data_entry (const struct layout *l, uint64_t n)
 {
   if (n >= l->data.count)
     return 0;
-  return ENTRY_COPIED | (l->data_file ? n * l->header.cluster_size
-                         : place_in (l, &l->data, n));
+  return ENTRY_COPIED
+    | (data_is_zero (l) && !l->extended_l2 ? ENTRY_ZERO : 0)
+    | (l->data_file ? n * l->header.cluster_size
+       : place_in (l, &l->data, n));
 }
 
 static void
 fill_l2 (const struct layout *l, uint64_t n, uint8_t *buf)
 {
   const unsigned size = l->extended_l2 ? 16 : 8;
+  const uint64_t subclusters = data_is_zero (l) ? ALL_SUBCLUSTERS << 32
+    : ALL_SUBCLUSTERS;
   uint64_t i, entry;
 
   for (i = 0; i < entries_of_l2 (l); ++i) {
     entry = data_entry (l, n + i);
     store_be64 (buf + i * size, entry);
     if (l->extended_l2)
-      store_be64 (buf + i * size + 8, entry ? ALL_SUBCLUSTERS : 0);
+      store_be64 (buf + i * size + 8, entry ? subclusters : 0);
   }
 }
 
@@ -302,6 +342,17 @@ fill_refcounts (const struct layout *l, uint64_t block, uint8_t *buf)
   memset (buf, 0, l->header.cluster_size);
   for (i = 0; i < n && block * n + i < l->total; ++i)
     refcount_set (buf, order, i, 1);
+}
+
+/* The Nth cluster of the LUKS header. */
+static void
+fill_luks (const struct layout *l, uint64_t n, uint8_t *buf)
+{
+  const uint64_t size = l->header.cluster_size;
+  const uint64_t len = MIN (l->header.crypto_length - n * size, size);
+
+  memcpy (buf, l->luks + n * size, len);
+  memset (buf + len, 0, size - len);
 }
 
 /* True if CLUSTER belongs to PART; *N is then which of its clusters. */
@@ -328,6 +379,8 @@ fill_cluster (const struct layout *l, uint64_t cluster, uint8_t *buf)
     fill_pointers (l, &l->l2, n * pointers, ENTRY_COPIED, buf);
   else if (is_in (&l->l2, cluster, &n))
     fill_l2 (l, n * entries_of_l2 (l), buf);
+  else if (is_in (&l->crypt, cluster, &n))
+    fill_luks (l, n, buf);
   else {
     r = header_encode (&l->header, buf, &e);
     if (r < 0)
@@ -355,7 +408,7 @@ static int
 make_file (const char *filename, const struct create_options *o,
            struct layout *l)
 {
-  struct storage_contents contents = {
+  const struct storage_contents contents = {
     .rest = create_rest (o->preallocation), .fill = fill, .opaque = l,
     .filled = l->data.first * l->header.cluster_size,
     .size = l->total * l->header.cluster_size,
@@ -370,6 +423,29 @@ make_file (const char *filename, const struct create_options *o,
   return r;
 }
 
+/* The layout is known: make the files. */
+static int
+make_files (const char *filename, const struct create_options *o,
+            struct layout *l)
+{
+  CLEANUP_FREE uint8_t *buf = malloc (l->header.cluster_size);
+  CLEANUP_FREE char *data_file = NULL;
+  int r;
+
+  /* All else that can be wrong with the options. */
+  if (!buf)
+    return -ENOMEM;
+  r = fill_cluster (l, 0, buf);
+  if (r == 0 && o->data_file)
+    r = create_data_file (filename, o, l->header.size, &data_file);
+  if (r < 0)
+    return r;
+  r = make_file (filename, o, l);
+  if (r < 0 && data_file)
+    unlink (data_file);
+  return r;
+}
+
 int
 image_create (const char *filename, const struct create_options *o)
 {
@@ -377,27 +453,16 @@ image_create (const char *filename, const struct create_options *o)
     .filename = filename, .extended_l2 = o->extended_l2,
     .data_file = o->data_file != NULL,
   };
-  CLEANUP_FREE char *data_file = NULL;
-  CLEANUP_FREE uint8_t *buf = NULL;
   int r = check_options (filename, o);
 
   if (r == 0)
     r = set_header (&l.header, o, filename);
+  if (r == 0 && o->encrypt)
+    r = make_luks (&l, o);
   if (r == 0)
     r = lay_out (&l, o);
-  if (r < 0)
-    return r;
-  /* All else that can be wrong with the options. */
-  buf = malloc (l.header.cluster_size);
-  if (!buf)
-    return -ENOMEM;
-  r = fill_cluster (&l, 0, buf);
-  if (r == 0 && o->data_file)
-    r = create_data_file (filename, o, l.header.size, &data_file);
-  if (r < 0)
-    return r;
-  r = make_file (filename, o, &l);
-  if (r < 0 && data_file)
-    unlink (data_file);
+  if (r == 0)
+    r = make_files (filename, o, &l);
+  free (l.luks);
   return r;
 }

@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "crypt.h"
 #include "header.h"
 
 /* Where guest data will be, before it is written (qemu-img(1),
@@ -15,7 +16,8 @@
  */
 enum preallocation {
   PREALLOCATE_OFF,
-  PREALLOCATE_METADATA,         /* every cluster has its place */
+  PREALLOCATE_METADATA,         /* every cluster has its place; if it is
+                                   encrypted as one that reads as zeroes */
   PREALLOCATE_FALLOC,           /* and its space is reserved */
   PREALLOCATE_FULL,             /* and zeroes are written to it */
 };
@@ -34,6 +36,9 @@ struct create_options {
   bool data_file_raw;           /* it is the disk, read alone */
   const char *backing_file;     /* stored as it is; or NULL */
   const char *backing_format;   /* "qcow2" or "raw"; with a backing file */
+  bool encrypt;                 /* with LUKS */
+  struct luks_options luks;
+  const char *passphrase;       /* of an encrypted image */
 };
 
 /* qemu-img's defaults; the size is 0. */

@@ -4,8 +4,8 @@
  *
  * The map says at which host offset a guest cluster is; this file knows
  * what that means: which file the offset belongs to, and what the bytes
- * there look like.  Reading, writing and copying of clusters go through
- * here, so that nothing above needs to know.
+ * there look like (data-crypt.c).  Reading, writing and copying of
+ * clusters go through here, so that nothing above needs to know.
  *
  * What changes the file goes on to the guard; there is no other way.
  *
@@ -14,7 +14,9 @@
 
 #include <config.h>
 
-#include "data.h"
+#include "checked.h"
+#include "crypt.h"
+#include "data-internal.h"
 #include "image-internal.h"
 
 /* The file that guest data is in. */
@@ -24,27 +26,62 @@ file_of_data (const struct image *img)
   return img->data_file ? img->data_file : img->storage;
 }
 
+static bool
+is_encrypted (const struct image *img)
+{
+  return img->header.crypt_method != CRYPT_NONE;
+}
+
+int
+data_read_stored (struct image *img, void *buf, size_t len, uint64_t host)
+{
+  return storage_read (file_of_data (img), buf, len, host);
+}
+
+int
+data_write_stored (struct image *img, const struct iovec *iov, int cnt,
+                   uint64_t host, bool durable)
+{
+  return guard_write (img, img->data_file ? GUARD_EXTERNAL : GUARD_DATA, iov,
+                      cnt, host, durable);
+}
+
 int
 data_read (struct image *img, void *buf, size_t len, uint64_t host,
            uint64_t guest)
 {
-  (void) guest;
-  return storage_read (file_of_data (img), buf, len, host);
+  return is_encrypted (img) ? data_crypt_read (img, buf, len, host, guest)
+    : data_read_stored (img, buf, len, host);
 }
 
 int
 data_write (struct image *img, const struct iovec *iov, int cnt,
             uint64_t host, uint64_t guest, bool durable)
 {
-  (void) guest;
-  return guard_write (img, img->data_file ? GUARD_EXTERNAL : GUARD_DATA, iov,
-                      cnt, host, durable);
+  return is_encrypted (img)
+    ? data_crypt_write (img, iov, cnt, host, guest, durable)
+    : data_write_stored (img, iov, cnt, host, durable);
+}
+
+bool
+data_is_partial (const struct image *img, uint64_t guest, uint64_t len)
+{
+  return is_encrypted (img) && !is_aligned (guest | len, CRYPT_SECTOR);
+}
+
+bool
+data_holes_are_zero (const struct image *img)
+{
+  return !is_encrypted (img);
 }
 
 int
 data_map (struct image *img, uint64_t host, uint64_t *len, bool *hole)
 {
-  return storage_map (file_of_data (img), host, len, hole);
+  int r = storage_map (file_of_data (img), host, len, hole);
+
+  *hole = r == 0 && *hole && data_holes_are_zero (img);
+  return r;
 }
 
 void

@@ -27,7 +27,18 @@ int data_read (struct image *img, void *buf, size_t len, uint64_t host,
 int data_write (struct image *img, const struct iovec *iov, int cnt,
                 uint64_t host, uint64_t guest, bool durable);
 
-/* As storage_map: is the beginning of the range a hole below? */
+/* Would writing this range in place write again what is around it?  Then
+ * the caller needs the exclusive range lock.
+ */
+bool data_is_partial (const struct image *img, uint64_t guest,
+                      uint64_t len);
+
+/* Does a cluster that was never written to read as zeroes? */
+bool data_holes_are_zero (const struct image *img);
+
+/* As storage_map: is the beginning of the range a hole below, which reads
+ * as zeroes?
+ */
 int data_map (struct image *img, uint64_t host, uint64_t *len, bool *hole);
 
 /* As storage_will_need. */

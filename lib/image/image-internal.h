@@ -80,6 +80,8 @@ struct image {
   pthread_mutex_t corrupt_lock;
 
   struct layer *backing;        /* NULL: none */
+  struct crypt *crypt;          /* NULL: no encryption, or no key is
+                                   needed; of a view: its parent's */
   struct guard guard;
   struct claims claims;
   struct map map;

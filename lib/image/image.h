@@ -62,6 +62,10 @@ struct image_config {
                                    NULL-terminated */
   const char *backing_file;     /* instead of the image's; or NULL */
   const char *data_file;        /* the same */
+  const char *passphrase;       /* of an encrypted image; or NULL */
+  const char *backing_passphrase; /* of its layers, if another; or NULL */
+  bool metadata_only;           /* guest data will not be read: no key is
+                                   needed */
   unsigned commit_interval;     /* seconds; 0 is never */
   bool discard;                 /* false: trims are ignored */
   enum detect_zeroes detect_zeroes; /* of writes */
@@ -92,7 +96,7 @@ struct image;
  * connections to NBD servers (unless NO_CONNECTIONS), changes nothing in
  * the file, unless CONFIG->check asks for a repair (which takes the lock
  * of a writer meanwhile).  Strings of CONFIG must live as long as the
- * image; the struct itself need not.
+ * image, but for the passphrases; the struct itself need not.
  *
  * An image that is marked corrupt, or found so now, opens read-only
  * (image_is_writable says false, BLOCK_IMAGE_CORRUPTED is sent for what

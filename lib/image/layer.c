@@ -102,6 +102,8 @@ layer_config (const struct image *img, const char *path)
   config.compress = COMPRESS_OFF;
   config.backing_file = NULL;
   config.data_file = NULL;
+  if (config.backing_passphrase)
+    config.passphrase = config.backing_passphrase;
   config.l2_cache_size = MIN (config.l2_cache_size
                               ? config.l2_cache_size : UINT64_MAX,
                               UINT64_C (32) << 20);

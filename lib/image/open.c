@@ -27,7 +27,9 @@
 #include "compress.h"
 #include "compressed.h"
 #include "corrupt.h"
+#include "crypt.h"
 #include "data-file.h"
+#include "encryption.h"
 #include "image-internal.h"
 #include "report.h"
 #include "walk.h"
@@ -80,29 +82,6 @@ read_header (struct image *img)
   img->cluster_bits = img->header.cluster_bits;
   img->size = img->header.size;
   img->bitmaps_valid = img->header.autoclear & AUTOCLEAR_BITMAPS;
-  return 0;
-}
-
-static int
-unsupported (struct image *img, const char *what)
-{
-  report_error ("%s: %s", img->config.filename, what);
-  return -ENOTSUP;
-}
-
-/* What the format has and this engine does not serve yet. */
-static int
-check_supported (struct image *img)
-{
-  const struct header *h = &img->header;
-
-  /* Encryption is a field, not a feature bit. */
-  if (h->crypt_method != CRYPT_NONE)
-    return unsupported (img, h->crypt_method == CRYPT_LUKS
-                        ? "encrypted images are not supported yet "
-                        "(crypt_method is 2, LUKS)"
-                        : "encrypted images are not supported yet "
-                        "(crypt_method is 1, AES)");
   return 0;
 }
 
@@ -394,11 +373,11 @@ open_parts (struct image *img, struct chain *chain)
     return io_failed (img, "finding the size of the file", r);
   r = read_header (img);
   if (r == 0)
-    r = check_supported (img);
-  if (r == 0)
     r = compress_check (img);
   if (r == 0)
     r = data_file_open (img, chain);
+  if (r == 0)
+    r = encryption_open (img);
   if (r == 0)
     r = map_open (img);
   if (r == 0)
@@ -412,6 +391,9 @@ open_parts (struct image *img, struct chain *chain)
    * tells of corruption, once.
    */
   r = layer_open (img, chain, &img->backing);
+  if (r == 0 && img->is_top)
+    r = encryption_check_passphrases (img);
+  img->config.passphrase = img->config.backing_passphrase = NULL;
   if (r < 0)
     return r;
   if (img->is_top)
@@ -582,8 +564,10 @@ image_close (struct image *img)
     return;
   commit_stop (img);
   workers_stop (img->workers);
-  if (!img->parent)
+  if (!img->parent) {
     layer_close (img->backing);
+    crypt_close (img->crypt);
+  }
   if (img->refcounts.hash || img->refcounts.table)
     refcounts_close (img);
   l2cache_close (img);

@@ -111,6 +111,7 @@ image_open_snapshot (struct image *img, uint32_t i, struct image **ret)
   view->read_only = true;
   view->backing = img->backing;
   view->data_file = img->data_file;
+  view->crypt = img->crypt;
   atomic_store (&view->preallocated, -1);
   r = guard_init (view);
   if (r == 0)

@@ -242,6 +242,9 @@ walk_metadata (struct image *img, overlap_set types, walk_fn *fn,
   int r;
 
   r = visit (&w, OVERLAP_MAIN_HEADER, 0, img->cluster_size);
+  if (r == 0 && img->header.has_crypto)
+    r = visit (&w, OVERLAP_CRYPTO_HEADER, img->header.crypto_offset,
+               img->header.crypto_length);
   if (r == 0)
     r = claims_walk (img, types, fn, opaque);
   if (r == 0)

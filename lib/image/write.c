@@ -4,8 +4,9 @@
  *
  * A request goes slice by slice.  In each the clusters that may be
  * written in place (map_lookup_for_write) are, under the shared range
- * lock.  Where the first other one is met, the rest of the slice's part
- * is taken again under the exclusive lock:
+ * lock.  Where the first other one is met, or if parts of encrypted
+ * sectors have to be completed, the rest of the slice's part is taken
+ * under the exclusive lock:
  *
  *     look up, allocate, write the data and what else of the old
  *     clusters must survive, all in one write, then link (map_set)
@@ -140,7 +141,7 @@ old_contents (struct image *img, uint64_t offset, uint64_t len,
 
 /* Write LEN bytes of the piece to HOST, completed to whole units (a power
  * of two) unless everything around reads as zeroes both before
- * (OLD_ZEROES) and after (NEW_ZEROES: the clusters hold zeroes).
+ * (OLD_ZEROES) and after (NEW_ZEROES: the clusters were never written to).
  */
 static int
 write_whole (struct image *img, const struct piece *p, uint64_t len,
@@ -153,7 +154,7 @@ write_whole (struct image *img, const struct piece *p, uint64_t len,
   struct iovec iov[3];
   int r;
 
-  if (old_zeroes && new_zeroes)
+  if (old_zeroes && new_zeroes && data_holes_are_zero (img))
     head_len = tail_len = 0;
   /* A data file is not to become longer than the disk. */
   if (img->data_file)
@@ -323,11 +324,12 @@ static int
 write_piece (struct image *img, struct piece *p)
 {
   struct range_hold hold;
-  int r;
+  int r = 0;
 
   if (img->raw_data)
     return write_raw (img, p);
-  r = write_shared (img, p);
+  if (!data_is_partial (img, p->offset, p->len))
+    r = write_shared (img, p);
   /* A hole below a cluster in place needs space, too. */
   if ((r < 0 && r != -ENOSPC) || p->len == 0)
     return r;

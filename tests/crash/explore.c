@@ -186,16 +186,22 @@ ask_qemu (void)
 {
   const unsigned n = history_sectors (now.history);
   tag *tags = calloc (n, sizeof *tags);
+  const char *state = kind_named (now.base->kind, "state.qcow2");
+  char command[400];
   int status;
 
   if (tags == NULL || !disk_save (now.disk, "state.qcow2"))
     abort ();
-  status = run ("qemu-img check -q -f qcow2 state.qcow2 >check.out 2>&1");
+  snprintf (command, sizeof command, "qemu-img check -q %s >check.out 2>&1",
+            state);
+  status = run (command);
   if (status != 0 && status != 3) {
     run ("tail -n 20 check.out");
     wrong ("qemu-img check finds corruption");
   }
-  if (run ("qemu-img convert -f qcow2 -O raw state.qcow2 state.raw") != 0)
+  snprintf (command, sizeof command, "qemu-img convert %s -O raw state.raw",
+            state);
+  if (run (command) != 0)
     wrong ("qemu-img convert fails");
   base_read_raw (now.base, "state.raw", tags);
   if (memcmp (tags, now.tags, n * sizeof *tags) != 0)

@@ -384,6 +384,9 @@ fsck (const struct disk *d, struct fsck_result *result)
   if (!c.refs || !c.use || !c.active || !c.counts)
     abort ();
   refer (&c, USE_METADATA, 0, c.h.cluster_size, "the header");
+  if (c.h.has_crypto)
+    refer (&c, USE_METADATA, c.h.crypto_offset, c.h.crypto_length,
+           "the encryption header");
   read_counts (&c);
   follow_l1 (&c, c.h.l1_table_offset, c.h.l1_size, true);
   follow_snapshots (&c);

@@ -24,6 +24,12 @@
 #define KIND_DATA    1024       /* an external data file */
 #define KIND_RAW     2048       /* with that: it is raw */
 #define KIND_BITMAPS 4096       /* two dirty bitmaps, one disabled */
+#define KIND_LUKS    8192       /* encrypted */
+#define KIND_AES    16384       /* in QEMU's old way */
+#define KIND_ENCRYPTED (KIND_LUKS | KIND_AES)
+
+/* The passphrase of those. */
+#define KIND_PASSPHRASE "abc"
 
 struct kind {
   const char *name;
@@ -34,6 +40,11 @@ struct kind {
 
 extern const struct kind kinds[];
 extern const unsigned nr_kinds;
+
+/* The arguments that name FILE, an image of that kind, to QEMU's tools.
+ * It stands until the next call.
+ */
+const char *kind_named (const struct kind *k, const char *file);
 
 /* An image of that kind, before anything happens to it. */
 struct base {

@@ -62,6 +62,7 @@ FEATURE (far_away, k->flags & KIND_FAR)
 FEATURE (tiny, k->flags & KIND_TINY)
 FEATURE (data, k->flags & KIND_DATA)
 FEATURE (raw, k->flags & KIND_RAW)
+FEATURE (encrypted, k->flags & KIND_ENCRYPTED)
 FEATURE (failing, k->flags & KIND_FAILING)
 FEATURE (one, k->clients == 1)
 FEATURE (several, k->clients > 1)
@@ -76,7 +77,7 @@ static const struct feature features[] = {
   { "snapshots", snapshots }, { "backing file", backing },
   { "compressed clusters", compressed },
   { "written compressed", compress },
-  { "extended L2 entries", extended },
+  { "extended L2 entries", extended }, { "encryption", encrypted },
   { "dirty bitmaps", bitmaps },
   { "the refcount table about to grow", far_away },
   { "tiny caches", tiny },

@@ -145,6 +145,8 @@ work_open (const char *name)
     c.l2_cache_size = 1;
     c.refcount_cache_size = 1;
   }
+  if (base->kind->flags & KIND_ENCRYPTED)
+    c.passphrase = KIND_PASSPHRASE;
   if (image_open (&c, &img) < 0) {
     note_problem ("the image cannot be opened");
     return NULL;

@@ -40,7 +40,7 @@ sink (enum report_level level, const char *text)
   lines++;
 }
 
-/* nbdkit is played here: this is all of it that config.c uses. */
+/* nbdkit is played here: this is all of it that config*.c use. */
 char *
 nbdkit_absolute_path (const char *path)
 {
@@ -50,6 +50,18 @@ nbdkit_absolute_path (const char *path)
   if (*path == '/')
     return strdup (path);
   return asprintf (&r, "/somewhere/%s", path) == -1 ? NULL : r;
+}
+
+int
+nbdkit_read_password (const char *value, char **password)
+{
+  *password = NULL;
+  if (*value == '+' || *value == '-') {
+    report_error ("nbdkit cannot read it");
+    return -1;
+  }
+  *password = strdup (value);
+  return *password ? 0 : -1;
 }
 
 /* As it is shown: what could harm a terminal is a question mark. */

@@ -15,8 +15,8 @@ from damages import (CLUSTER, G, K, M, T, U32, U64, backing, below_outside,
                      data_file_of_backing, directory_field, extension,
                      extension_length, feature, fifo, first,
                      full_of_extensions, header, in_another, l1_entry,
-                     l2_bitmap, l2_entry, link_outside, longer_header, loop,
-                     many_snapshots, nothing, padding, poke, raw_with_header,
+                     l2_bitmap, l2_entry, link_outside, longer_header, loop, luks, luks_field,
+                     luks_slot, many_snapshots, nothing, padding, poke, raw_with_header,
                      refcount_of_data, refcount_of_table,
                      refcount_table_entry, refcounts_all, shared_l2,
                      snapshot_field, snapshot_l1_entry, sparse, stream,
@@ -67,12 +67,14 @@ class TrimFails(WriteFails):
 
 
 class Case:
-    def __init__(self, name, kind, damage, expected, saved=False):
+    def __init__(self, name, kind, damage, expected, saved=False,
+                 passphrase=None):
         self.name = name
         self.kind = kind
         self.damage = damage
         self.expected = expected
         self.saved = saved      # the damage has written the file itself
+        self.passphrase = passphrase    # what the server is given
 
 
 # The cases.
@@ -147,8 +149,6 @@ HEADER_CASES = [
          Refused("crypt_method", "is 3")),
     Case("crypt-1-v2", "v2", header(crypt_method=1),
          Refused("crypt_method", "AES")),
-    Case("luks", "luks", nothing, Refused("encrypted", "LUKS")),
-    Case("aes", "aes", nothing, Refused("encrypted", "AES")),
 
     Case("l1-size-0", "v3", header(l1_size=0), Refused("l1_size", "is 0")),
     Case("l1-size-2e32", "v3", header(l1_size=U32),
@@ -328,6 +328,71 @@ EXTENSION_CASES = [
         Refused("incompatible_features", "bit 40")),
     Case("feature-names-empty", "v3", extension(FEATURE_NAMES, b""),
          Serves()),
+]
+
+
+
+def luks_case(name, damage, *words):
+    """A header that cannot be opened, with the right passphrase."""
+    return Case("luks-" + name, "luks", damage, Refused(*words),
+                passphrase="abc")
+
+
+ENCRYPTION_CASES = [
+    Case("luks", "luks", nothing, Refused("encrypted", "LUKS")),
+    Case("aes", "aes", nothing, Refused("encrypted", "AES")),
+    Case("sound-luks", "luks", nothing, Serves(), passphrase="abc"),
+    Case("sound-aes", "aes", nothing, Serves("legacy AES"),
+         passphrase="abc"),
+    Case("luks-wrong", "luks", nothing, Refused("passphrase is wrong"),
+         passphrase="abd"),
+    Case("luks-empty", "luks", nothing, Refused("passphrase is wrong"),
+         passphrase=""),
+    Case("passphrase-for-plain", "v3", nothing,
+         Refused("passphrase=", "not encrypted"), passphrase="abc"),
+    luks_case("magic", luks(0, b"LUCK"), "magic", "0x4c55434bbabe"),
+    luks_case("version-2", luks_field(6, 2, 2), "version", "is 2"),
+    luks_case("cipher", luks(8, b"rot13\0"), "rot13-xts-plain64"),
+    luks_case("cipher-32", luks(8, b"a" * 32), "cipher-name", "31 bytes"),
+    luks_case("mode", luks(40, b"xts-plain46\0"), "aes-xts-plain46"),
+    luks_case("mode-empty", luks(40, bytes(32)), "cipher-mode", "empty"),
+    luks_case("hash", luks(72, b"sha255"), "hash-spec", "sha255"),
+    luks_case("hash-control", luks(72, b"\x1b[2J"), "hash-spec"),
+    luks_case("key-bytes-0", luks_field(108, 4, 0), "key-bytes", "is 0"),
+    luks_case("key-bytes-2e32", luks_field(108, 4, U32), "key-bytes",
+              "4294967295"),
+    luks_case("key-bytes-48", luks_field(108, 4, 48), "passphrase is wrong"),
+    luks_case("key-bytes-40", luks_field(108, 4, 40), "40 bytes",
+              "not supported"),
+    luks_case("digest", luks(112, bytes(20)), "passphrase is wrong"),
+    luks_case("digest-iterations", luks_field(164, 4, U32), "iterations",
+              "more than 268435456"),
+    luks_case("slot-state", luks_slot(1, 0, 7), "key slot 1", "0x7"),
+    luks_case("slots-inactive", luks_slot(0, 0, 0xdead), "no key slot"),
+    luks_case("slot-garbage", first(luks_slot(0, 0, 0xdead),
+                                    luks_slot(3, 0, 0x00ac71f3)),
+              "key slot 3", "iterations", "is 0"),
+    luks_case("iterations-0", luks_slot(0, 4, 0), "key slot 0", "is 0"),
+    luks_case("iterations-2e32", luks_slot(0, 4, U32), "iterations",
+              "more than 268435456"),
+    luks_case("material-0", luks_slot(0, 40, 0), "key-material-offset",
+              "sector 0"),
+    luks_case("material-2e32", luks_slot(0, 40, U32), "key-material-offset",
+              "sector 4294967295"),
+    luks_case("material-damaged", luks(4096, bytes(512)),
+              "passphrase is wrong"),
+    luks_case("stripes-2e32", luks_slot(0, 44, U32), "stripes",
+              "4294967295"),
+    luks_case("cut", lambda i, m: i.put(
+        i.extension_place(CRYPTO) + 16, 8, 591), "591 bytes"),
+    luks_case("cut-in-material", lambda i, m: i.put(
+        i.extension_place(CRYPTO) + 16, 8, 100000), "key-material-offset",
+        "100000 bytes"),
+    luks_case("long", first(sparse(1 << 40), lambda i, m: i.put(
+        i.extension_place(CRYPTO) + 16, 8, 1 << 39)), "crypto header",
+        "549755813888"),
+    luks_case("elsewhere", lambda i, m: i.put(
+        i.extension_place(CRYPTO) + 8, 8, i["l1_table_offset"]), "magic"),
 ]
 
 BITMAP_CASES = [
@@ -787,6 +852,7 @@ TRUNCATED_CASES = [
     Case("cut-in-l2", "v3", cut_in_l2, Serves()),
 ]
 
-CASES = (HEADER_CASES + FEATURE_CASES + EXTENSION_CASES + BITMAP_CASES
+CASES = (HEADER_CASES + FEATURE_CASES + EXTENSION_CASES
+         + ENCRYPTION_CASES + BITMAP_CASES
          + TABLE_CASES + EXTENDED_CASES + TRIM_CASES + COMPRESSED_CASES
          + SNAPSHOT_CASES + BACKING_CASES + TRUNCATED_CASES)

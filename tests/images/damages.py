@@ -10,7 +10,8 @@ import os
 import struct
 import zlib
 
-from imagefile import (BACKING_FORMAT, BITMAPS, COPIED, DATA_FILE, OFFSET)
+from imagefile import (BACKING_FORMAT, BITMAPS, COPIED, CRYPTO, DATA_FILE,
+                       OFFSET)
 
 K = 1024
 M = 1024 * K
@@ -89,6 +90,22 @@ def directory_field(offset, width, value):
         directory = i.get(i.extension_place(BITMAPS) + 24, 8)
         i.put(directory + offset, width, value)
     return damage
+
+
+def luks(offset, content):
+    """Bytes of the LUKS header."""
+    def damage(i, _m):
+        at = i.get(i.extension_place(CRYPTO) + 8, 8) + offset
+        i.data[at:at + len(content)] = content
+    return damage
+
+
+def luks_field(offset, width, value):
+    return luks(offset, value.to_bytes(width, "big"))
+
+
+def luks_slot(slot, offset, value):
+    return luks_field(208 + 48 * slot + offset, 4, value)
 
 
 def bitmap_table_entry(value):

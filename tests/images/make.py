@@ -141,13 +141,20 @@ class Maker:
         run("qemu-img", "bitmap", "--add", "-g", "64k", to, "daily")
         return content
 
+    def encrypted(self, to, method):
+        create_encrypted(to, "1M", "abc", method, ["-o", "cluster_size=4k"])
+        raw = self.write("sound/disk.raw", disk())
+        run("qemu-img", "convert", "-q", "-f", "raw", "-n", "--object",
+            "secret,id=s,data=abc", "--target-image-opts", raw,
+            "driver=qcow2,encrypt.key-secret=s,file.filename=%s" % to)
+        os.unlink(raw)
+        return disk()
+
     def make_luks(self, to):
-        create_encrypted(to, "1M", "abc")
-        return bytes(M)
+        return self.encrypted(to, "luks")
 
     def make_aes(self, to):
-        create_encrypted(to, "1M", "abc", method="aes")
-        return bytes(M)
+        return self.encrypted(to, "aes")
 
     def make_extl2(self, to):
         return self.convert(to, "-o", "extended_l2=on,cluster_size=16k")

@@ -85,7 +85,7 @@ class Server:
 
     traced = can_strace()
 
-    def __init__(self, image, address_space=None):
+    def __init__(self, image, address_space=None, passphrase=None):
         self.folder = tempfile.mkdtemp(prefix="images.")
         self.socket = os.path.join(self.folder, "sock")
         self.pidfile = os.path.join(self.folder, "pid")
@@ -103,7 +103,9 @@ class Server:
             self.process = subprocess.Popen(
                 (STRACE + ["-o", self.trace] if self.traced else []) +
                 ["nbdkit", "-f", "-U", self.socket, "-P", self.pidfile,
-                 "qcow2", image], stdin=subprocess.DEVNULL, stdout=log,
+                 "qcow2", image] +
+                ([] if passphrase is None else ["passphrase=" + passphrase]),
+                stdin=subprocess.DEVNULL, stdout=log,
                 stderr=subprocess.STDOUT, preexec_fn=limit)
         self.status = None
         self.seconds = 0.0
@@ -304,7 +306,7 @@ class Checker:
         limit = None
         if isinstance(expected, Refused):
             limit = self.baseline[0] + memory
-        server = Server(image.path, limit)
+        server = Server(image.path, limit, case.passphrase)
         try:
             serving = server.wait_ready()
             try:
@@ -367,7 +369,7 @@ class Checker:
         server.stop()
         check(server.status == 0, "ended with status %d", server.status)
         if isinstance(expected, Serves):
-            self.check_again(image)
+            self.check_again(image, case)
 
     @staticmethod
     def check_reads(handle, image):
@@ -434,9 +436,9 @@ class Checker:
         got = errno_of(handle.zero, CLUSTER, at)
         check(got == errno.EIO, "zeroes at %d: errno %d", at, got)
 
-    def check_again(self, image):
+    def check_again(self, image, case):
         """What was written is there when the image is opened again."""
-        server = Server(image.path)
+        server = Server(image.path, passphrase=case.passphrase)
         try:
             check(server.wait_ready(), "was refused the second time:\n%s",
                   server.log())

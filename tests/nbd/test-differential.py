@@ -39,6 +39,7 @@ PARAMETERS = {
     "data": ["inside", "file", "raw"],  # where guest data is
     "size": ["even", "odd"],
     "subclusters": ["off", "on"],
+    "encryption": ["off", "luks", "aes"],
     "zeroes": ["off", "on", "unmap"],   # detect-zeroes
     "compress": ["off", "deflate", "zstd"],
     "caches": ["default", "tiny"],
@@ -81,6 +82,14 @@ def possible(case):
     # differs from its backing file; with large clusters that is terabytes.
     if get("version") == 2 and get("original", "empty") != "empty" and \
        get("backing", "none") != "none" and get("cluster", 0) >= 256 * K:
+        return False
+    # Nothing is compressed into encrypted images, what is preallocated in
+    # them reads as garbage, and only "create" makes them.
+    if get("encryption", "off") != "off" and (
+            get("original") in ("deflate", "zstd") or
+            get("preallocation", "off") != "off" or
+            get("data") == "raw" or
+            get("original") == "plain" and get("backing", "none") != "none"):
         return False
     snapshots = get("snapshots", 0)
     # A snapshot adds one to every count, compressed clusters share.
@@ -237,7 +246,7 @@ class Subject:
         self.bitmap = self.make_bitmap()
         expect_clean(self.path)
         raw = self.raw_name()
-        qemu_img("convert", "-f", "qcow2", "-O", "raw", self.path, raw)
+        qemu_img("convert", "-O", "raw", *named(self.path), raw)
         self.model = Model(raw)
         check(self.model.size == self.size, "the model's size is wrong")
 
@@ -324,15 +333,22 @@ class Subject:
         if self.data:
             options["data_file"] = self.data
             options["data_file_raw"] = "on" if case["data"] == "raw" else "off"
-        if case["original"] == "empty":
+        encrypted = case["encryption"] != "off"
+        if case["original"] == "empty" or encrypted:
             create(self.path, self.size, self.backing, self.backing_format,
-                   **options)
+                   encryption=encrypted and case["encryption"], **options)
+        if case["original"] == "empty":
             return
         source = self.lab.path()
         if self.backing:
             qemu_img("convert", "-f", self.backing_format, "-O", "raw",
                      self.backing, source)
         fill(self.rng, source, self.size, self.areas, 8)
+        if encrypted:
+            qemu_img("convert", "-n", "-f", "raw", *secret_of(self.path),
+                     "--target-image-opts", source, options_of(self.path))
+            os.unlink(source)
+            return
         argv = ["convert", "-f", "raw", "-O", "qcow2"]
         if case["original"] in ("deflate", "zstd"):
             argv.append("-c")
@@ -345,7 +361,7 @@ class Subject:
     def make_snapshots(self):
         for i in range(self.case["snapshots"]):
             name = "snap%d" % i
-            qemu_img("snapshot", "-c", name, self.path)
+            qemu_img("snapshot", "-c", name, *named(self.path, None))
             self.saved[name] = snapshot_raw(self.path, name, self.raw_name())
             # After the last one too, but not always: then all is shared.
             if i + 1 < self.case["snapshots"] or self.rng.random() < 0.6:
@@ -399,6 +415,8 @@ class Subject:
         sizes = ["blocksize-%s=%d" % p for p in policy.items()]
         below = Below(self.lab, self.path, filters=["blocksize-policy"],
                       args=sizes + ["blocksize-error-policy=error"])
+        if self.path in SECRETS:
+            params["passphrase"] = SECRETS[self.path]
         return self.lab.server(below.uri(), below=below, args=args,
                                external_files="any", **params)
 
@@ -524,10 +542,10 @@ class Subject:
         self.judge_bitmap(killed=True)
         if not self.lab.ours and self.case["lazy"] == "on":
             # What the dirty bit is for.
-            qemu_img("check", "-r", "all", self.path, ok=(0, 2, 3))
+            qemu_img("check", "-r", "all", *named(self.path), ok=(0, 2, 3))
         expect_clean(self.path, leaks_allowed=True)
         after = self.lab.path()
-        qemu_img("convert", "-f", "qcow2", "-O", "raw", self.path, after)
+        qemu_img("convert", "-O", "raw", *named(self.path), after)
         self.model.survived(after)
         self.judge(leaks_allowed=True)
 
@@ -542,7 +560,7 @@ def one_case(lab, seed, case, count):
         subject.crash_round(count)
         if rng.random() < 0.5:
             # Without the leaks of the crash, none may appear.
-            qemu_img("check", "-r", "leaks", subject.path, ok=(0, 3))
+            qemu_img("check", "-r", "leaks", *named(subject.path), ok=(0, 3))
             subject.clean_round(count // 2)
         else:
             with subject.server() as server:
@@ -557,7 +575,7 @@ def one_case(lab, seed, case, count):
         if subject.saved and case["refcount_bits"] > 2:
             # QEMU must be able to go back in time on the result.
             name = rng.choice(sorted(subject.saved))
-            qemu_img("snapshot", "-a", name, subject.path)
+            qemu_img("snapshot", "-a", name, *named(subject.path, None))
             compare(subject.path, subject.saved[name])
             expect_clean(subject.path, leaks_allowed=True)
     finally:

@@ -31,7 +31,7 @@ done
 has qcow2_versions=2,3
 has qcow2_deflate=yes
 has qcow2_zstd=yes
-has qcow2_encryption=no
+has qcow2_encryption=luks,aes
 grep -q '^qcow2_overlap_types=main-header,.*,bitmap-data$' dump
 grep -q '^qcow2_events=.*QCOW2_EVENTS_LOST$' dump
 

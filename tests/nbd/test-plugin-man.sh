@@ -29,7 +29,7 @@ section PARAMETERS |
   sed -nE 's/^=item \[?B<([a-z0-9.-]+)=.*/\1/p' | sort -u >keys.man
 
 {
-  sed -nE 's/^  \{ "([a-z0-9.-]+)", set_.*/\1/p' "$source"/config*.c
+  sed -nE 's/^  \{ "([a-z0-9.-]+)", (config_)?set_.*/\1/p' "$source"/config*.c
   nbdkit qcow2 --dump-plugin | sed -n 's/^qcow2_overlap_types=//p' |
     tr ',' '\n' | sed 's/^/overlap-check./'
 } | sort >keys.source

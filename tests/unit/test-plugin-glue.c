@@ -346,6 +346,13 @@ nbdkit_export_name (void)
 }
 
 int
+nbdkit_read_password (const char *value, char **password)
+{
+  *password = strdup (value);
+  return *password ? 0 : -1;
+}
+
+int
 nbdkit_stdio_safe (void)
 {
   return 1;
