@@ -15,7 +15,7 @@ def qemu_dirty(path, name, granularity):
     handle.add_meta_context(context)
     # It ends with the handle.
     handle.connect_systemd_socket_activation(
-        ["qemu-nbd", "-r", "-f", "qcow2", "-B", name, path])
+        ["qemu-nbd", "-r", "-B", name, *named(path)])
     found = dirty_grains(handle, context, lambda flags: flags & 1,
                          granularity)
     handle.shutdown()

@@ -87,6 +87,7 @@ def possible(case):
     # them reads as garbage, and only "create" makes them.
     if get("encryption", "off") != "off" and (
             get("original") in ("deflate", "zstd") or
+            get("compress", "off") != "off" or
             get("preallocation", "off") != "off" or
             get("data") == "raw" or
             get("original") == "plain" and get("backing", "none") != "none"):
@@ -375,7 +376,7 @@ class Subject:
         while self.size // grain > (1 << 10 if self.case["bitmap"] == "coarse"
                                     else 1 << 16):
             grain *= 2
-        qemu_img("bitmap", "--add", "-g", grain, self.path, "b")
+        qemu_img("bitmap", "--add", "-g", grain, *named(self.path, None), "b")
         return Bitmap(grain)
 
     def close(self):
@@ -570,7 +571,7 @@ def one_case(lab, seed, case, count):
                 subject.close_driver(driver)
             subject.judge(leaks_allowed=True)
         if subject.bitmap:
-            qemu_img("bitmap", "--remove", subject.path, "b")
+            qemu_img("bitmap", "--remove", *named(subject.path, None), "b")
             expect_clean(subject.path, leaks_allowed=True)
         if subject.saved and case["refcount_bits"] > 2:
             # QEMU must be able to go back in time on the result.
