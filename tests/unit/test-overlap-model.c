@@ -9,7 +9,10 @@
  * that all borders are met all the time.
  *
  * OVERLAP_MODEL_OPS is the number of operations (default 5000000),
- * OVERLAP_MODEL_SEED the seed (default 1).
+ * OVERLAP_MODEL_SEED the seed (default 1).  For long runs:
+ * OVERLAP_MODEL_VERIFY is after how many operations the tracker verifies
+ * itself (default 16 or 64, and each time at first), and with
+ * OVERLAP_MODEL_PROGRESS each so many operations are told of.
  */
 
 #include <config.h>
@@ -60,6 +63,39 @@ struct model {
 };
 
 static struct model m;
+
+static uint64_t
+env (const char *name, uint64_t otherwise)
+{
+  const char *s = getenv (name);
+
+  return s ? strtoull (s, NULL, 10) : otherwise;
+}
+
+/* What has been done in this test, each of which is a process. */
+static uint64_t n_done, tell_each, verify_each;
+static const char *part;
+static int part_number;
+
+static void
+part_begin (const char *name, int number)
+{
+  part = name;
+  part_number = number;
+  n_done = 0;
+  tell_each = env ("OVERLAP_MODEL_PROGRESS", 0);
+  verify_each = env ("OVERLAP_MODEL_VERIFY", OV_WINDOW > 1024 ? 64 : 16);
+  if (verify_each == 0)
+    verify_each = 1;
+}
+
+static void
+part_tell (const char *what)
+{
+  if (tell_each > 0)
+    fprintf (stderr, "%s %d: %" PRIu64 " operations%s\n", part, part_number,
+             n_done, what);
+}
 
 static uint64_t
 rnd (uint64_t below)
@@ -271,6 +307,8 @@ step (bool apart)
   unsigned what = (unsigned) rnd (16);
 
   m.operation++;
+  if (++n_done, tell_each > 0 && n_done % tell_each == 0)
+    part_tell ("");
   if (what < 6) {
     if (!full (z, i, n, type) && !(apart && mixes (z, i, n, type)))
       enter (z, i, n, type, false);
@@ -314,14 +352,6 @@ begin (uint64_t seed, unsigned cluster_bits, uint64_t bitmap_size,
 }
 
 static uint64_t
-env (const char *name, uint64_t otherwise)
-{
-  const char *s = getenv (name);
-
-  return s ? strtoull (s, NULL, 10) : otherwise;
-}
-
-static uint64_t
 ops (void)
 {
   return env ("OVERLAP_MODEL_OPS", 5000000);
@@ -339,9 +369,7 @@ seed (void)
 static bool
 time_to_verify (uint64_t n)
 {
-  if (OV_WINDOW > 1024)
-    return n % 64 == 0;
-  return n < 100000 || n % 16 == 0;
+  return (OV_WINDOW <= 1024 && n < 100000) || n % verify_each == 0;
 }
 
 /* Everything leaves again: the account must be back where it began, but
@@ -366,6 +394,15 @@ empty_all (void)
   check_account ();
 }
 
+/* A few of the rounds are verified closely, not more of them in a long
+ * run.
+ */
+static bool
+round_is_close (uint64_t round)
+{
+  return round < 128 && round % 8 == 0;
+}
+
 static void
 run (uint64_t n, bool closely, bool apart)
 {
@@ -386,12 +423,14 @@ START_TEST (unlimited)
 {
   static const uint64_t bitmap_size[] = { 0, 4200, 65536, UINT64_MAX };
 
+  part_begin ("unlimited", _i);
   begin (seed () + (uint64_t) _i, some_bits ((unsigned) _i), bitmap_size[_i],
          UINT64_MAX);
   run (ops () / 8, true, false);
   SAME (m.notices, 0);
   empty_all ();
   overlap_free (m.o);
+  part_tell (", all right");
 }
 END_TEST
 
@@ -402,6 +441,7 @@ START_TEST (limited)
 {
   uint64_t rounds = ops () / 40000 + 1, round;
 
+  part_begin ("limited", _i);
   for (round = 0; round < rounds; ++round) {
     struct overlap_stats s;
     uint64_t limit;
@@ -412,10 +452,11 @@ START_TEST (limited)
     limit = rnd (8) ? s.used + rnd (_i ? 20000 : 1500) : rnd (2);
     begin (seed () + round * 16 + (uint64_t) _i, some_bits ((unsigned) round),
            rnd (2) ? 65536 : 0, limit);
-    run (5000, round % 8 == 0, true);
+    run (5000, round_is_close (round), true);
     empty_all ();
     overlap_free (m.o);
   }
+  part_tell (", all right");
 }
 END_TEST
 
@@ -426,6 +467,7 @@ START_TEST (failing)
 {
   uint64_t rounds = ops () / 40000 + 1, round, i;
 
+  part_begin ("failing", _i);
   for (round = 0; round < rounds; ++round) {
     begin (seed () + round, some_bits ((unsigned) round), _i ? 65536 : 0,
            UINT64_MAX);
@@ -434,11 +476,12 @@ START_TEST (failing)
         ov_fail_alloc (rnd (4) + 1, rnd (8) == 0);
       step (true);
       ov_fail_alloc (0, false);
-      if (time_to_verify (round % 8 == 0 ? i : i + 100000))
+      if (time_to_verify (round_is_close (round) ? i : i + 100000))
         check_account ();
     }
     overlap_free (m.o);
   }
+  part_tell (", all right");
 }
 END_TEST
 
