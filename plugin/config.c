@@ -105,6 +105,9 @@ const char config_help[] =
   "refcount-cache-size=<SIZE>      (default 4M)\n"
   "resize=<SIZE>                   give the disk this size first\n"
   "resize-shrink=true|false        it may become smaller (default false)\n"
+  "stats=<PATH>                    keep counters there, as Prometheus reads them\n"
+  "stats-interval=<SECONDS>        write them so often\n"
+  "                                (default 5, 0 is only at the end)\n"
   "timeout=<SECONDS>               an NBD server silent for so long is lost\n"
   "                                (default 600, 0 waits for ever)";
 
@@ -312,6 +315,15 @@ set_event_log (const char *key, const char *value)
   return 0;
 }
 
+static int
+set_stats (const char *key, const char *value)
+{
+  if (!*value)
+    return config_bad_value (key, value, "the name of a file");
+  config.stats = value;
+  return 0;
+}
+
 static bool
 is_external_word (const char *value)
 {
@@ -375,6 +387,12 @@ static int
 set_reconnect (const char *key, const char *value)
 {
   return set_seconds (key, value, &config.image.patience.reconnect);
+}
+
+static int
+set_stats_interval (const char *key, const char *value)
+{
+  return set_seconds (key, value, &config.stats_interval);
 }
 
 static int
@@ -535,6 +553,8 @@ static const struct parameter parameters[] = {
   { "passphrase", config_set_passphrase },
   { "reconnect", set_reconnect },
   { "refcount-cache-size", set_refcount_cache_size },
+  { "stats", set_stats },
+  { "stats-interval", set_stats_interval },
   { "timeout", set_timeout },
   { NULL, NULL }
 };
@@ -582,7 +602,7 @@ config_find (const struct parameter *table, const char *key)
 void
 config_init (void)
 {
-  config = (struct plugin_config) { .event_log = NULL };
+  config = (struct plugin_config) { .stats_interval = 5 };
   image_config_init (&config.image);
   check_template = config.image.overlap_check;
   check_given = check_on = OVERLAP_NONE;

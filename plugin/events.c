@@ -36,22 +36,21 @@
 #include <inttypes.h>
 #include <poll.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
-
-#include <jansson.h>
 
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-plugin.h>
 
 #include "cleanup.h"
+#include "event-line.h"
 #include "plugin.h"
 
 /* A thousand events and more, usually. */
@@ -64,12 +63,15 @@ struct line {
   uint64_t events;              /* how many are lost with this line */
   bool is_lost;                 /* QCOW2_EVENTS_LOST */
   size_t len;
-  char text[];                  /* with the newline, not terminated */
+  char *text;                   /* with the newline */
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t more = PTHREAD_COND_INITIALIZER;
 static pthread_cond_t finished; /* on the monotonic clock */
+
+/* For statistics. */
+static _Atomic uint64_t counts[EVENT_KINDS], losses;
 
 /* Set before the thread exists. */
 static int log_fd = -1;
@@ -91,103 +93,29 @@ static bool broken;             /* the last write failed */
 static struct line *current;    /* being written */
 static bool torn;               /* a part of a line was written */
 
-/* TEXT as a JSON string.  File names are bytes of any kind: what is not
- * UTF-8 keeps its ASCII characters.
+/* A line of the queue, with a text to take over.  NULL for want of memory.
  */
-static json_t *
-to_json_string (const char *text)
-{
-  CLEANUP_FREE char *copy = NULL;
-  json_t *s = json_string (text);
-  char *p;
-
-  if (s || !text)
-    return s;
-  copy = strdup (text);
-  if (!copy)
-    return NULL;
-  for (p = copy; *p; p++)
-    if ((unsigned char) *p >= 0x80)
-      *p = '?';
-  return json_string (copy);
-}
-
-/* JSON's numbers are signed here. */
-static json_int_t
-to_json_int (uint64_t v)
-{
-  return v > INT64_MAX ? INT64_MAX : (json_int_t) v;
-}
-
-static json_t *
-event_data (const struct event *e)
-{
-  json_t *data = json_pack ("{s:o}", "image", to_json_string (e->image));
-
-  if (!data)
-    return NULL;
-  if (e->kind == EVENT_IMAGE_CORRUPTED) {
-    /* The node is the export; there is only the one named "". */
-    json_object_set_new (data, "node-name", json_string (""));
-    json_object_set_new (data, "msg", to_json_string (e->msg));
-    if (e->has_range) {
-      json_object_set_new (data, "offset",
-                           json_integer (to_json_int (e->offset)));
-      json_object_set_new (data, "size",
-                           json_integer (to_json_int (e->size)));
-    }
-    json_object_set_new (data, "fatal", json_boolean (e->fatal));
-    return data;
-  }
-  json_object_set_new (data, "start",
-                       json_integer (to_json_int (e->offset)));
-  json_object_set_new (data, "length",
-                       json_integer (to_json_int (e->size)));
-  if (e->kind == EVENT_OVERLAP_MEMORY_LIMIT_REACHED) {
-    json_object_set_new (data, "limit",
-                         json_integer (to_json_int (e->limit)));
-    json_object_set_new (data, "used",
-                         json_integer (to_json_int (e->used)));
-    json_object_set_new (data, "policy", to_json_string (e->policy));
-    json_object_set_new (data, "protected", json_boolean (e->is_protected));
-  }
-  return data;
-}
-
-/* The whole line.  Takes over DATA.  NULL for want of memory. */
 static struct line *
-make_line (const char *name, json_t *data, uint64_t events)
+make_line (char *text, uint64_t events)
 {
-  struct timeval now;
-  json_t *root;
-  char *text;
-  struct line *line = NULL;
+  struct line *line = text ? malloc (sizeof *line) : NULL;
 
-  if (!data)
+  if (!line) {
+    free (text);
     return NULL;
-  gettimeofday (&now, NULL);
-  root = json_pack ("{s:{s:I, s:I}, s:s, s:o}",
-                    "timestamp",
-                    "seconds", (json_int_t) now.tv_sec,
-                    "microseconds", (json_int_t) now.tv_usec,
-                    "event", name, "data", data);
-  text = root ? json_dumps (root, JSON_PRESERVE_ORDER) : NULL;
-  if (text) {
-    size_t len = strlen (text);
-
-    line = malloc (sizeof *line + len + 1);
-    if (line) {
-      line->next = NULL;
-      line->events = events;
-      line->is_lost = false;
-      line->len = len + 1;
-      memcpy (line->text, text, len);
-      line->text[len] = '\n';
-    }
   }
-  free (text);
-  json_decref (root);
+  *line = (struct line) {
+    .events = events, .len = strlen (text), .text = text
+  };
   return line;
+}
+
+static void
+free_line (struct line *line)
+{
+  if (line)
+    free (line->text);
+  free (line);
 }
 
 /* What left the tracker, what happens to writes there, and what helps. */
@@ -277,12 +205,9 @@ push_lost (void)
     return true;
   if (queued_bytes > MAX_QUEUED_BYTES / 2)
     return false;
-  line = make_line ("QCOW2_EVENTS_LOST",
-                    json_pack ("{s:o, s:I}",
-                               "image", to_json_string (image_name),
-                               "count", to_json_int (lost)), lost);
+  line = make_line (event_line_lost (image_name, lost), lost);
   if (!push (line)) {
-    free (line);
+    free_line (line);
     return false;
   }
   line->is_lost = true;
@@ -291,18 +216,29 @@ push_lost (void)
 }
 
 void
+events_count (uint64_t kinds[EVENT_KINDS], uint64_t *not_read)
+{
+  unsigned i;
+
+  for (i = 0; i < EVENT_KINDS; i++)
+    kinds[i] = atomic_load (&counts[i]);
+  *not_read = atomic_load (&losses);
+}
+
+void
 events_sink (void *opaque, const struct event *event)
 {
   (void) opaque;
+  atomic_fetch_add (&counts[event->kind], 1);
   log_event (event);
   if (log_fd >= 0) {
-    struct line *line =
-      make_line (event_name (event->kind), event_data (event), 1);
+    struct line *line = make_line (event_line (event), 1);
     ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&lock);
 
     if (!push_lost () || !push (line)) {
       lost++;
-      free (line);
+      atomic_fetch_add (&losses, 1);
+      free_line (line);
     }
   }
 }
@@ -359,6 +295,8 @@ settle (int r)
       report_error ("event-log=%s: write: %s; events are lost until it "
                     "can be written to", log_name, strerror (-r));
     lost += current->events;
+    if (!current->is_lost)
+      atomic_fetch_add (&losses, current->events);
   }
   else if (current->is_lost)
     report_error ("QCOW2_EVENTS_LOST: %s: event-log=%s could not take "
@@ -366,7 +304,7 @@ settle (int r)
                   current->events);
   broken = r < 0;
   queued_bytes -= current->len;
-  free (current);
+  free_line (current);
   current = NULL;
 }
 
@@ -579,13 +517,13 @@ events_close (void)
 
   if (current) {
     undelivered += current->events;
-    free (current);
+    free_line (current);
     current = NULL;
   }
   while ((line = head) != NULL) {
     undelivered += line->events;
     head = line->next;
-    free (line);
+    free_line (line);
   }
   tail = NULL;
   queued_bytes = lost = 0;

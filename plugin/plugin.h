@@ -21,6 +21,8 @@
 struct plugin_config {
   struct image_config image;    /* .filename NULL: not given */
   const char *event_log;        /* path or fd:N; NULL: none */
+  const char *stats;            /* path; NULL: none */
+  unsigned stats_interval;      /* seconds */
   bool create;                  /* make the image first */
   struct create_options create_options;
   bool resize, resize_shrink;   /* change the disk's size first */
@@ -94,6 +96,9 @@ void events_stop (void);
 
 /* Free everything, after events_stop. */
 void events_close (void);
+
+/* How many there were of each kind, and how many did not reach a reader. */
+void events_count (uint64_t kinds[EVENT_KINDS], uint64_t *not_read);
 
 /* The engine's event_sink; OPAQUE is unused. */
 void events_sink (void *opaque, const struct event *event);

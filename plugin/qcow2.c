@@ -10,7 +10,7 @@
  *   .after_fork  start threads: those started earlier would be lost;
  *                and open what needs connections to NBD servers, which
  *                have threads
- *   .cleanup     commit, stop threads
+ *   .cleanup     commit, stop threads, write the last statistics
  *   .unload      close
  *
  * Each step tolerates that the one before it never came.  In particular
@@ -49,6 +49,7 @@
 #include "cleanup.h"
 #include "plugin.h"
 #include "resize.h"
+#include "stats.h"
 
 #define THREAD_MODEL NBDKIT_THREAD_MODEL_PARALLEL
 
@@ -137,6 +138,7 @@ open_image (void)
 static int
 give_up (void)
 {
+  stats_stop ();
   image = NULL;
   events_stop ();
   events_close ();
@@ -151,8 +153,11 @@ qcow2_get_ready (void)
   config.image.overlap_debug = qcow2_debug_overlap != 0;
   config.image.event = events_sink;
 
-  if (events_open (config.event_log, config.image.filename) == -1)
+  if (stats_open (config.stats, config.stats_interval,
+                  config.image.filename) == -1)
     return -1;
+  if (events_open (config.event_log, config.image.filename) == -1)
+    return give_up ();
   if (config.create
       && image_create (config.image.filename, &config.create_options) < 0)
     return give_up ();
@@ -162,6 +167,8 @@ qcow2_get_ready (void)
   open_later = r == -EINPROGRESS;
   if (open_later)
     r = config_make_absolute ();
+  if (r >= 0)
+    r = stats_publish (image);
   return r < 0 ? give_up () : 0;
 }
 
@@ -174,7 +181,7 @@ qcow2_after_fork (void)
     return give_up ();
   reader.image = writer.image = image;
   reader.description = writer.description = image_description (image);
-  return image_start (image) < 0 ? -1 : 0;
+  return image_start (image) < 0 ? -1 : stats_start (image);
 }
 
 static void
@@ -209,6 +216,7 @@ qcow2_cleanup (void)
     if (qcow2_debug_stats)
       print_stats ();
   }
+  stats_stop ();
   events_stop ();
 }
 
@@ -219,6 +227,7 @@ qcow2_unload (void)
     image_stop (image);
   events_stop ();
   exports_close_all ();
+  stats_stop ();
   image_close (image);
   image = NULL;
   events_close ();
@@ -365,13 +374,15 @@ qcow2_block_size (void *handle, uint32_t *minimum, uint32_t *preferred,
   return 0;
 }
 
-/* The engine's answer as nbdkit wants it.  ENOTSUP must not get through
- * except for a fast zero: it would send nbdkit to its own way of writing
- * zeroes, which goes wrong above 64 MiB before nbdkit 1.45.1.
+/* The engine's answer as nbdkit wants it, and the end of the request.
+ * ENOTSUP must not get through except for a fast zero: it would send
+ * nbdkit to its own way of writing zeroes, which goes wrong above 64 MiB
+ * before nbdkit 1.45.1.
  */
 static int
-answer (int r, bool notsup_allowed)
+answer (const struct stats_request *rq, int r, bool notsup_allowed)
 {
+  stats_end (rq, r < 0);
   if (r >= 0)
     return 0;
   if (!notsup_allowed && (r == -ENOTSUP || r == -EOPNOTSUPP))
@@ -392,7 +403,8 @@ qcow2_pread (void *handle, void *buf, uint32_t count, uint64_t offset,
   (void) flags;
   if (count == 0)
     return 0;
-  return answer (image_read (h->image, buf, count, offset), false);
+  const struct stats_request rq = stats_begin (STATS_READ, count);
+  return answer (&rq, image_read (h->image, buf, count, offset), false);
 }
 
 static int
@@ -402,17 +414,19 @@ qcow2_pwrite (void *handle, const void *buf, uint32_t count, uint64_t offset,
   (void) handle;
   if (count == 0)
     return 0;
-  return answer (image_write (image, buf, count, offset,
-                              (flags & NBDKIT_FLAG_FUA) != 0), false);
+  const struct stats_request rq = stats_begin (STATS_WRITE, count);
+  return answer (&rq, image_write (image, buf, count, offset,
+                                   (flags & NBDKIT_FLAG_FUA) != 0), false);
 }
 
 static int
 qcow2_flush (void *handle, uint32_t flags)
 {
   const struct handle *h = handle;
+  const struct stats_request rq = stats_begin (STATS_FLUSH, 0);
 
   (void) flags;
-  return answer (image_flush (h->image), false);
+  return answer (&rq, image_flush (h->image), false);
 }
 
 static int
@@ -421,8 +435,9 @@ qcow2_trim (void *handle, uint32_t count, uint64_t offset, uint32_t flags)
   (void) handle;
   if (count == 0)
     return 0;
-  return answer (image_trim (image, offset, count,
-                             (flags & NBDKIT_FLAG_FUA) != 0), false);
+  const struct stats_request rq = stats_begin (STATS_TRIM, count);
+  return answer (&rq, image_trim (image, offset, count,
+                                  (flags & NBDKIT_FLAG_FUA) != 0), false);
 }
 
 static int
@@ -438,8 +453,9 @@ qcow2_zero (void *handle, uint32_t count, uint64_t offset, uint32_t flags)
     f |= IMAGE_ZERO_MAY_TRIM;
   if (fast)
     f |= IMAGE_ZERO_FAST;
-  return answer (image_zero (image, offset, count, f,
-                             (flags & NBDKIT_FLAG_FUA) != 0), fast);
+  const struct stats_request rq = stats_begin (STATS_ZERO, count);
+  return answer (&rq, image_zero (image, offset, count, f,
+                                  (flags & NBDKIT_FLAG_FUA) != 0), fast);
 }
 
 /* Where the extents of one request go. */
@@ -484,7 +500,8 @@ qcow2_extents (void *handle, uint32_t count, uint64_t offset, uint32_t flags,
 
   if (count == 0)
     return 0;
-  return answer (h->by_bitmap
+  const struct stats_request stats = stats_begin (STATS_BLOCK_STATUS, count);
+  return answer (&stats, h->by_bitmap
                  ? image_bitmap_extents (h->image, h->bitmap, offset, count,
                                          one, add_extent, &rq)
                  : image_extents (h->image, offset, count, one, add_extent,
@@ -499,7 +516,8 @@ qcow2_cache (void *handle, uint32_t count, uint64_t offset, uint32_t flags)
   (void) flags;
   if (count == 0)
     return 0;
-  return answer (image_cache (h->image, offset, count), false);
+  const struct stats_request rq = stats_begin (STATS_CACHE, count);
+  return answer (&rq, image_cache (h->image, offset, count), false);
 }
 
 static struct nbdkit_plugin plugin = {

@@ -60,7 +60,7 @@ wire='nbd_(aio_)?(pwrite|zero|trim)|nbdconn_(write|zero)'
 wire+='|send|sendto|sendm?msg|socket|connect'
 
 # offenders SOURCES OBJECTS: everything that goes round the guard.
-# The event log writes a file of its own; the tools print; the tracker's
+# The event log and the statistics write files of their own; the tools print; the tracker's
 # syscall is membarrier; who holds a lock is read in /proc.
 offenders ()
 {
@@ -70,7 +70,7 @@ offenders ()
   grep -E "^$door " "$workdir/needs" |
     grep -vE ' lib/(image/guard|storage/storage-create)$' || true
   grep -E "^_*($syscalls)(_chk|_2)? " "$workdir/needs" |
-    grep -vE ' (lib/storage/storage-file|plugin/events|tools/.*)$' |
+    grep -vE ' (lib/storage/storage-file|plugin/(events|stats)|tools/.*)$' |
     grep -vx 'syscall lib/overlap/overlap-window' |
     grep -vxE 'fopen(64)? lib/storage/storage-holders' || true
   grep -E "^($wire) " "$workdir/needs" |

@@ -20,6 +20,7 @@ enum event_kind {
   EVENT_OVERLAP_PROTECTION_RESTORED,  /* QCOW2_OVERLAP_CHECK_PROTECTION_RESTORED */
   EVENT_IMAGE_CORRUPTED,              /* BLOCK_IMAGE_CORRUPTED */
 };
+#define EVENT_KINDS 3
 
 struct event {
   enum event_kind kind;

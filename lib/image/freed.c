@@ -86,6 +86,7 @@ freed_list_add (struct freed_list *list, int owner, uint64_t first,
     run = &c->runs[c->used - 1];
     if (run->owner == owner && run->first + run->count == first) {
       run->count += count;
+      list->clusters += count;
       return 0;
     }
   }
@@ -105,6 +106,7 @@ freed_list_add (struct freed_list *list, int owner, uint64_t first,
   c->runs[c->used++] = (struct freed_run) {
     .first = first, .count = count, .owner = owner
   };
+  list->clusters += count;
   return 0;
 }
 
@@ -131,6 +133,8 @@ freed_join (struct freed *f, struct freed_list *list)
   if (!list->first)
     return;
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&f->lock);
+  atomic_fetch_add_explicit (&f->quarantined, list->clusters,
+                             memory_order_relaxed);
   if (absorb (&f->list, list))
     return;
   if (f->list.last)
@@ -208,6 +212,7 @@ take_off (struct freed *f, struct freed_run *run, uint64_t count)
 
   run->first += count;
   run->count -= count;
+  atomic_fetch_sub_explicit (&f->quarantined, count, memory_order_relaxed);
 }
 
 /* The first part of a run whose counts all fall to zero, or all do not.

@@ -38,6 +38,7 @@ struct freed_chunk {
 struct freed_list {
   struct freed_chunk *first, *last;
   size_t chunks;
+  uint64_t clusters;            /* noted, for statistics */
   bool metadata;                /* some of it was metadata */
 };
 
@@ -46,6 +47,7 @@ struct freed {
   struct freed_list list;       /* of the epoch that is open */
   struct freed_list cut;        /* of the commit that is running */
   atomic_size_t chunks;         /* of LIST, to be read without the lock */
+  _Atomic uint64_t quarantined; /* clusters in both, likewise */
 };
 
 void freed_init (struct freed *f);

@@ -166,6 +166,13 @@ image_get_stats (struct image *img, struct image_stats *stats)
   stats->syncs = atomic_load (&img->guard.syncs);
   stats->guard_checks = atomic_load (&img->guard.asked);
   stats->guard_refusals = atomic_load (&img->guard.refused);
+  stats->outside_refusals = atomic_load (&img->guard.refused_outside);
+  stats->file_size = atomic_load (&img->guard.end);
+  stats->corrupt = atomic_load (&img->guard.corrupt);
+  stats->failed = atomic_load (&img->guard.failed);
+  stats->quarantined = atomic_load (&img->freed.quarantined);
+  stats->refcount_hits = atomic_load (&img->refcounts.hits);
+  stats->refcount_misses = atomic_load (&img->refcounts.misses);
   stats->clusters_allocated = atomic_load (&img->refcounts.allocated);
   stats->clusters_released = atomic_load (&img->refcounts.released);
   l2cache_counters (img, &stats->l2_hits, &stats->l2_misses);

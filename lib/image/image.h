@@ -212,12 +212,22 @@ int image_bitmap_extents (struct image *img, uint32_t i, uint64_t offset,
                           uint64_t len, bool one, image_extent_fn *add,
                           void *opaque);
 
-/* Counters since the opening, for debugging and tests. */
+/* Counters since the opening, and some facts of this moment.  Those of
+ * the image itself, without the layers below it and its snapshots' views.
+ * May be called at any time from image_open to image_close; waits for no
+ * I/O.
+ */
 struct image_stats {
   uint64_t commits, syncs;
   uint64_t guard_checks, guard_refusals;
+  uint64_t outside_refusals;    /* by overlap-limit=refuse */
   uint64_t clusters_allocated, clusters_released;
+  uint64_t quarantined;         /* clusters freed and not released, now */
+  uint64_t file_size;           /* bytes of the image file, now */
+  bool corrupt;                 /* was met, or the image is marked so */
+  bool failed;                  /* a sync failed: writes stop */
   uint64_t l2_hits, l2_misses;
+  uint64_t refcount_hits, refcount_misses; /* of blocks in the cache */
   uint64_t unpacked_hits, unpacked_misses;
   struct overlap_stats overlap;
 };

@@ -279,6 +279,15 @@ check_entry (struct image *img, uint64_t index, uint64_t entry)
   return 0;
 }
 
+/* One more, by the holder of the lock. */
+static void
+count_one (_Atomic uint64_t *counter)
+{
+  atomic_store_explicit (counter,
+                         atomic_load_explicit (counter, memory_order_relaxed)
+                         + 1, memory_order_relaxed);
+}
+
 int
 refcounts_block (struct image *img, uint64_t index,
                  struct refblock **block)
@@ -295,12 +304,14 @@ refcounts_block (struct image *img, uint64_t index,
       lru_remove (rc, b);
       lru_push (rc, b);
     }
+    count_one (&rc->hits);
     *block = b;
     return 0;
   }
   if (index >= rc->table_entries || rc->table[index] == 0)
     return 0;
 
+  count_one (&rc->misses);
   r = check_entry (img, index, rc->table[index]);
   if (r < 0)
     return r;

@@ -70,6 +70,8 @@ struct refcounts {
   struct packer packer;
 
   _Atomic uint64_t allocated, released; /* clusters, for statistics */
+  _Atomic uint64_t hits, misses; /* of blocks in the cache; changed with
+                                   the lock, read without */
 };
 
 /* Read the refcount table; its blocks are read when needed. */

@@ -59,8 +59,10 @@ new_node (struct overlap *o, uint64_t window, unsigned shift, bool force)
 {
   struct ov_node *n = ov_alloc (o, sizeof *n, force);
 
-  if (n)
+  if (n) {
     n->prefix = above (window, shift) << 8 | shift;
+    o->directory_bytes += ov_size (n);
+  }
   return n;
 }
 

@@ -382,6 +382,11 @@ overlap_set ov_allowed (enum overlap_type type);
 
 /* ---- overlap.c ---- */
 
+/* Bytes that do not depend on what is tracked: the struct itself, the
+ * dictionary, and what a rebuilding needs.
+ */
+uint64_t ov_fixed_bytes (const struct overlap *o);
+
 /* Edit [FIRST, END), which lie in one window. */
 void ov_update_window (struct overlap *o, uint64_t first, uint64_t end,
                        struct ov_edit *e);
@@ -403,7 +408,8 @@ struct overlap {
   struct overlap_config config;
   unsigned fences;              /* since "fenced" was 0 */
   bool always_fenced;
-  uint64_t used, bytemap_bytes, windows, runs, outside_windows;
+  uint64_t used, bytemap_bytes, directory_bytes;
+  uint64_t windows, runs, outside_windows;
   struct ov_window *open;
 
   unsigned n_kinds, hash_size;

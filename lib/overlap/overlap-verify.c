@@ -105,25 +105,6 @@ verify_list (struct overlap *o, uint64_t pages, const char **why)
   return true;
 }
 
-/* What the tracker needs however little it tracks. */
-static uint64_t
-fixed_bytes (struct overlap *o)
-{
-  uint64_t sum = ov_size (o) + ov_dir_recount (o);
-  unsigned i;
-
-  if (o->restore)
-    sum += ov_size (o->restore);
-  if (o->hash != o->hash_here)
-    sum += ov_size (o->hash);
-  for (i = 0; i < OV_KIND_BLOCKS; ++i) {
-    struct ov_kind *block = atomic_load (&o->kind_block[i]);
-    if (block)
-      sum += ov_size (block);
-  }
-  return sum;
-}
-
 bool
 overlap_verify (struct overlap *o, const char **why)
 {
@@ -144,7 +125,10 @@ overlap_verify (struct overlap *o, const char **why)
     FAIL ("the bytes of the bytemap cache are not what was accounted");
   if (o->bytemap_bytes > o->config.bitmap_size)
     FAIL ("the bytemap cache is larger than it may be");
-  if (sum.bytes + sum.bytemap_bytes + fixed_bytes (o) != o->used)
+  if (ov_dir_recount (o) != o->directory_bytes)
+    FAIL ("the bytes of the directory are not what was accounted");
+  if (sum.bytes + sum.bytemap_bytes + o->directory_bytes
+      + ov_fixed_bytes (o) != o->used)
     FAIL ("the bytes in use are not what was accounted");
   if (sum.windows != o->windows || sum.runs != o->runs)
     FAIL ("the count of windows or runs is wrong");

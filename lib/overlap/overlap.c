@@ -75,7 +75,8 @@
  *    dictionary keep the invariants stated in their files.
  * 3. "used" is the sum of all blocks as the allocator gave them, struct
  *    overlap and the directory included; "bytemap_bytes" is the part of
- *    the cache, and never above bitmap_size.
+ *    the cache, and never above bitmap_size; "directory_bytes" is that
+ *    of the directory.
  * 4. "windows" counts the slots that are not 0, "runs" the pieces,
  *    "outside_windows" the windows outside.
  * 5. No window is empty and not 0; none is open when no update runs.
@@ -542,15 +543,40 @@ overlap_leave (struct overlap *o, enum overlap_type type, uint64_t first,
   return e.missing;
 }
 
+uint64_t
+ov_fixed_bytes (const struct overlap *o)
+{
+  uint64_t sum = ov_size (o);
+  unsigned i;
+
+  if (o->restore)
+    sum += ov_size (o->restore);
+  if (o->hash != o->hash_here)
+    sum += ov_size (o->hash);
+  for (i = 0; i < OV_KIND_BLOCKS; ++i) {
+    const struct ov_kind *block = atomic_load (&o->kind_block[i]);
+    if (block)
+      sum += ov_size (block);
+  }
+  return sum;
+}
+
 void
 overlap_get_stats (struct overlap *o, struct overlap_stats *stats)
 {
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&o->lock);
   *stats = (struct overlap_stats) {
+    .limit = o->config.total_limit,
     .used = o->used,
     .bytemap_bytes = o->bytemap_bytes,
+    .directory_bytes = o->directory_bytes,
+    .fixed_bytes = ov_fixed_bytes (o),
     .windows = o->windows,
     .runs = o->runs,
     .outside_windows = o->outside_windows,
+    .outside_ranges = o->n_outside,
   };
+  if (MUL_OVERFLOW (o->outside_windows, (uint64_t) ov_window_size (o),
+                    &stats->outside_clusters))
+    stats->outside_clusters = UINT64_MAX;
 }

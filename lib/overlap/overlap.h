@@ -183,11 +183,17 @@ void overlap_restore_enter (struct overlap *o, enum overlap_type type,
 bool overlap_restore_end (struct overlap *o, bool complete);
 
 struct overlap_stats {
+  uint64_t limit;               /* total_limit */
   uint64_t used;                /* accounted bytes, everything */
-  uint64_t bytemap_bytes;       /* of these, in the bytemap cache */
+  uint64_t bytemap_bytes;       /* of these, in the bytemap cache, */
+  uint64_t directory_bytes;     /* in the directory of windows, */
+  uint64_t fixed_bytes;         /* and in what does not depend on the
+                                   file; the rest is run lists */
   uint64_t windows;             /* with metadata */
   uint64_t runs;
   uint64_t outside_windows;     /* outside the tracker now */
+  uint64_t outside_ranges;      /* which are so many, neighbours joined */
+  uint64_t outside_clusters;    /* and so long */
 };
 void overlap_get_stats (struct overlap *o, struct overlap_stats *stats);
 

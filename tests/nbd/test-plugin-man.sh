@@ -71,7 +71,7 @@ section EVENTS | sed -nE 's/^=item C<([A-Z0-9_]+)>$/\1/p' | sort >events.man
 nbdkit qcow2 --dump-plugin | sed -n 's/^qcow2_events=//p' | tr ',' '\n' |
   sort >events.dump
 same "events of man page and --dump-plugin" events.man events.dump
-cat "$top_srcdir/lib/base/event.c" "$source/events.c" |
+cat "$top_srcdir/lib/base/event.c" "$source"/event*.c |
   grep -oE '"(QCOW2|BLOCK)_[A-Z_]+"' | tr -d '"' | sort -u >events.source
 same "events of man page and source" events.man events.source
 
@@ -88,6 +88,19 @@ section "DUMP PLUGIN OUTPUT" | sed -nE 's/^=item C<(qcow2_.*)>$/\1/p' |
 nbdkit qcow2 --dump-plugin | grep ^qcow2_ |
   sed -E '/^qcow2_(overlap_types|events)=/s/=.*//' | sort >dump.plugin
 same "keys of --dump-plugin" dump.man dump.plugin
+
+# The figures of stats=, and the alarms' names.
+section STATISTICS | sed -nE 's/^=item C<([a-z0-9_]+)>$/\1/p' |
+  sort >stats.man
+qemu-img create -q -f qcow2 disk.qcow2 1M
+nbdkit -U - qcow2 disk.qcow2 stats=stats.prom --run true
+sed -nE 's/^# TYPE nbdkit_qcow2_([a-z0-9_]+) .*/\1/p' stats.prom |
+  sort >stats.file
+same "figures of man page and stats=" stats.man stats.file
+section STATISTICS | sed -nE '/^ +expr:/s/nbdkit_qcow2_/\n&/gp' |
+  sed -nE 's/^nbdkit_qcow2_([a-z0-9_]+).*/\1/p' | sort >stats.alarms
+[ -s stats.alarms ] || fail "no alarms in the man page"
+comm -23 stats.alarms stats.file | grep . && fail "alarms on what is not there"
 
 # What the page says of the event log's limits.
 bytes=$(sed -nE 's/^#define MAX_QUEUED_BYTES .*\(([0-9]+)\) << 10\)/\1/p' \
