@@ -29,6 +29,7 @@
 #include "corrupt.h"
 #include "image-internal.h"
 #include "report.h"
+#include "sabotage.h"
 
 static int
 lock_file (struct image *img, struct storage *s, enum storage_lock want)
@@ -86,6 +87,8 @@ repair_dirty (struct image *img)
                   "repairing its reference counts", img->config.filename);
   guard_distrust (img);
   r = guard_sync (img);
+  if (r == 0 && SABOTAGED (SABOTAGE_DIRTY_BIT))
+    r = check_clear_bits (img, INCOMPAT_DIRTY);
   if (r == 0)
     r = image_check (img, CHECK_ALL, &result);
   if (r == 0 && result.grave)

@@ -48,6 +48,7 @@
 #include "image-internal.h"
 #include "report.h"
 #include "resize.h"
+#include "sabotage.h"
 
 static int
 failed (struct image *img, const char *what, int r)
@@ -175,7 +176,7 @@ grow_l1 (struct image *img, uint64_t entries)
                         &offset);
   if (r == 0)
     r = write_l1_copy (img, offset, bytes);
-  if (r == 0)
+  if (r == 0 && !SABOTAGED (SABOTAGE_GROW_L1))
     r = commit_now (img);
   if (r == 0 && h->l1_size > 0)
     r = freed_list_add (&old, OVERLAP_ACTIVE_L1,
@@ -272,7 +273,7 @@ grow (struct image *img, uint64_t size)
   r = clear (img, old, size, backing_end);
   if (r == 0 && img->raw_data)
     r = grow_data_file (img, old, size);
-  if (r == 0)
+  if (r == 0 && !SABOTAGED (SABOTAGE_GROW_CLEAR))
     r = commit_now (img);
   return r == 0 ? write_size (img, size) : r;
 }

@@ -31,6 +31,10 @@ enum sabotage {
   SABOTAGE_BITMAP_MARK,         /* bitmaps are not marked in use */
   SABOTAGE_BITMAP_COMMIT,       /* their new directory is not committed */
   SABOTAGE_BITMAP_OLD,          /* the old one is freed before that */
+  SABOTAGE_GROW_CLEAR,          /* the size comes before the zeroes */
+  SABOTAGE_GROW_L1,             /* a larger L1 table is not committed */
+  SABOTAGE_DIRTY_BIT,           /* cleared before the repair */
+  SABOTAGE_REBUILD_SYNC,        /* no sync before the header */
   NR_SABOTAGES
 };
 

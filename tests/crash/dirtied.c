@@ -48,6 +48,9 @@ bitmap_is_right (const struct disk *d, const struct header *h,
 
   for (w = 0; w < base->nr_windows; w++) {
     for (j = 0; j < base->windows[w].len; j += SECTOR, n++) {
+      if (base->kind->flags & KIND_RESIZE
+          && base->windows[w].offset + j >= base->small)
+        continue;
       dirty = is_dirty (d, h, b, base->windows[w].offset + j);
       if (b->flags & BITMAP_AUTO ? !dirty && tags[n] != base->initial[n]
           : dirty)
@@ -72,8 +75,10 @@ dirtied_is_known (const struct disk *d, const struct header *h,
   for (i = 0; i < dir.count && *problem == NULL; i++) {
     const struct bitmap *b = &dir.v[i];
     const bool in_use = b->flags & BITMAP_IN_USE;
+    const bool may_be = b->flags & BITMAP_AUTO
+      || base->kind->flags & KIND_RESIZE;
 
-    if (in_use && (closed || !(b->flags & BITMAP_AUTO)))
+    if (in_use && (closed || !may_be))
       *problem = "a bitmap is in use that should not";
     else if (!in_use && !bitmap_is_right (d, h, base, tags, b))
       *problem = "a bitmap that is not in use is wrong";

@@ -10,6 +10,9 @@
  *   - the engine opens it for writing, and finds nothing wrong;
  *   - each sector holds what it may (history.h), read by the engine;
  *   - a dirty bitmap knows what was changed, or is in use (dirtied.h);
+ *   - the disk has a size that it may have, and is zero where it is new;
+ *   - while an image with wrong counts is repaired they may be wrong, but
+ *     the contents not; opening it again repairs it;
  *   - for a share, qemu-img check finds no corruption, and what
  *     qemu-img convert reads is what the engine read;
  *   - for a share, it takes requests like any other image, and is sound
@@ -26,6 +29,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "byteorder.h"
+#include "checked.h"
 #include "dirtied.h"
 #include "explore.h"
 #include "fsck.h"
@@ -108,10 +113,32 @@ check_raw_data (void)
 
     for (at = w->offset; at < w->offset + w->len; at += SECTOR, n++) {
       disk_read (data, sector, SECTOR, at);
-      if (history_tag (sector, at) != now.tags[n])
+      if (now.tags[n] != TAG_GONE
+          && history_tag (sector, at) != now.tags[n])
         wrong ("sector %u holds %" PRIx64 ", in the raw data file %" PRIx64,
                n, now.tags[n], history_tag (sector, at));
     }
+  }
+}
+
+/* What is new of the disk: some places of it. */
+static void
+check_new_part (struct image *img)
+{
+  const uint64_t size = image_size (img), end = now.base->disk_size;
+  uint64_t at, i;
+  char buf[8 * SECTOR];
+
+  if (!work_size_is_legal (size, now.crash))
+    wrong ("the disk has %" PRIu64 " bytes", size);
+  for (at = end; size > end && at < size; at += (size - end) / 5) {
+    const uint64_t len = MIN (sizeof buf, size - at);
+
+    if (image_read (img, buf, len, at) < 0)
+      wrong ("reading at %" PRIu64, at);
+    for (i = 0; i < len; i++)
+      if (buf[i])
+        wrong ("the disk is not zero at %" PRIu64, at + i);
   }
 }
 
@@ -122,6 +149,7 @@ read_state (tag *tags)
 
   if (work_read_tags (img, tags) < 0 || work_problem[0])
     wrong ("reading the image");
+  check_new_part (img);
   image_close (img);
 }
 
@@ -134,7 +162,8 @@ check_contents (void)
 
   read_state (now.tags);
   for (i = 0; i < n; i++) {
-    if (!history_is_legal (now.history, i, now.tags[i])) {
+    if (now.tags[i] != TAG_GONE
+        && !history_is_legal (now.history, i, now.tags[i])) {
       history_print (now.history, i);
       wrong ("sector %u holds %" PRIx64, i, now.tags[i]);
     }
@@ -152,6 +181,36 @@ check_fsck (const char *when)
     wrong ("%s: %s", when, r.problem);
   explore_stats.leaks += r.leaks;
   explore_stats.leaky += r.leaks > 0;
+}
+
+/* Was the damage not repaired before this state? */
+static bool
+is_damaged (void)
+{
+  const unsigned flags = now.base->kind->flags;
+  uint64_t features;
+
+  if (flags & KIND_REPAIR)
+    return now.crash < work_repaired;
+  disk_read (now.disk, &features, sizeof features,
+             HEADER_OFFSET_INCOMPATIBLE);
+  return flags & KIND_DIRTY && be64toh (features) & INCOMPAT_DIRTY;
+}
+
+/* Opened for writing it is as good as new. */
+static void
+repair (void)
+{
+  struct image *img = open_state ();
+  struct fsck_result r;
+
+  if (image_begin_writing (img) < 0 || image_stop (img) < 0
+      || work_problem[0])
+    wrong ("the image cannot be repaired");
+  image_close (img);
+  if (!fsck (now.disk, &r) || r.leaks > 0)
+    wrong ("after the repair: %" PRIu64 " leaks, %s", r.leaks, r.problem);
+  explore_stats.repaired++;
 }
 
 static int
@@ -243,6 +302,7 @@ check_state (unsigned kind, enum loss loss, uint64_t choice,
              unsigned qemu_share)
 {
   uint64_t random = (now.seed << 32) + now.crash * NR_LOSSES + loss + 1;
+  bool damaged;
 
   explore_stats.states++;
   explore_stats.by_kind[kind]++;
@@ -250,8 +310,12 @@ check_state (unsigned kind, enum loss loss, uint64_t choice,
   now.loss = loss;
   now.choice = choice;
   now.disk = states_make (now.states, loss, choice);
-  check_fsck ("fsck");
+  damaged = is_damaged ();
+  if (!damaged)
+    check_fsck ("fsck");
   check_contents ();
+  if (damaged)
+    repair ();
   check_bitmaps (now.tags, false);
   next_random (&random);
   next_random (&random);
@@ -301,7 +365,7 @@ make_run (void)
   unsigned sector;
   tag seen;
 
-  if (!fsck (d, &before))
+  if (!fsck (d, &before) && !(now.base->kind->flags & KIND_DAMAGED))
     wrong ("at first: %s", before.problem);
   disk_free (d);
   if (work (now.history, REQUESTS, now.seed) < 0 || work_problem[0])
@@ -313,11 +377,13 @@ make_run (void)
   }
   st = states_create (now.rec);
   states_goto (st, recorder_now (now.rec));
+  now.crash = recorder_now (now.rec);
   now.disk = states_make (st, LOSE_NOTHING, 0);
   if (!fsck (now.disk, &after))
     wrong ("after a clean end: %s", after.problem);
   /* What could not be released on a failing disk is leaked. */
-  if (after.leaks > before.leaks
+  if (after.leaks > (now.base->kind->flags & KIND_DAMAGED ? 0
+                     : before.leaks)
       && !(now.base->kind->flags & KIND_FAILING))
     wrong ("after a clean end %" PRIu64 " clusters are leaked",
            after.leaks);
@@ -326,6 +392,9 @@ make_run (void)
   disk_free (now.disk);
   now.disk = NULL;
   states_free (st);
+  now.crash = 0;
+  if (now.base->kind->flags & KIND_DAMAGED)
+    return;
   explore_stats.blocks_made += after.blocks - before.blocks;
   explore_stats.tables_grown += after.table_clusters > before.table_clusters;
 }

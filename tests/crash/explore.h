@@ -16,6 +16,7 @@ struct explore_stats {
   uint64_t by_loss[NR_LOSSES];
   uint64_t leaky, leaks;        /* states with leaks, leaks in all */
   uint64_t qemu;                /* states judged by qemu-img, too */
+  uint64_t repaired;            /* states whose repair had not ended */
   uint64_t gone_on;             /* states that took requests afterwards */
   uint64_t blocks_made, tables_grown; /* refcounts, in runs */
 };

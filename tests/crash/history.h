@@ -27,6 +27,7 @@
  * request that wrote it, or a hash of anything else.
  */
 typedef uint64_t tag;
+#define TAG_GONE UINT64_MAX     /* beyond the end of the disk */
 
 struct window {
   uint64_t offset, len;         /* guest bytes, whole sectors */

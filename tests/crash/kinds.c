@@ -22,9 +22,13 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "byteorder.h"
+#include "header.h"
 #include "kinds.h"
+#include "refcount.h"
 
 #define KIB UINT64_C (1024)
+#define GIB (KIB * KIB * KIB)
 
 const struct kind kinds[] = {
   { "512",                 9, 3, 16, 0, 1 },
@@ -106,6 +110,35 @@ const struct kind kinds[] = {
     1 },
   { "1k-v2-aes-2",        10, 2, 16, KIND_AES, 2 },
   { "64k-aes-backing",    16, 3, 16, KIND_AES | KIND_BACKING, 1 },
+  { "4k-luks-bitmaps",    12, 3, 16, KIND_LUKS | KIND_BITMAPS, 1 },
+  { "16k-extended-bitmaps-2", 14, 3, 16, KIND_EXTENDED | KIND_BITMAPS, 2 },
+  { "4k-data-bitmaps-2",  12, 3, 16, KIND_DATA | KIND_BITMAPS, 2 },
+  { "512-resize",          9, 3, 16, KIND_RESIZE, 1 },
+  { "4k-resize-full-2",   12, 3, 16, KIND_RESIZE | KIND_FULL, 2 },
+  { "512-r64-resize-backing", 9, 3, 64, KIND_RESIZE | KIND_BACKING, 1 },
+  { "2k-v2-resize-backing", 11, 2, 16, KIND_RESIZE | KIND_BACKING, 1 },
+  { "1k-resize-snapshots", 10, 3, 16, KIND_RESIZE | KIND_SNAPSHOTS, 1 },
+  { "4k-resize-compressed", 12, 3, 16, KIND_RESIZE | KIND_COMPRESSED, 1 },
+  { "16k-extended-resize-full", 14, 3, 16,
+    KIND_RESIZE | KIND_EXTENDED | KIND_FULL, 1 },
+  { "1k-resize-bitmaps",  10, 3, 16, KIND_RESIZE | KIND_BITMAPS, 1 },
+  { "4k-resize-data",     12, 3, 16, KIND_RESIZE | KIND_DATA, 1 },
+  { "4k-resize-raw",      12, 3, 16, KIND_RESIZE | KIND_DATA | KIND_RAW, 1 },
+  { "4k-resize-luks",     12, 3, 16, KIND_RESIZE | KIND_LUKS | KIND_FULL,
+    1 },
+  { "4k-dirty",           12, 3, 16, KIND_DIRTY | KIND_FULL, 1 },
+  { "512-r64-dirty-snapshots-2", 9, 3, 64, KIND_DIRTY | KIND_SNAPSHOTS, 2 },
+  { "16k-extended-dirty-compressed", 14, 3, 16,
+    KIND_EXTENDED | KIND_DIRTY | KIND_COMPRESSED, 1 },
+  { "4k-repair",          12, 3, 16, KIND_REPAIR | KIND_FULL, 1 },
+  { "1k-r8-repair-snapshots", 10, 3, 8, KIND_REPAIR | KIND_SNAPSHOTS, 1 },
+  { "4k-rebuild",         12, 3, 16,
+    KIND_REPAIR | KIND_REBUILD | KIND_FULL, 1 },
+  { "512-r64-rebuild",     9, 3, 64,
+    KIND_REPAIR | KIND_REBUILD | KIND_FULL, 1 },
+  { "4k-detect-2",        12, 3, 16, KIND_DETECT | KIND_FULL, 2 },
+  { "16k-extended-detect", 14, 3, 16, KIND_EXTENDED | KIND_DETECT, 1 },
+  { "4k-ignore",          12, 3, 16, KIND_IGNORE | KIND_FULL, 1 },
   { "128k-2",             17, 3, 16, 0, 2 },
   { "256k-r1",            18, 3,  1, KIND_FULL, 1 },
   { "512k",               19, 3,  8, KIND_BACKING, 1 },
@@ -258,6 +291,10 @@ make_image (const struct base *b)
          k->name, b->hot + len / 4 * 3 / SECTOR * SECTOR, k->name,
          b->hot + len / 8 / SECTOR * SECTOR, len / 2 / SECTOR * SECTOR,
          k->name);
+    if (k->flags & KIND_RESIZE) /* what must not show when it has grown */
+      run ("qemu-io -f raw -c 'truncate %" PRIu64 "' -c 'write -q -P 2 %"
+           PRIu64 " %" PRIu64 "' %s.raw", b->huge, b->disk_size,
+           b->huge - b->disk_size, k->name);
     snprintf (backing, sizeof backing, " -b %s.raw -F raw", k->name);
   }
   if (k->flags & KIND_COMPRESSED)
@@ -297,11 +334,53 @@ static void
 make_bitmaps (const struct base *b)
 {
   const unsigned granularity = b->kind->cluster_bits < 12 ? 512 : 4096;
+  const char *name = b->kind->flags & KIND_ENCRYPTED
+    ? kind_named (b->kind, "disk.qcow2") : "disk.qcow2";
 
   if (b->kind->flags & KIND_BITMAPS)
-    run ("qemu-img bitmap --add -g %u disk.qcow2 on && "
-         "qemu-img bitmap --add -g 65536 --disable disk.qcow2 off",
-         granularity);
+    run ("qemu-img bitmap --add -g %u %s on && "
+         "qemu-img bitmap --add -g 65536 --disable %s off",
+         granularity, name, name);
+}
+
+/* What a crash of a writer leaves that updates counts late: some are too
+ * low, some too high.
+ */
+static void
+damage_counts (char *block, const struct header *h, uint64_t clusters)
+{
+  const uint64_t of_block = refcount_block_entries (h->cluster_size,
+                                                    h->refcount_order);
+  const uint64_t n = of_block < clusters ? of_block : clusters;
+  uint64_t i, count;
+
+  for (i = 8; i < n; i++) {
+    count = refcount_get (block, h->refcount_order, i);
+    if (i % 3 == 0 && count > 0)
+      refcount_set (block, h->refcount_order, i, count - 1);
+    else if (i % 5 == 0 && count < refcount_max (h->refcount_order))
+      refcount_set (block, h->refcount_order, i, count + 1);
+  }
+}
+
+static void
+damage (struct base *b)
+{
+  struct format_error e;
+  struct header h;
+  uint64_t entry;
+
+  if (header_decode ((const uint8_t *) b->bytes, 1u << b->kind->cluster_bits,
+                     b->size, &h, &e) < 0)
+    give_up (e.text);
+  entry = load_be64 (b->bytes + h.refcount_table_offset);
+  if (b->kind->flags & KIND_REBUILD)
+    store_be64 (b->bytes + h.refcount_table_offset, entry + GIB);
+  else
+    damage_counts (b->bytes + entry, &h, b->size >> h.cluster_bits);
+  if (b->kind->flags & KIND_DIRTY)
+    store_be64 (b->bytes + HEADER_OFFSET_INCOMPATIBLE,
+                h.incompatible | INCOMPAT_DIRTY);
 }
 
 static char *
@@ -337,12 +416,28 @@ base_read_raw (const struct base *b, const char *path, tag *tags)
     if (fseek (fp, (long) w->offset, SEEK_SET) != 0)
       give_up (path);
     for (j = 0; j < w->len; j += SECTOR) {
-      if (fread (sector, 1, SECTOR, fp) != SECTOR)
+      if (fread (sector, 1, SECTOR, fp) == SECTOR)
+        tags[n++] = history_tag (sector, w->offset + j);
+      else if (feof (fp))
+        tags[n++] = TAG_GONE;
+      else
         give_up (path);
-      tags[n++] = history_tag (sector, w->offset + j);
     }
   }
   fclose (fp);
+}
+
+/* In the middle of a cluster, if that is possible; and so large that the
+ * L1 table must grow.
+ */
+static void
+set_sizes (struct base *b)
+{
+  const uint64_t l2_table = UINT64_C (1) << (2 * b->kind->cluster_bits - 3);
+
+  b->small = b->hot + (b->disk_size - b->hot) / 8 * 5 / SECTOR * SECTOR
+    + SECTOR;
+  b->huge = b->disk_size + l2_table * 2 + 5 * SECTOR;
 }
 
 const struct base *
@@ -357,10 +452,13 @@ base_get (unsigned kind)
   b->kind = &kinds[kind];
   b->hot = far_length (b->kind);
   b->disk_size = b->hot + hot_length (b->kind) + 3 * SECTOR;
+  set_sizes (b);
   make_windows (b);
   make_image (b);
   make_bitmaps (b);
   b->bytes = read_file ("disk.qcow2", &b->size);
+  if (b->kind->flags & KIND_DAMAGED)
+    damage (b);
   b->initial = check_memory (calloc (b->sectors, sizeof (tag)));
   run ("qemu-img convert %s -O raw first.raw",
        kind_named (b->kind, "disk.qcow2"));

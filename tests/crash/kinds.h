@@ -12,7 +12,8 @@
 #include "history.h"
 
 #define KIND_SNAPSHOTS  1       /* two, which share L2 tables */
-#define KIND_BACKING    2       /* a raw file, shorter than the disk */
+#define KIND_BACKING    2       /* a raw file, shorter than the disk, but
+                                   longer with KIND_RESIZE */
 #define KIND_COMPRESSED 4       /* all clusters were compressed */
 #define KIND_FULL       8       /* all clusters are there */
 #define KIND_FAR       16       /* the refcount table will have to grow */
@@ -27,6 +28,13 @@
 #define KIND_LUKS    8192       /* encrypted */
 #define KIND_AES    16384       /* in QEMU's old way */
 #define KIND_ENCRYPTED (KIND_LUKS | KIND_AES)
+#define KIND_RESIZE  32768      /* the disk shrinks, and grows again */
+#define KIND_DIRTY   65536      /* marked dirty, with wrong counts */
+#define KIND_REPAIR 131072      /* wrong counts; opened with check=all */
+#define KIND_REBUILD 262144     /* with that: a refcount block is lost */
+#define KIND_DETECT 524288      /* zeroes are detected, and trimmed */
+#define KIND_IGNORE 1048576     /* trims are ignored */
+#define KIND_DAMAGED (KIND_DIRTY | KIND_REPAIR)
 
 /* The passphrase of those. */
 #define KIND_PASSPHRASE "abc"
@@ -53,6 +61,7 @@ struct base {
   uint64_t size;
   uint64_t disk_size;           /* guest bytes */
   uint64_t hot;                 /* the part from here on is worked on */
+  uint64_t small, huge;         /* what KIND_RESIZE makes of it */
   struct window *windows;
   unsigned nr_windows, sectors;
   tag *initial;

@@ -63,6 +63,11 @@ FEATURE (tiny, k->flags & KIND_TINY)
 FEATURE (data, k->flags & KIND_DATA)
 FEATURE (raw, k->flags & KIND_RAW)
 FEATURE (encrypted, k->flags & KIND_ENCRYPTED)
+FEATURE (resized, k->flags & KIND_RESIZE)
+FEATURE (dirty, k->flags & KIND_DIRTY)
+FEATURE (check_all, k->flags & KIND_REPAIR)
+FEATURE (detect, k->flags & KIND_DETECT)
+FEATURE (ignore, k->flags & KIND_IGNORE)
 FEATURE (failing, k->flags & KIND_FAILING)
 FEATURE (one, k->clients == 1)
 FEATURE (several, k->clients > 1)
@@ -82,6 +87,9 @@ static const struct feature features[] = {
   { "the refcount table about to grow", far_away },
   { "tiny caches", tiny },
   { "external data file", data }, { "raw data file", raw },
+  { "the disk is resized", resized }, { "dirty at first", dirty },
+  { "opened with check=all", check_all },
+  { "detect-zeroes=unmap", detect }, { "discard=ignore", ignore },
   { "the disk fails now and then", failing },
   { "one client", one }, { "2 or 4 clients", several },
 };
@@ -115,6 +123,7 @@ print_figures (void)
           s->leaky, s->leaks);
   printf ("%10" PRIu64 "  judged by qemu-img, too\n", s->qemu);
   printf ("%10" PRIu64 "  took requests afterwards\n", s->gone_on);
+  printf ("%10" PRIu64 "  were not repaired yet\n", s->repaired);
 }
 
 static volatile sig_atomic_t end_now;

@@ -52,6 +52,10 @@ static const char *const rules[NR_RULES] = {
   [SABOTAGE_BITMAP_MARK] = "bitmaps are not marked in use",
   [SABOTAGE_BITMAP_COMMIT] = "a bitmap directory is not committed",
   [SABOTAGE_BITMAP_OLD] = "a bitmap directory is freed while it is used",
+  [SABOTAGE_GROW_CLEAR] = "a disk has its size before its zeroes",
+  [SABOTAGE_GROW_L1] = "a larger L1 table is not committed",
+  [SABOTAGE_DIRTY_BIT] = "the dirty bit is cleared before the repair",
+  [SABOTAGE_REBUILD_SYNC] = "no sync between new counts and the header",
   [LYING_DISK] = "the disk lies about its syncs",
 };
 
@@ -72,25 +76,27 @@ takes_clients (void)
     || rule == SABOTAGE_IN_FLIGHT;
 }
 
-/* Is it about what is written compressed? */
-static bool
-takes_compression (void)
+/* The flags of kinds that it takes, one of them. */
+static unsigned
+takes_flags (void)
 {
-  return rule == SABOTAGE_UNPACKED || rule == SABOTAGE_PACKER;
-}
-
-/* Is there something to break with a data file only? */
-static bool
-takes_data (void)
-{
-  return rule == SABOTAGE_DATA_SYNC || rule == SABOTAGE_RAW_FILL;
-}
-
-static bool
-takes_bitmaps (void)
-{
-  return rule == SABOTAGE_BITMAP_MARK || rule == SABOTAGE_BITMAP_COMMIT
-    || rule == SABOTAGE_BITMAP_OLD;
+  switch (rule) {
+  case SABOTAGE_UNPACKED: case SABOTAGE_PACKER:
+    return KIND_COMPRESS;
+  case SABOTAGE_DATA_SYNC: case SABOTAGE_RAW_FILL:
+    return KIND_DATA;
+  case SABOTAGE_BITMAP_MARK: case SABOTAGE_BITMAP_COMMIT:
+  case SABOTAGE_BITMAP_OLD:
+    return KIND_BITMAPS;
+  case SABOTAGE_GROW_CLEAR: case SABOTAGE_GROW_L1:
+    return KIND_RESIZE;
+  case SABOTAGE_DIRTY_BIT:
+    return KIND_DIRTY;
+  case SABOTAGE_REBUILD_SYNC:
+    return KIND_REBUILD;
+  default:
+    return ~0u;
+  }
 }
 
 /* The child; a failure of the explorer ends it. */
@@ -98,8 +104,8 @@ static void __attribute__ ((noreturn))
 explore_broken (uint64_t most)
 {
   /* These are seen without a crash: rather many runs than many states. */
-  const uint64_t of_run = rule == SABOTAGE_IN_FLIGHT || takes_compression ()
-    ? 50 : most;
+  const uint64_t of_run = rule == SABOTAGE_IN_FLIGHT
+    || takes_flags () == KIND_COMPRESS ? 50 : most;
   uint64_t seed = 1, left;
   unsigned kind = 0;
 
@@ -111,12 +117,9 @@ explore_broken (uint64_t most)
     sabotage_now = (enum sabotage) rule;
   for (; explore_stats.states < most; kind = (kind + 1) % nr_kinds) {
     if (kinds[kind].flags & KIND_FAILING
-        || (takes_data () && !(kinds[kind].flags & KIND_DATA))
-        || (takes_bitmaps () && !(kinds[kind].flags & KIND_BITMAPS))
+        || (takes_flags () != ~0u && !(kinds[kind].flags & takes_flags ()))
         || (takes_clients ()
             && (kinds[kind].clients == 1 || kinds[kind].cluster_bits > 14)))
-      continue;
-    if (takes_compression () && !(kinds[kind].flags & KIND_COMPRESS))
       continue;
     left = most - explore_stats.states;
     explore (kind, seed++, left < of_run ? left : of_run, 0);

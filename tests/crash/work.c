@@ -23,6 +23,7 @@
 #include <unistd.h>
 
 #include "report.h"
+#include "resize.h"
 #include "work.h"
 
 char work_problem[1024];
@@ -33,6 +34,15 @@ static struct recorder *recorder;
 static struct disk *state;
 static bool state_opened;       /* last, not the recorder */
 static atomic_bool disk_fails;  /* now and then, at the moment */
+static uint64_t guest_size;     /* bytes, of the disk that is worked on */
+static uint64_t work_end;       /* where requests end: not what is new */
+
+/* The sizes that it had, one after the other, at moments of the recorder:
+ * from BEGAN on it may be so large, from ENDED on it is.
+ */
+static struct { uint64_t size; size_t began, ended; } sizes[3];
+static unsigned nr_sizes;
+size_t work_repaired;
 static pthread_mutex_t problem_lock = PTHREAD_MUTEX_INITIALIZER;
 
 static void *
@@ -76,6 +86,13 @@ storage_open_file (const char *path, bool writable, bool nofollow,
   else
     return -ENOENT;
   return 0;
+}
+
+static void
+set_guest_size (const struct image *img)
+{
+  guest_size = image_size (img);
+  work_end = guest_size < base->disk_size ? guest_size : base->disk_size;
 }
 
 static uint64_t
@@ -126,6 +143,31 @@ take_event (void *opaque, const struct event *event)
     note_problem ("the image is found corrupt");
 }
 
+static void
+set_config (struct image_config *c, const char *name)
+{
+  const unsigned flags = base->kind->flags;
+
+  image_config_init (c);
+  c->filename = name;
+  c->commit_interval = 0;
+  c->event = take_event;
+  c->discard = !(flags & KIND_IGNORE);
+  if (flags & KIND_COMPRESS)
+    c->compress = COMPRESS_IMAGE;
+  if (flags & KIND_TINY) {
+    c->compressed_cache_size = UINT64_C (2) << base->kind->cluster_bits;
+    c->l2_cache_size = 1;
+    c->refcount_cache_size = 1;
+  }
+  if (flags & KIND_ENCRYPTED)
+    c->passphrase = KIND_PASSPHRASE;
+  if (flags & KIND_REPAIR)
+    c->check = CHECK_ALL;
+  if (flags & KIND_DETECT)
+    c->detect_zeroes = DETECT_ZEROES_UNMAP;
+}
+
 struct image *
 work_open (const char *name)
 {
@@ -134,23 +176,14 @@ work_open (const char *name)
 
   state_opened = strcmp (name, NAME_STATE) == 0;
   report_set_sink (take_report);
-  image_config_init (&c);
-  c.filename = name;
-  c.commit_interval = 0;
-  c.event = take_event;
-  if (base->kind->flags & KIND_COMPRESS)
-    c.compress = COMPRESS_IMAGE;
-  if (base->kind->flags & KIND_TINY) {
-    c.compressed_cache_size = UINT64_C (2) << base->kind->cluster_bits;
-    c.l2_cache_size = 1;
-    c.refcount_cache_size = 1;
-  }
-  if (base->kind->flags & KIND_ENCRYPTED)
-    c.passphrase = KIND_PASSPHRASE;
+  set_config (&c, name);
   if (image_open (&c, &img) < 0) {
     note_problem ("the image cannot be opened");
     return NULL;
   }
+  /* What is damaged is reported before it is repaired. */
+  if (base->kind->flags & KIND_REBUILD && image_is_writable (img))
+    work_forget_problem ();
   if (!image_is_writable (img))
     note_problem ("the image cannot be written to");
   return img;
@@ -174,6 +207,8 @@ choose_offset (uint64_t *random)
 
   if (base->nr_windows == 1 && rnd (random, 2))
     offset = w->offset + (offset - w->offset) / 8 / SECTOR * SECTOR;
+  if (offset >= work_end)
+    offset = w->offset + (offset - w->offset) % (work_end - w->offset);
   if (rnd (random, 2))
     offset -= offset % cluster;
   return offset;
@@ -187,7 +222,7 @@ choose_length (uint64_t *random, uint64_t offset)
 
   switch (rnd (random, 8)) {
   case 0:                       /* much */
-    len %= base->disk_size / 4;
+    len %= work_end / 4;
     break;
   case 1: case 2: case 3:       /* whole clusters, one or a few */
     len = (rnd (random, 3) + 1) * cluster;
@@ -202,7 +237,7 @@ choose_length (uint64_t *random, uint64_t offset)
   len = len / SECTOR * SECTOR;
   if (len == 0)
     len = SECTOR;
-  return len < base->disk_size - offset ? len : base->disk_size - offset;
+  return len < work_end - offset ? len : work_end - offset;
 }
 
 /* What has certainly changed when it has ended.  What a trim does to
@@ -222,9 +257,10 @@ set_effect (struct op *op)
   if (op->kind != OP_TRIM)
     return;
   op->from = (op->from + cluster - 1) / cluster * cluster;
-  if (op->end != base->disk_size)
+  if (op->end != guest_size)
     op->end = op->end / cluster * cluster;
-  if (op->end < op->from || (k->version == 2 && k->flags & KIND_BACKING))
+  if (op->end < op->from || (k->version == 2 && k->flags & KIND_BACKING)
+      || k->flags & KIND_IGNORE)
     op->end = op->from;
   if (k->flags & KIND_EXTENDED
       && k->flags & (KIND_COMPRESSED | KIND_COMPRESS)) {
@@ -264,6 +300,12 @@ perform (struct image *img, const struct op *op)
     free (buf);
     return r;
   case OP_ZERO:
+    if (base->kind->flags & KIND_DETECT && op->number % 2) {
+      buf = check_memory (calloc (1, op->len));
+      r = image_write (img, buf, op->len, op->offset, op->fua);
+      free (buf);
+      return r;
+    }
     return image_zero (img, op->offset, op->len,
                        op->may_trim ? IMAGE_ZERO_MAY_TRIM : 0, op->fua);
   case OP_TRIM:
@@ -278,17 +320,19 @@ int
 work_read_tags (struct image *img, tag *tags)
 {
   unsigned i, n = 0;
-  uint64_t j;
+  uint64_t j, len;
   char *buf;
   int r = 0;
 
   for (i = 0; i < base->nr_windows && r == 0; i++) {
     const struct window *w = &base->windows[i];
 
-    buf = check_memory (malloc (w->len));
-    r = image_read (img, buf, w->len, w->offset);
+    len = image_size (img) - w->offset;
+    len = len < w->len ? len : w->len;
+    buf = check_memory (malloc (len));
+    r = image_read (img, buf, len, w->offset);
     for (j = 0; j < w->len; j += SECTOR)
-      tags[n++] = history_tag (buf + j, w->offset + j);
+      tags[n++] = j < len ? history_tag (buf + j, w->offset + j) : TAG_GONE;
     free (buf);
   }
   return r;
@@ -333,13 +377,15 @@ read_something (struct client *c)
 {
   const struct window *w
     = &base->windows[rnd (&c->random, base->nr_windows)];
-  const uint64_t skip = rnd (&c->random, w->len / SECTOR) * SECTOR;
+  const uint64_t left = work_end - w->offset;
+  const uint64_t there = left < w->len ? left : w->len;
+  const uint64_t skip = rnd (&c->random, there / SECTOR) * SECTOR;
   uint64_t len = (rnd (&c->random, 64) + 1) * SECTOR, began, i;
   char *buf;
   tag *tags;
   int r;
 
-  len = len < w->len - skip ? len : w->len - skip;
+  len = len < there - skip ? len : there - skip;
   buf = check_memory (malloc (len));
   tags = check_memory (calloc (len / SECTOR, sizeof *tags));
   began = history_begin_read (c->history);
@@ -422,6 +468,9 @@ session (struct history *h, unsigned requests, uint64_t seed)
 
   if (img == NULL)
     return -EIO;
+  if (work_repaired == SIZE_MAX)
+    work_repaired = recorder_now (recorder);
+  set_guest_size (img);
   r = image_begin_writing (img);
   if (r == 0 && base->kind->clients > 1)
     r = image_start (img);
@@ -437,20 +486,81 @@ session (struct history *h, unsigned requests, uint64_t seed)
   return r;
 }
 
+/* What is cut off is gone, durably, and reads as zeroes if the disk grows
+ * again.
+ */
+static int
+resize (struct history *h, uint64_t size)
+{
+  struct op op = {
+    .kind = OP_ZERO, .fua = true, .offset = size, .from = size,
+    .len = guest_size - size, .end = guest_size,
+  }, *now = NULL;
+  struct image_config c;
+  int r;
+
+  state_opened = false;
+  report_set_sink (take_report);
+  set_config (&c, NAME_RECORDER);
+  if (size < guest_size)
+    now = history_begin (h, &op, recorder_now (recorder));
+  sizes[nr_sizes].size = size;
+  sizes[nr_sizes].began = recorder_now (recorder);
+  r = image_resize (&c, size, true);
+  sizes[nr_sizes++].ended = recorder_now (recorder);
+  if (now)
+    history_end (h, now, recorder_now (recorder), r < 0);
+  return r;
+}
+
+bool
+work_size_is_legal (uint64_t size, size_t crash)
+{
+  bool legal = size == base->disk_size;
+  unsigned i;
+
+  for (i = 0; i < nr_sizes && sizes[i].began <= crash; i++)
+    legal = size == sizes[i].size || (legal && crash < sizes[i].ended);
+  return legal;
+}
+
+/* Sessions, and what happens between them. */
+static int
+sessions (struct history *h, unsigned requests, uint64_t seed)
+{
+  int r;
+
+  if (!(base->kind->flags & KIND_RESIZE)) {
+    r = session (h, requests / 2, seed * 2);
+    return r == 0 ? session (h, requests / 2, seed * 2 + 1) : r;
+  }
+  r = session (h, requests / 3, seed * 3);
+  if (r == 0)
+    r = resize (h, base->small);
+  if (r == 0)
+    r = session (h, requests / 3, seed * 3 + 1);
+  if (r == 0)
+    r = resize (h, base->huge);
+  if (r == 0)
+    r = session (h, requests / 3, seed * 3 + 2);
+  return r;
+}
+
 int
 work (struct history *h, unsigned requests, uint64_t seed)
 {
   uint64_t random = seed * UINT64_C (0x9e3779b97f4a7c15) | 1;
   int r;
 
+  nr_sizes = 0;
+  work_repaired = base->kind->flags & KIND_REPAIR ? SIZE_MAX : 0;
+
   if (base->kind->clients > 1)
     recorder_set_pause (recorder, pause_now, NULL);
   recorder_set_hook (recorder, fail_sometimes, &random);
   if (work_disk_lies)
     recorder_lie (recorder);
-  r = session (h, requests / 2, seed * 2);
-  if (r == 0)
-    r = session (h, requests / 2, seed * 2 + 1);
+  r = sessions (h, requests, seed);
   recorder_set_hook (recorder, NULL, NULL);
   return r;
 }
@@ -464,6 +574,7 @@ work_on_after_crash (struct image *img, tag *tags, unsigned requests,
   struct op op;
   int r;
 
+  set_guest_size (img);
   for (i = 0; i < requests; i++) {
     choose (&op, &random);
     op.number = first + i;

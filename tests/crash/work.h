@@ -31,7 +31,8 @@ extern char work_problem[1024];
 void work_forget_problem (void);
 
 /* Let so many requests happen, from the kind's number of clients at
- * once, then end.  Negative if one of them failed that should not.  With
+ * once, then end; with KIND_RESIZE the disk shrinks and grows between
+ * them.  Negative if one of them failed that should not.  With
  * KIND_FAILING a part of the writes to the disk, of its zeroes and holes
  * fails until the end begins.
  */
@@ -43,10 +44,16 @@ int work (struct history *h, unsigned requests, uint64_t seed);
 int work_on_after_crash (struct image *img, tag *tags, unsigned requests,
                          uint64_t first, uint64_t seed);
 
+/* May the disk have so many bytes after a crash at this moment? */
+bool work_size_is_legal (uint64_t size, size_t crash);
+
+/* With KIND_REPAIR: from this moment of the recorder on it is repaired. */
+extern size_t work_repaired;
+
 /* Set for a disk whose syncs promise nothing: then the rule is broken. */
 extern bool work_disk_lies;
 
-/* The tags of all sectors of the windows. */
+/* The tags of all sectors of the windows; TAG_GONE beyond the end. */
 int work_read_tags (struct image *img, tag *tags);
 
 #endif /* QCOW2_WORK_H */
