@@ -13,6 +13,9 @@
  *                   ^                  |
  *                   +------------------+ freed_put_back: it failed
  *
+ * Parts of a cluster that stays (subclusters without data) take the same
+ * way to the file system; what is said of them is in holes.c.
+ *
  * Every dropped reference passes through here, also one that leaves
  * others (2 to 1), also clusters that were allocated and never linked.
  *
@@ -43,6 +46,7 @@
 
 #include "checked.h"
 #include "cleanup.h"
+#include "holes.h"
 #include "image-internal.h"
 #include "report.h"
 #include "sabotage.h"
@@ -73,23 +77,21 @@ freed_destroy (struct freed *f)
   pthread_mutex_destroy (&f->lock);
 }
 
-int
-freed_list_add (struct freed_list *list, int owner, uint64_t first,
-                uint64_t count)
+/* The last of a list, or NULL. */
+static struct freed_run *
+last_run (struct freed_list *list)
 {
   struct freed_chunk *c = list->last;
-  struct freed_run *run;
 
-  if (owner != GUARD_DATA)
-    list->metadata = true;
-  if (c && c->used > 0) {
-    run = &c->runs[c->used - 1];
-    if (run->owner == owner && run->first + run->count == first) {
-      run->count += count;
-      list->clusters += count;
-      return 0;
-    }
-  }
+  return c && c->used > 0 ? &c->runs[c->used - 1] : NULL;
+}
+
+static int
+append_run (struct freed_list *list, int owner, uint64_t first,
+            uint64_t count)
+{
+  struct freed_chunk *c = list->last;
+
   if (!c || c->used == FREED_CHUNK_RUNS) {
     c = malloc (sizeof *c);
     if (!c)
@@ -106,8 +108,40 @@ freed_list_add (struct freed_list *list, int owner, uint64_t first,
   c->runs[c->used++] = (struct freed_run) {
     .first = first, .count = count, .owner = owner
   };
-  list->clusters += count;
   return 0;
+}
+
+int
+freed_list_add (struct freed_list *list, int owner, uint64_t first,
+                uint64_t count)
+{
+  struct freed_run *run = last_run (list);
+  int r;
+
+  if (owner != GUARD_DATA)
+    list->metadata = true;
+  if (run && run->owner == owner && run->first + run->count == first) {
+    run->count += count;
+    list->clusters += count;
+    return 0;
+  }
+  r = append_run (list, owner, first, count);
+  if (r == 0)
+    list->clusters += count;
+  return r;
+}
+
+int
+freed_list_add_parts (struct freed_list *list, uint64_t guest_cluster,
+                      uint32_t mask)
+{
+  struct freed_run *run = last_run (list);
+
+  if (run && run->owner == FREED_PARTS && run->first == guest_cluster) {
+    run->count |= mask;
+    return 0;
+  }
+  return append_run (list, FREED_PARTS, guest_cluster, mask);
 }
 
 /* A short list is copied into the last chunk of the other, so that many
@@ -253,6 +287,20 @@ release_run (struct image *img, struct freed_run *run)
   }
 }
 
+/* The next commit tries again if somebody is using the cluster.  Without
+ * the memory to note that it costs space, nothing else.
+ */
+static void
+release_parts (struct image *img, const struct freed_run *run)
+{
+  const uint32_t mask = (uint32_t) run->count;
+  struct freed_list again = { 0 };
+
+  if (!holes_make (img, run->first, mask)
+      && freed_list_add_parts (&again, run->first, mask) == 0)
+    freed_join (&img->freed, &again);
+}
+
 void
 freed_release (struct image *img)
 {
@@ -263,7 +311,10 @@ freed_release (struct image *img)
 
   for (c = f->cut.first; c; c = c->next)
     for (i = 0; i < c->used; ++i)
-      release_run (img, &c->runs[i]);
+      if (c->runs[i].owner == FREED_PARTS)
+        release_parts (img, &c->runs[i]);
+      else
+        release_run (img, &c->runs[i]);
   {
     ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&f->lock);
     done = f->cut;
@@ -286,7 +337,7 @@ freed_list_walk (struct image *img, const struct freed_list *list,
     for (i = 0; i < c->used && r == 0; ++i) {
       const struct freed_run *run = &c->runs[i];
 
-      if (run->owner != GUARD_DATA && run->count > 0
+      if (run->owner >= 0 && run->count > 0
           && (types & OVERLAP_BIT ((unsigned) run->owner)))
         r = fn (opaque, img, (enum overlap_type) run->owner,
                 run->first << img->cluster_bits,

@@ -20,11 +20,17 @@ struct image;
 
 /* COUNT clusters from FIRST on lost one reference each.  OWNER: what
  * they were, GUARD_DATA or an overlap type to unmark.
+ *
+ * With FREED_PARTS it is something else: guest cluster FIRST keeps its
+ * host cluster, but the subclusters of the mask COUNT are no data any
+ * more (holes.c).
  */
 struct freed_run {
   uint64_t first, count;        /* host clusters */
   int owner;
 };
+
+#define FREED_PARTS (-3)        /* no owner known to the guard */
 
 #define FREED_CHUNK_RUNS 169    /* makes a chunk about a page */
 
@@ -58,6 +64,8 @@ void freed_destroy (struct freed *f);
  */
 int freed_list_add (struct freed_list *list, int owner, uint64_t first,
                     uint64_t count);
+int freed_list_add_parts (struct freed_list *list, uint64_t guest_cluster,
+                          uint32_t mask);
 void freed_list_free (struct freed_list *list);
 
 /* COUNT clusters from FIRST on were allocated and will not be linked. */

@@ -104,6 +104,20 @@ struct preview {
   bool reserved;                /* the slice's space is certain */
 };
 
+/* Subclusters that were data and are not, in a host cluster that stays:
+ * their space is given back.
+ */
+static int
+note_parts (struct image *img, const struct change *c, uint64_t cluster,
+            struct l2_entry old, struct l2_entry new, struct preview *p)
+{
+  const uint32_t lost = (uint32_t) (old.bitmap & ~new.bitmap);
+
+  if (c->kind != MAP_ZERO_DROP || !img->map.layout.extended || lost == 0)
+    return 0;
+  return freed_list_add_parts (&p->freed, cluster, lost);
+}
+
 /* What becomes of entry I, and note what it drops. */
 static int
 preview_entry (struct image *img, const struct change *c, uint64_t i,
@@ -124,8 +138,10 @@ preview_entry (struct image *img, const struct change *c, uint64_t i,
   if (new.word != old.word || new.bitmap != old.bitmap)
     p->differs = true;
   /* A data file's clusters are not handed out, and so not freed. */
-  if (!free_old || img->map.layout.data_file)
+  if (img->map.layout.data_file)
     return 0;
+  if (!free_old)
+    return note_parts (img, c, cluster, old, new, p);
   r = old_clusters (img, cluster << img->cluster_bits, old, &first, &count);
   if (r < 0)
     return r;

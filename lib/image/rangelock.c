@@ -17,7 +17,8 @@
  *
  * Locks: the list has a mutex of its own, held for the walk only.
  * Range locks come before all other locks.  A thread holds at most one
- * range at a time.
+ * range at a time, but for the commit, which may run in a thread that has
+ * one and does not wait for its second (rangelock_try).
  */
 
 #include <config.h>
@@ -58,15 +59,14 @@ must_wait (const struct range_hold *hold)
   return false;
 }
 
-void
-rangelock_lock (struct rangelock *r, struct range_hold *hold,
-                uint64_t begin, uint64_t end, bool exclusive)
+/* With the list's lock held: HOLD is the last to arrive. */
+static void
+append (struct rangelock *r, struct range_hold *hold,
+        uint64_t begin, uint64_t end, bool exclusive)
 {
   hold->begin = begin;
   hold->end = end;
   hold->exclusive = exclusive;
-
-  pthread_mutex_lock (&r->lock);
   hold->prev = r->last;
   hold->next = NULL;
   if (r->last)
@@ -74,8 +74,44 @@ rangelock_lock (struct rangelock *r, struct range_hold *hold,
   else
     r->first = hold;
   r->last = hold;
-
   hold->granted = !must_wait (hold);
+}
+
+/* With the list's lock held. */
+static void
+take_out (struct rangelock *r, struct range_hold *hold)
+{
+  if (hold->prev)
+    hold->prev->next = hold->next;
+  else
+    r->first = hold->next;
+  if (hold->next)
+    hold->next->prev = hold->prev;
+  else
+    r->last = hold->prev;
+}
+
+bool
+rangelock_try (struct rangelock *r, struct range_hold *hold,
+               uint64_t begin, uint64_t end, bool exclusive)
+{
+  bool granted;
+
+  pthread_mutex_lock (&r->lock);
+  append (r, hold, begin, end, exclusive);
+  granted = hold->granted;
+  if (!granted)
+    take_out (r, hold);         /* nobody came later: nobody waits for it */
+  pthread_mutex_unlock (&r->lock);
+  return granted;
+}
+
+void
+rangelock_lock (struct rangelock *r, struct range_hold *hold,
+                uint64_t begin, uint64_t end, bool exclusive)
+{
+  pthread_mutex_lock (&r->lock);
+  append (r, hold, begin, end, exclusive);
   if (!hold->granted) {
     pthread_cond_init (&hold->cond, NULL);
     while (!hold->granted)
@@ -91,14 +127,7 @@ rangelock_unlock (struct rangelock *r, struct range_hold *hold)
   struct range_hold *h;
 
   pthread_mutex_lock (&r->lock);
-  if (hold->prev)
-    hold->prev->next = hold->next;
-  else
-    r->first = hold->next;
-  if (hold->next)
-    hold->next->prev = hold->prev;
-  else
-    r->last = hold->prev;
+  take_out (r, hold);
 
   /* Only what came later and overlaps can have waited for this one. */
   for (h = hold->next; h; h = h->next) {

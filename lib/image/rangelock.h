@@ -37,6 +37,13 @@ void rangelock_destroy (struct rangelock *r);
  */
 void rangelock_lock (struct rangelock *r, struct range_hold *hold,
                      uint64_t begin, uint64_t end, bool exclusive);
+
+/* The same without waiting: false, and no hold, if anything stands in the
+ * way.  For who may not wait, as the thread may hold a range already.
+ */
+bool rangelock_try (struct rangelock *r, struct range_hold *hold,
+                    uint64_t begin, uint64_t end, bool exclusive);
+
 void rangelock_unlock (struct rangelock *r, struct range_hold *hold);
 
 #endif /* QCOW2_RANGELOCK_H */

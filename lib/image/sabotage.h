@@ -35,6 +35,7 @@ enum sabotage {
   SABOTAGE_GROW_L1,             /* a larger L1 table is not committed */
   SABOTAGE_DIRTY_BIT,           /* cleared before the repair */
   SABOTAGE_REBUILD_SYNC,        /* no sync before the header */
+  SABOTAGE_HOLES,               /* nobody looks what the hole is made in */
   NR_SABOTAGES
 };
 

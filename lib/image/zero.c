@@ -18,8 +18,8 @@
  *
  * With extended L2 entries all this is said of subclusters.  The host
  * cluster is freed when no subcluster of it is data any more (QEMU frees
- * whole clusters only).  A part of a compressed cluster is as the part
- * of a subcluster.
+ * whole clusters only); until then holes are made in it (holes.c).  A
+ * part of a compressed cluster is as the part of a subcluster.
  *
  * The parts of subclusters at both ends are written as data, unless they
  * read as zeroes already.

@@ -56,6 +56,7 @@ static const char *const rules[NR_RULES] = {
   [SABOTAGE_GROW_L1] = "a larger L1 table is not committed",
   [SABOTAGE_DIRTY_BIT] = "the dirty bit is cleared before the repair",
   [SABOTAGE_REBUILD_SYNC] = "no sync between new counts and the header",
+  [SABOTAGE_HOLES] = "a hole is made in what was filled again",
   [LYING_DISK] = "the disk lies about its syncs",
 };
 
@@ -90,6 +91,8 @@ takes_flags (void)
     return KIND_BITMAPS;
   case SABOTAGE_GROW_CLEAR: case SABOTAGE_GROW_L1:
     return KIND_RESIZE;
+  case SABOTAGE_HOLES:
+    return KIND_EXTENDED;
   case SABOTAGE_DIRTY_BIT:
     return KIND_DIRTY;
   case SABOTAGE_REBUILD_SYNC:

@@ -223,6 +223,27 @@ def freed_with_the_last(lab):
     expect_clean(path)
 
 
+def space_comes_back(lab):
+    """Of a trimmed subcluster, though its host cluster stays."""
+    size = 1 * M
+    path = create(lab.path(), 8 * size, extended_l2="on", cluster_size=size)
+    with lab.server(path) as server:
+        handle = server.connect()
+        handle.pwrite(b"x" * 8 * size, 0)
+        handle.flush()
+        before = os.stat(path).st_blocks
+        for i in range(0, 8 * 32, 2):
+            handle.trim(size // 32, i * size // 32)
+        handle.flush()
+        after = os.stat(path).st_blocks
+    with Qcow2(path) as image:
+        check(image.l2_entry(0) & COPIED, "the host cluster went")
+    print("%d blocks of 512 bytes, %d after the trims" % (before, after))
+    check(before - after >= 4 * size // 512 - 64, "%d blocks, and then %d",
+          before, after)
+    expect_clean(path)
+
+
 def copies_a_subcluster(lab):
     """A small write fills its subcluster, not the cluster."""
     base = lab.path()
@@ -283,6 +304,7 @@ def main():
              lambda: Disk(lab, ["own", "none"], rng, backing=False).go())
     lab.case("shared", lambda: Disk(lab, ["shared"], rng).go())
     lab.case("freed with the last", freed_with_the_last, lab)
+    lab.case("space comes back", space_comes_back, lab)
     lab.case("copies a subcluster", copies_a_subcluster, lab)
     for damage in both, no_offset, on_compressed:
         lab.case("invalid: " + damage.__name__, invalid, lab, damage)

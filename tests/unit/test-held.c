@@ -247,6 +247,198 @@ START_TEST (a_cluster_is_not_reused_before_its_hole_is_punched)
 }
 END_TEST
 
+/* Where were holes punched since watch.n was 0?  The only one. */
+static struct op
+only_punch (void)
+{
+  struct op found = { .len = 0 };
+  unsigned i;
+
+  ck_assert_uint_eq (count_ops (STORAGE_MEMORY_PUNCH), 1);
+  for (i = 0; i < watch.n; ++i)
+    if (watch.ops[i].kind == STORAGE_MEMORY_PUNCH)
+      found = watch.ops[i];
+  return found;
+}
+
+/* Subclusters of 4 KiB: those that were trimmed, after the pointers are
+ * durable, and no others.
+ */
+START_TEST (holes_are_made_for_subclusters)
+{
+  struct op punch;
+  uint64_t host;
+
+  make_image ("-o extended_l2=on,cluster_size=128k", "64M");
+  ck_assert_int_eq (write_byte (0, 128 * K, 1), 0);
+  ck_assert_int_eq (image_flush (img), 0);
+  host = host_of (0);
+  watch.n = 0;
+  ck_assert_int_eq (image_trim (img, 8 * K, 12 * K, false), 0);
+  ck_assert_uint_eq (count_ops (STORAGE_MEMORY_PUNCH), 0);
+  ck_assert_int_eq (image_flush (img), 0);
+  punch = only_punch ();
+  ck_assert_uint_eq (punch.offset, host + 8 * K);
+  ck_assert_uint_eq (punch.len, 12 * K);
+  /* Not while the pointers are on their way. */
+  ck_assert_int_eq (watch.ops[watch.n - 2].kind, STORAGE_MEMORY_SYNC);
+  ck_assert_int_eq (watch.ops[watch.n - 1].kind, STORAGE_MEMORY_PUNCH);
+  expect_byte (0, 8 * K, 1);
+  expect_byte (8 * K, 12 * K, 0);
+  expect_byte (20 * K, 108 * K, 1);
+  ck_assert_uint_eq (host_of (0), host);
+  stop_clean ();
+}
+END_TEST
+
+/* Subclusters of 2 KiB: a block goes with the second half of it. */
+START_TEST (holes_are_whole_blocks)
+{
+  struct op punch;
+  uint64_t host;
+
+  make_image ("-o extended_l2=on", "64M");
+  ck_assert_int_eq (write_byte (0, 64 * K, 1), 0);
+  host = host_of (0);
+  ck_assert_int_eq (image_trim (img, 10 * K, 2 * K, false), 0);
+  ck_assert_int_eq (image_flush (img), 0);
+  ck_assert_uint_eq (count_ops (STORAGE_MEMORY_PUNCH), 0);
+  ck_assert_int_eq (image_trim (img, 8 * K, 2 * K, false), 0);
+  ck_assert_int_eq (image_flush (img), 0);
+  punch = only_punch ();
+  ck_assert_uint_eq (punch.offset, host + 8 * K);
+  ck_assert_uint_eq (punch.len, 4 * K);
+  expect_byte (0, 8 * K, 1);
+  expect_byte (12 * K, 52 * K, 1);
+  stop_clean ();
+}
+END_TEST
+
+/* What was filled again has data. */
+START_TEST (no_hole_is_made_in_what_was_filled_again)
+{
+  struct op punch;
+  uint64_t host;
+
+  make_image ("-o extended_l2=on,cluster_size=128k", "64M");
+  ck_assert_int_eq (write_byte (0, 128 * K, 1), 0);
+  host = host_of (0);
+  ck_assert_int_eq (image_trim (img, 8 * K, 12 * K, false), 0);
+  ck_assert_int_eq (write_byte (8 * K, 4 * K, 2), 0);
+  ck_assert_int_eq (image_flush (img), 0);
+  punch = only_punch ();
+  ck_assert_uint_eq (punch.offset, host + 12 * K);
+  ck_assert_uint_eq (punch.len, 8 * K);
+  expect_byte (8 * K, 4 * K, 2);
+  stop_clean ();
+}
+END_TEST
+
+/* A write that fills it is on its way: the commit neither punches nor
+ * waits, and the next one knows better.
+ */
+START_TEST (no_hole_is_made_under_a_write)
+{
+  struct request writer = { .kind = WRITE, .offset = 8 * K, .len = 4 * K,
+                            .byte = 2 };
+  uint64_t host;
+
+  make_image ("-o extended_l2=on,cluster_size=128k", "64M");
+  ck_assert_int_eq (write_byte (0, 128 * K, 1), 0);
+  host = host_of (0);
+  ck_assert_int_eq (image_trim (img, 8 * K, 12 * K, false), 0);
+  hold_next (STORAGE_MEMORY_WRITE, host, 128 * K);
+  start (&writer);
+  wait_until_held ();
+  ck_assert_int_eq (image_flush (img), 0);
+  let_go ();
+  done (&writer, 0);
+  storage_memory_set_hook (storage, watch_hook, NULL);
+  watch.n = 0;
+  ck_assert_int_eq (image_flush (img), 0);
+  ck_assert_uint_eq (only_punch ().offset, host + 12 * K);
+  ck_assert_uint_eq (only_punch ().len, 8 * K);
+  expect_byte (8 * K, 4 * K, 2);
+  stop_clean ();
+}
+END_TEST
+
+/* Data on disk, none in memory: a crash would bring it back.  The commit
+ * after the one that is under way may punch.
+ */
+START_TEST (no_hole_is_made_in_what_a_crash_brings_back)
+{
+  struct request flusher = { .kind = FLUSH };
+  uint64_t host;
+
+  make_image ("-o extended_l2=on,cluster_size=128k", "64M");
+  ck_assert_int_eq (write_byte (0, 128 * K, 1), 0);
+  host = host_of (0);
+  ck_assert_int_eq (image_flush (img), 0);
+  ck_assert_int_eq (image_trim (img, 8 * K, 4 * K, false), 0);
+  ck_assert_int_eq (write_byte (8 * K, 4 * K, 2), 0);
+  hold_next (STORAGE_MEMORY_SYNC, 0, 0);
+  start (&flusher);
+  wait_until_held ();
+  /* The cut has the data; this is in the next epoch. */
+  ck_assert_int_eq (image_trim (img, 8 * K, 4 * K, false), 0);
+  storage_memory_set_hook (storage, watch_hook, NULL);
+  watch.n = 0;
+  let_go ();
+  done (&flusher, 0);
+  ck_assert_uint_eq (count_ops (STORAGE_MEMORY_PUNCH), 0);
+  ck_assert_int_eq (image_flush (img), 0);
+  ck_assert_uint_eq (only_punch ().offset, host + 8 * K);
+  stop_clean ();
+}
+END_TEST
+
+/* The other way round: filled while the commit of the trim is under way. */
+START_TEST (no_hole_is_made_in_what_is_newer_than_the_commit)
+{
+  struct request flusher = { .kind = FLUSH };
+  uint64_t host;
+
+  make_image ("-o extended_l2=on,cluster_size=128k", "64M");
+  ck_assert_int_eq (write_byte (0, 128 * K, 1), 0);
+  host = host_of (0);
+  ck_assert_int_eq (image_flush (img), 0);
+  ck_assert_int_eq (image_trim (img, 8 * K, 12 * K, false), 0);
+  hold_next (STORAGE_MEMORY_SYNC, 0, 0);
+  start (&flusher);
+  wait_until_held ();
+  ck_assert_int_eq (write_byte (8 * K, 4 * K, 2), 0);
+  storage_memory_set_hook (storage, watch_hook, NULL);
+  watch.n = 0;
+  let_go ();
+  done (&flusher, 0);
+  ck_assert_uint_eq (only_punch ().offset, host + 12 * K);
+  expect_byte (8 * K, 4 * K, 2);
+  stop_clean ();
+}
+END_TEST
+
+/* A snapshot has the data still. */
+START_TEST (no_hole_is_made_in_what_a_snapshot_has)
+{
+  struct temporary t;
+
+  temporary_name (&t, "qcow2");
+  qemu_img ("create -f qcow2 -o extended_l2=on,cluster_size=128k %s 64M",
+            t.name);
+  qemu_img ("bench -w -c 1 -s 131072 --pattern=1 -f qcow2 %s", t.name);
+  qemu_img ("snapshot -c before %s", t.name);
+  open_loaded (t.name);
+  temporary_remove (&t);
+  watch.n = 0;
+  ck_assert_int_eq (image_trim (img, 8 * K, 4 * K, false), 0);
+  ck_assert_int_eq (image_flush (img), 0);
+  ck_assert_uint_eq (count_ops (STORAGE_MEMORY_PUNCH), 0);
+  expect_byte (8 * K, 4 * K, 0);
+  stop_clean ();
+}
+END_TEST
+
 /* A new cluster is linked when its data has been written, not before: a
  * commit in between makes nothing durable that leads to it.
  */
@@ -446,6 +638,13 @@ main (void)
   tcase_add_test (tc, a_trim_waits_for_a_read);
   tcase_add_test (tc, a_trim_waits_for_a_write_in_place);
   tcase_add_test (tc, a_cluster_is_not_reused_before_its_hole_is_punched);
+  tcase_add_test (tc, holes_are_made_for_subclusters);
+  tcase_add_test (tc, holes_are_whole_blocks);
+  tcase_add_test (tc, no_hole_is_made_in_what_was_filled_again);
+  tcase_add_test (tc, no_hole_is_made_under_a_write);
+  tcase_add_test (tc, no_hole_is_made_in_what_a_crash_brings_back);
+  tcase_add_test (tc, no_hole_is_made_in_what_is_newer_than_the_commit);
+  tcase_add_test (tc, no_hole_is_made_in_what_a_snapshot_has);
   tcase_add_test (tc, a_commit_does_not_link_data_that_is_on_its_way);
   tcase_add_test (tc, a_commit_writes_slices_as_at_its_cut);
   tcase_add_test (tc, a_flush_is_not_answered_by_an_earlier_commit);
