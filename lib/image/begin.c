@@ -40,9 +40,9 @@ lock_file (struct image *img, struct storage *s, enum storage_lock want)
 
   if (r == -EAGAIN) {
     storage_lock_holders (s, holders, sizeof holders);
-    report_error ("%s: cannot be opened for writing: %s; %s; give "
-                  "locking=off only if that is safe", storage_name (s),
-                  conflict, holders);
+    report_error ("%s: cannot be opened for writing: %s; %s%s",
+                  storage_name (s), conflict, holders, img->config.offline
+                  ? "" : "; give locking=off only if that is safe");
   }
   else if (r < 0)
     report_error ("%s: changing the lock to a %s: %s; locking=off does "

@@ -43,7 +43,7 @@
 #include "cleanup.h"
 #include "report.h"
 
-/* An image must not be able to flood the log. */
+/* An image must not be able to flood a server's log. */
 #define MAX_LINES 20
 
 /* Rounds that change something. */
@@ -78,7 +78,7 @@ check_mistake (struct check *c, enum check_kind kind, uint64_t n,
     c->grave = true;
   if (c->lines > MAX_LINES)
     return;
-  if (c->lines++ == MAX_LINES) {
+  if (!c->img->config.offline && c->lines++ == MAX_LINES) {
     report_warning ("%s: check: there is more, which is counted but not "
                     "shown", c->img->config.filename);
     return;
@@ -104,6 +104,11 @@ check_step (struct check *c)
   time_t t = now ();
 
   c->steps_done++;              /* more than c->steps in a rebuild */
+  if (c->img->config.check_progress) {
+    c->img->config.check_progress (c->img->config.check_opaque,
+                                   MIN (c->steps_done, c->steps), c->steps);
+    return;
+  }
   if (t - c->told < (time_t) check_tell_seconds)
     return;
   c->told = t;
@@ -239,10 +244,14 @@ image_check (struct image *img, enum image_check what,
   res->leaks_left = c.leaks;
   res->grave = c.grave;
   res->unseen = c.unseen;
+  res->end = (c.highest + 1) << img->cluster_bits;
+  res->allocated = c.allocated;
+  res->compressed = c.compressed;
+  res->fragmented = c.fragmented;
   if (r < 0)
     report_error ("%s: check: could not be completed: %s",
                   img->config.filename, strerror (-r));
-  else
+  else if (!img->config.check_result)
     tell (img, res);
   return r;
 }

@@ -107,11 +107,12 @@ image_corrupt (struct image *img, uint64_t offset, uint64_t len,
       report_warning ("%s: image is corrupt: %s", img->config.filename, msg);
     return -EIO;
   }
-  report_error ("%s: %s: %s; %s", img->config.filename,
+  report_error ("%s: %s: %s%s", img->config.filename,
                 atomic_load (&img->writing) ? "marking image as corrupt"
                 : "image is corrupt", msg,
-                img->opening ? "it is served read-only"
-                : "further writes are refused");
+                img->config.offline ? ""
+                : img->opening ? "; it is served read-only"
+                : "; further writes are refused");
   if (!img->opening) {
     marking = true;
     set_corrupt_bit (img);

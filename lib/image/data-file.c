@@ -130,6 +130,8 @@ data_file_open (struct image *img, struct chain *chain)
     return r;
   img->raw_data = (h->autoclear & AUTOCLEAR_DATA_FILE_RAW)
     && h->crypt_method == CRYPT_NONE;
+  if (img->config.offline)
+    return 0;
   r = open_named (img);
   if (r == 0)
     r = join_chain (img, chain);

@@ -99,7 +99,7 @@ encryption_open (struct image *img)
 {
   const uint32_t method = img->header.crypt_method;
 
-  if (method == CRYPT_NONE || img->config.metadata_only)
+  if (method == CRYPT_NONE || img->config.offline)
     return 0;
   if (!img->config.passphrase)
     return no_passphrase (img);
@@ -130,7 +130,7 @@ encryption_check_passphrases (struct image *img)
   const struct image_config *c = &img->config;
   const bool below = below_is_encrypted (img);
 
-  if (c->metadata_only)
+  if (c->offline)
     return 0;
   if (c->passphrase && !img->crypt && (c->backing_passphrase || !below)) {
     report_error ("%s: passphrase= was given, but the image is not "

@@ -43,6 +43,8 @@ enum lazy_refcounts { LAZY_OFF, LAZY_ON, LAZY_IMAGE };
  */
 enum image_check { CHECK_OFF, CHECK_REPORT, CHECK_LEAKS, CHECK_ALL };
 
+struct image_check_result;
+
 struct image_config {
   const char *filename;         /* or an NBD URI */
   bool readonly;                /* never ask for write access */
@@ -64,8 +66,9 @@ struct image_config {
   const char *data_file;        /* the same */
   const char *passphrase;       /* of an encrypted image; or NULL */
   const char *backing_passphrase; /* of its layers, if another; or NULL */
-  bool metadata_only;           /* guest data will not be read: no key is
-                                   needed */
+  bool offline;                 /* nobody is served: only metadata is looked
+                                   at, or checked.  No passphrase is needed,
+                                   data and backing files are not opened */
   unsigned commit_interval;     /* seconds; 0 is never */
   bool discard;                 /* false: trims are ignored */
   enum detect_zeroes detect_zeroes; /* of writes */
@@ -76,6 +79,13 @@ struct image_config {
   bool no_connections;          /* make none: -EINPROGRESS instead, and
                                    nothing is reported */
   enum image_check check;       /* when the image is opened */
+  struct image_check_result *check_result; /* is filled in by it, instead of
+                                   a summary in the log; or NULL */
+  /* Told how far a check is, instead of the log; or NULL.  DONE and TOTAL
+   * are in the same unit.
+   */
+  void (*check_progress) (void *opaque, uint64_t done, uint64_t total);
+  void *check_opaque;
 
   event_sink *event;            /* may be NULL */
   void *event_opaque;
@@ -101,6 +111,9 @@ struct image;
  * An image that is marked corrupt, or found so now, opens read-only
  * (image_is_writable says false, BLOCK_IMAGE_CORRUPTED is sent for what
  * was found).
+ *
+ * With CONFIG->offline: only the facts, image_check and offline.h may be
+ * asked; a repair of a file that is read-only is -EROFS (reported).
  */
 int image_open (const struct image_config *config, struct image **img);
 
@@ -174,6 +187,11 @@ struct image_check_result {
                                    wrong COPIED flags */
   bool unseen;                  /* broken pointers: leaks may be none */
   bool reopen;                  /* close the image, open and check again */
+  uint64_t end;                 /* host bytes: the end of the last cluster
+                                   that anything refers to */
+  uint64_t allocated, compressed; /* guest clusters of the active disk */
+  uint64_t fragmented;          /* of them, not behind the one before them,
+                                   or compressed */
 };
 int image_check (struct image *img, enum image_check what,
                  struct image_check_result *result);

@@ -134,26 +134,6 @@ read_snapshots (struct image *img)
  * The tracker.
  */
 
-/* A total-size-limit with which nothing would have to leave: what the
- * pieces of metadata met so far can take at most, wherever they lie (a
- * run each, most of a window's fixed part each, counts of shared tables),
- * as a round number.
- */
-static uint64_t
-enough (struct image *img)
-{
-  const uint64_t pieces = atomic_load (&img->guard.pieces) + 1;
-  const uint64_t windows = (atomic_load (&img->guard.end)
-                            >> img->cluster_bits) / 65536 + 1;
-  const uint64_t need = 16384 + 8 * pieces + 256 * MIN (pieces, windows)
-    + 64 * (uint64_t) img->snapshots.count;
-  uint64_t round;
-
-  for (round = 65536; round < need; round *= 2)
-    ;
-  return round;
-}
-
 /* Told to the operator when a range leaves the tracker, or returns. */
 static void
 notice (void *opaque, const struct overlap_notice *n)
@@ -175,7 +155,9 @@ notice (void *opaque, const struct overlap_notice *n)
     .used = n->used,
     .policy = policies[img->guard.policy],
     .is_protected = img->guard.policy != OVERLAP_LIMIT_UNPROTECTED,
-    .enough = enough (img),
+    .enough = overlap_enough (atomic_load (&img->guard.pieces),
+                              atomic_load (&img->guard.end)
+                              >> img->cluster_bits, img->snapshots.count),
   };
 
   if (img->config.event)
@@ -349,9 +331,9 @@ open_top (struct image *img)
     return r;
   if (img->header.incompatible & INCOMPAT_CORRUPT) {
     atomic_store (&img->guard.corrupt, true);
-    report_warning ("%s: the image is marked corrupt and is served "
-                    "read-only; repair it with 'qemu-img check -r all'",
-                    img->config.filename);
+    report_warning ("%s: the image is marked corrupt%s; repair it with "
+                    "'qemu-img check -r all'", img->config.filename,
+                    img->config.offline ? "" : " and is served read-only");
   }
   r = bitmaps_load (img);
   if (r < 0)
@@ -390,7 +372,7 @@ open_parts (struct image *img, struct chain *chain)
   /* First what may have to be tried again (-EINPROGRESS), then what
    * tells of corruption, once.
    */
-  r = layer_open (img, chain, &img->backing);
+  r = img->config.offline ? 0 : layer_open (img, chain, &img->backing);
   if (r == 0 && img->is_top)
     r = encryption_check_passphrases (img);
   img->config.passphrase = img->config.backing_passphrase = NULL;
@@ -456,8 +438,10 @@ lock_file (const struct image_config *config, struct storage *s)
 
   if (r == -EAGAIN) {
     storage_lock_holders (s, holders, sizeof holders);
-    report_error ("%s: is in use: %s; %s; give locking=off only if that is "
-                  "safe", config->filename, conflict, holders);
+    report_error ("%s: is in use: %s; %s; give %s", config->filename,
+                  conflict, holders, config->offline
+                  ? "-U to look at it all the same"
+                  : "locking=off only if that is safe");
   }
   else if (r < 0)
     report_error ("%s: locking: %s; locking=off does without",
@@ -487,6 +471,26 @@ open_once (const struct image_config *config, struct image **img)
   return image_open_in_chain (config, s, chain, img);
 }
 
+/* What was found first is what there was; what is left, and where, is said
+ * by the last check.
+ */
+static void
+store_result (const struct image *img, const struct image_check_result *now)
+{
+  struct image_check_result *res = img->config.check_result;
+  const struct image_check_result before = res ? *res : *now;
+
+  if (!res)
+    return;
+  *res = *now;
+  if (!before.reopen)
+    return;
+  res->errors = before.errors;
+  res->leaks = before.leaks;
+  res->overlaps = before.overlaps;
+  res->repaired |= before.repaired;
+}
+
 /* The check that config->check asks for, and what follows from it.  1:
  * the image must be opened again.
  */
@@ -496,6 +500,8 @@ check_now (struct image *img, enum image_check what)
   struct image_check_result result;
   int r = image_check (img, what, &result);
 
+  if (r == 0)
+    store_result (img, &result);
   if (r < 0 || result.reopen)
     return r < 0 ? r : 1;
   if (result.errors_left + result.overlaps == 0 && what == CHECK_ALL
@@ -504,7 +510,7 @@ check_now (struct image *img, enum image_check what)
     return r < 0 ? r : 1;
   }
   /* Wrong COPIED flags harm nobody: they are not believed. */
-  if (result.grave) {
+  if (result.grave && !img->config.offline) {
     img->opening = true;
     image_corrupt (img, 0, 0, what == CHECK_ALL
                    ? "errors are left that cannot be repaired in place; "
@@ -526,6 +532,12 @@ check_with_lock (struct image *img)
   const enum image_check what = img->config.check;
   int r;
 
+  if (what != CHECK_REPORT && !storage_is_writable (img->storage)
+      && img->config.offline) {
+    report_error ("%s: the file is read-only, nothing can be repaired",
+                  img->config.filename);
+    return -EROFS;
+  }
   if (what != CHECK_REPORT && !storage_is_writable (img->storage)) {
     report_warning ("%s: check: the file is read-only, nothing is repaired",
                     img->config.filename);
@@ -546,6 +558,8 @@ image_open (const struct image_config *config, struct image **img)
   unsigned tries = 0;
   int r;
 
+  if (config->check_result)
+    memset (config->check_result, 0, sizeof *config->check_result);
   do {
     r = open_once (config, img);
     if (r < 0 || config->check == CHECK_OFF)

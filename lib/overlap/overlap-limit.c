@@ -36,6 +36,19 @@
 /* Any value that is neither 0 nor one of the flags will do. */
 #define SOMETHING ((uintptr_t) 4)
 
+uint64_t
+overlap_enough (uint64_t pieces, uint64_t clusters, uint64_t snapshots)
+{
+  const uint64_t windows = clusters / 65536 + 1;
+  const uint64_t need = 16384 + 8 * (pieces + 1)
+    + 256 * (pieces < windows ? pieces + 1 : windows) + 64 * snapshots;
+  uint64_t round;
+
+  for (round = 65536; round < need; round *= 2)
+    ;
+  return round;
+}
+
 static void
 change_begin (struct overlap *o)
 {

@@ -98,6 +98,14 @@ struct overlap_config {
 
 struct overlap;
 
+/* A total_limit with which nothing has to leave, as a round number: what
+ * so many pieces of metadata in a file of so many clusters can take at
+ * most, wherever they lie (a run each, most of a window's fixed part each,
+ * counts of tables that snapshots share).
+ */
+uint64_t overlap_enough (uint64_t pieces, uint64_t clusters,
+                         uint64_t snapshots);
+
 /* NULL only for want of memory for the fixed part; no total_limit makes
  * it fail.
  */
