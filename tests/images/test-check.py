@@ -4,8 +4,8 @@
 """The consistency check against QEMU's, over every image of cases.py and
 over images whose reference counts and flags are damaged at random.
 
-check=report must find errors and leaks where 'qemu-img check' finds them,
-and as many, and must not change the file.  What check=leaks and check=all
+check=report and 'qcow2-overlap check' must find errors and leaks where
+'qemu-img check' finds them, and as many, and must not change the file.  What check=leaks and check=all
 say that they repaired is sound in QEMU's eyes, and the guest sees what it
 saw before.
 
@@ -79,16 +79,46 @@ def ours(path, what):
     return first, last, log
 
 
-def theirs(path):
-    """The same of QEMU; None if it cannot tell."""
+def tool(path, *options):
+    """(exit status, answer, log) of the offline tool."""
+    done = subprocess.run(["qcow2-overlap", "check", "--json", *options,
+                           path], stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          timeout=60, check=False)
+    log = done.stderr.decode(errors="replace")
+    check(done.returncode in (0, 1, 2, 3), "qcow2-overlap ended with %d:\n%s",
+          done.returncode, log)
+    check((done.returncode == 1) == (not done.stdout),
+          "exit %d with the output %s", done.returncode, done.stdout)
+    return done.returncode, json.loads(done.stdout or "{}"), log
+
+
+def pair(answer):
+    return answer.get("corruptions", 0), answer.get("leaks", 0)
+
+
+def status(answer):
+    """The exit status that an answer must have."""
+    errors, leaks = pair(answer)
+    return 2 if errors or answer.get("overlaps") else 3 if leaks else 0
+
+
+def qemu_check(path):
+    """The answer of QEMU; None if it cannot tell."""
     done = run("qemu-img", "check", "--output=json", "-f", "qcow2", path)
     text = done.stdout.decode(errors="replace")
-    if "{" not in text:
+    if "{\n" not in text:
         return None
     answer = json.loads(text[text.index("{\n"):text.rindex("}") + 1])
     if answer.get("check-errors"):
         return None
-    return answer.get("corruptions", 0), answer.get("leaks", 0)
+    return answer
+
+
+def theirs(path):
+    """Errors and leaks that QEMU finds; None if it cannot tell."""
+    answer = qemu_check(path)
+    return None if answer is None else pair(answer)
 
 
 def agree(found, reference, log):
@@ -113,6 +143,7 @@ class Tester:
     def __init__(self, folder):
         self.folder = folder
         self.images = self.refused = self.repaired = 0
+        self.offline_opened = self.all_fields = 0
         self.failed = []
 
     def report(self, path):
@@ -135,6 +166,37 @@ class Tester:
                         if "check:" in line))
         return found
 
+    def offline(self, path, found):
+        """The offline tool, which opens more than the server does, finds
+        what the server found and QEMU finds."""
+        before = read(path)
+        code, answer, log = tool(path)
+        check(read(path) == before, "the tool changed the file")
+        if code == 1:
+            check(found is None, "the tool does not open it: %s", log)
+            return
+        self.offline_opened += 1
+        check(code == status(answer), "exit %d with %s", code, answer)
+        check(found in (None, pair(answer)), "the tool finds %s, the server "
+              "%s", answer, found)
+        if found == (0, 0):
+            reference = qemu_check(path)
+            answer.pop("overlaps", None)
+            check(reference in (None, answer), "the tool says %s, QEMU %s",
+                  answer, reference)
+            self.all_fields += reference is not None
+
+    def offline_repair(self, path, what, repaired):
+        """Byte for byte what the server makes of it."""
+        copy = path + ".offline"
+        shutil.copyfile(path, copy)
+        code, answer, log = tool(copy, "--repair", what)
+        check(code == status(answer), "exit %d with %s: %s", code, answer,
+              log)
+        check(read(copy) == repaired, "--repair %s makes another image than "
+              "check=%s: %s", what, what, answer)
+        os.unlink(copy)
+
     def repair(self, path, what):
         copy = path + "." + what
         shutil.copyfile(path, copy)
@@ -146,6 +208,7 @@ class Tester:
                   what, left, reference, log)
         if what == "all" and "rebuilding" not in log and "beyond" not in log:
             check(left[0] <= found[0], "more errors than before: %s", log)
+        self.offline_repair(path, what, read(copy))
         if left != found:
             self.repaired += 1
             # A flag in an L2 table that is guest data, too, is seen.
@@ -161,6 +224,7 @@ class Tester:
             if os.path.getsize(path) > 1 << 30 or name in TOO_LONG:
                 return
             found = self.report(path)
+            self.offline(path, found)
             check(found is not None or not must_heal, "it was not opened")
             if not found or found == (0, 0):
                 return
@@ -304,10 +368,14 @@ def main():
             damaged(tester, random.Random(seed), count)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    print("%d images, %d refused at open, %d repairs, %d failed; seed %s"
-          % (tester.images, tester.refused, tester.repaired,
+    print("%d images, %d refused at open, %d by the tool, %d repairs, %d "
+          "failed; seed %s"
+          % (tester.images, tester.refused,
+             tester.images - tester.offline_opened, tester.repaired,
              len(tester.failed), seed))
     check(wanted or tester.repaired > 0, "nothing was repaired")
+    check(wanted or tester.all_fields > 0, "no answer was compared with "
+          "QEMU's field by field")
     sys.exit(1 if tester.failed else 0)
 
 
