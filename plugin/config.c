@@ -76,6 +76,7 @@ const char config_help[] =
   "detect-zeroes=off|on|unmap      write zeroes as zeroes (default off)\n"
   "discard=unmap|ignore            what trim does (default unmap)\n"
   "event-log=<PATH>|fd:<N>         append events there as JSON lines\n"
+  "event-socket=<PATH>             send events to all who connect there\n"
   "external-files=none|same-dir|any|<DIR>|<URI>\n"
   "                                files an image may name (default same-dir)\n"
   "l2-cache-size=<SIZE>            (default whole disk, at most 128M)\n"
@@ -316,6 +317,15 @@ set_event_log (const char *key, const char *value)
 }
 
 static int
+set_event_socket (const char *key, const char *value)
+{
+  if (!*value)
+    return config_bad_value (key, value, "the name of a new socket");
+  config.event_socket = value;
+  return 0;
+}
+
+static int
 set_stats (const char *key, const char *value)
 {
   if (!*value)
@@ -541,6 +551,7 @@ static const struct parameter parameters[] = {
   { "detect-zeroes", set_detect_zeroes },
   { "discard", set_discard },
   { "event-log", set_event_log },
+  { "event-socket", set_event_socket },
   { "external-files", set_external_files },
   { "l2-cache-size", set_l2_cache_size },
   { "lazy-refcounts", set_lazy_refcounts },

@@ -2,7 +2,8 @@
 
 /* The event log: what the engine announces, as JSON lines in the form
  * of QEMU's machine protocol, one object a line, appended to a file or
- * sent to an inherited file descriptor.
+ * sent to an inherited file descriptor.  (Readers that come and go are
+ * served by event-socket.c.)
  *
  * The engine calls events_sink with its own locks held, in the middle
  * of guest I/O, so the sink only makes the line and queues it.  One
@@ -51,6 +52,7 @@
 
 #include "cleanup.h"
 #include "event-line.h"
+#include "event-socket.h"
 #include "plugin.h"
 
 /* A thousand events and more, usually. */
@@ -222,17 +224,23 @@ events_count (uint64_t kinds[EVENT_KINDS], uint64_t *not_read)
 
   for (i = 0; i < EVENT_KINDS; i++)
     kinds[i] = atomic_load (&counts[i]);
-  *not_read = atomic_load (&losses);
+  *not_read = atomic_load (&losses) + event_socket_losses ();
 }
 
 void
 events_sink (void *opaque, const struct event *event)
 {
+  char *text;
+
   (void) opaque;
   atomic_fetch_add (&counts[event->kind], 1);
   log_event (event);
-  if (log_fd >= 0) {
-    struct line *line = make_line (event_line (event), 1);
+  text = event_line (event);
+  event_socket_send (text);
+  if (log_fd == -1)
+    free (text);
+  else {
+    struct line *line = make_line (text, 1);
     ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&lock);
 
     if (!push_lost () || !push (line)) {

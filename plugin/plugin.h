@@ -21,6 +21,7 @@
 struct plugin_config {
   struct image_config image;    /* .filename NULL: not given */
   const char *event_log;        /* path or fd:N; NULL: none */
+  const char *event_socket;     /* path; NULL: none */
   const char *stats;            /* path; NULL: none */
   unsigned stats_interval;      /* seconds */
   bool create;                  /* make the image first */

@@ -47,6 +47,7 @@
 
 #include "checked.h"
 #include "cleanup.h"
+#include "event-socket.h"
 #include "plugin.h"
 #include "resize.h"
 #include "stats.h"
@@ -140,6 +141,7 @@ give_up (void)
 {
   stats_stop ();
   image = NULL;
+  event_socket_stop ();
   events_stop ();
   events_close ();
   return -1;
@@ -156,7 +158,9 @@ qcow2_get_ready (void)
   if (stats_open (config.stats, config.stats_interval,
                   config.image.filename) == -1)
     return -1;
-  if (events_open (config.event_log, config.image.filename) == -1)
+  if (events_open (config.event_log, config.image.filename) == -1
+      || event_socket_open (config.event_socket,
+                            config.image.filename) == -1)
     return give_up ();
   if (config.create
       && image_create (config.image.filename, &config.create_options) < 0)
@@ -175,7 +179,7 @@ qcow2_get_ready (void)
 static int
 qcow2_after_fork (void)
 {
-  if (events_start () == -1)
+  if (events_start () == -1 || event_socket_start () == -1)
     return -1;
   if (open_later && open_image () < 0)
     return give_up ();
@@ -217,6 +221,7 @@ qcow2_cleanup (void)
       print_stats ();
   }
   stats_stop ();
+  event_socket_stop ();
   events_stop ();
 }
 
@@ -225,6 +230,7 @@ qcow2_unload (void)
 {
   if (image)
     image_stop (image);
+  event_socket_stop ();
   events_stop ();
   exports_close_all ();
   stats_stop ();

@@ -1,0 +1,397 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* The event socket with several readers: one that follows, one that is
+ * slow, one that never reads, one that leaves, one that comes late.  None
+ * of them costs another an event, nor the sender time.
+ */
+
+#include <config.h>
+
+#include <check.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <jansson.h>
+
+#define NBDKIT_API_VERSION 2
+#include <nbdkit-plugin.h>
+
+#include "event-socket.h"
+#include "plugin.h"
+#include "run-suite.h"
+
+#define MANY 8000
+
+int
+nbdkit_stdio_safe (void)
+{
+  return 1;
+}
+
+char *
+nbdkit_absolute_path (const char *name)
+{
+  return strdup (name);
+}
+
+/* What went to nbdkit's log, by what it is about. */
+static atomic_uint log_events, log_lost, log_full, log_other;
+
+static void
+collect (enum report_level level, const char *text)
+{
+  if (level != REPORT_ERROR)
+    abort ();
+  if (strstr (text, "PROTECTION_RESTORED"))
+    log_events++;
+  else if (strncmp (text, "QCOW2_EVENTS_LOST: ", 19) == 0)
+    log_lost++;
+  else if (strstr (text, "are turned away"))
+    log_full++;
+  else
+    log_other++;
+}
+
+static char folder[] = "/tmp/events.XXXXXX";
+static char path[sizeof folder + 8];
+
+static void
+set_up (void)
+{
+  report_set_sink (collect);
+  ck_assert_ptr_nonnull (mkdtemp (folder));
+  snprintf (path, sizeof path, "%s/sock", folder);
+  ck_assert_int_eq (event_socket_open (path, "disk.qcow2"), 0);
+}
+
+static void
+tear_down (void)
+{
+  event_socket_stop ();
+  event_socket_stop ();
+  ck_assert_int_eq (access (path, F_OK), -1);
+  ck_assert_int_eq (rmdir (folder), 0);
+  ck_assert_uint_eq (log_other, 0);
+}
+
+static FILE *
+join (void)
+{
+  struct sockaddr_un addr = { .sun_family = AF_UNIX };
+  int fd = socket (AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  FILE *f;
+
+  strcpy (addr.sun_path, path);
+  ck_assert_int_eq (connect (fd, (struct sockaddr *) &addr, sizeof addr), 0);
+  f = fdopen (fd, "r+");
+  ck_assert_ptr_nonnull (f);
+  return f;
+}
+
+static void
+emit (uint64_t from, uint64_t to)
+{
+  struct event e = {
+    .kind = EVENT_OVERLAP_PROTECTION_RESTORED, .image = "disk.qcow2",
+    .size = 65536
+  };
+
+  for (e.offset = from; e.offset < to; e.offset++)
+    events_sink (NULL, &e);
+}
+
+/* The numbers of the events rise by one from FROM to TO - 1; where they do
+ * not, a line says how many are missing.  Returns how many were.
+ */
+static uint64_t
+follow (FILE *f, uint64_t from, uint64_t to, unsigned pause)
+{
+  uint64_t next = from, lost = 0;
+  char line[1024];
+
+  while (next < to) {
+    json_t *root, *data;
+    const char *name;
+
+    ck_assert_msg (fgets (line, sizeof line, f) != NULL,
+                   "the end, after %u", (unsigned) next);
+    root = json_loads (line, JSON_REJECT_DUPLICATES, NULL);
+    ck_assert_msg (root != NULL, "not JSON: %s", line);
+    name = json_string_value (json_object_get (root, "event"));
+    data = json_object_get (root, "data");
+    if (strcmp (name, "QCOW2_EVENTS_LOST") == 0) {
+      json_int_t n = json_integer_value (json_object_get (data, "count"));
+
+      ck_assert_int_gt (n, 0);
+      next += (uint64_t) n;
+      lost += (uint64_t) n;
+    }
+    else {
+      ck_assert_int_eq (json_integer_value (json_object_get (data, "start")),
+                        (json_int_t) next);
+      next++;
+    }
+    json_decref (root);
+    if (pause)
+      usleep (pause);
+  }
+  ck_assert_uint_eq (next, to);
+  return lost;
+}
+
+static void
+expect_end (FILE *f)
+{
+  ck_assert_int_eq (fgetc (f), EOF);
+  fclose (f);
+}
+
+static double
+seconds (void)
+{
+  struct timespec t;
+
+  clock_gettime (CLOCK_MONOTONIC, &t);
+  return (double) t.tv_sec + (double) t.tv_nsec / 1e9;
+}
+
+/* Everyone gets what is sent after he connected, from the very first, also
+ * if that was before there was a thread to accept him.
+ */
+START_TEST (test_from_connecting_on)
+{
+  FILE *a, *b, *c;
+
+  a = join ();
+  emit (0, 2);
+  ck_assert_int_eq (event_socket_start (), 0);
+  ck_assert_int_eq (event_socket_start (), 0);
+  ck_assert_uint_eq (follow (a, 0, 2, 0), 0);
+  b = join ();
+  emit (2, 3);
+  ck_assert_uint_eq (follow (b, 2, 3, 0), 0);
+  /* The next ones are sent at the end. */
+  c = join ();
+  emit (3, 6);
+  event_socket_stop ();
+  ck_assert_uint_eq (follow (a, 2, 6, 0), 0);
+  ck_assert_uint_eq (follow (b, 3, 6, 0), 0);
+  ck_assert_uint_eq (follow (c, 3, 6, 0), 0);
+  expect_end (a);
+  expect_end (b);
+  expect_end (c);
+  ck_assert_uint_eq (event_socket_losses (), 0);
+}
+END_TEST
+
+static void *
+burst (void *arg)
+{
+  emit (0, MANY);
+  return arg;
+}
+
+START_TEST (test_slow_beside_prompt)
+{
+  FILE *prompt = join (), *slow = join (), *never = join ();
+  FILE *leaves = join ();
+  pthread_t thread;
+  uint64_t lost, late_from = MANY;
+  double start;
+
+  ck_assert_int_eq (event_socket_start (), 0);
+  /* Small pieces for the one that follows: what is lost there was too
+   * fast for anybody.
+   */
+  start = seconds ();
+  while (late_from < MANY + 2000) {
+    emit (late_from, late_from + 200);
+    ck_assert_uint_eq (follow (prompt, late_from, late_from + 200, 0), 0);
+    late_from += 200;
+    if (late_from == MANY + 1000) {
+      ck_assert_uint_eq (follow (leaves, MANY, MANY + 3, 0), 0);
+      fclose (leaves);          /* in the middle of a line, perhaps */
+    }
+  }
+  ck_assert_uint_eq (event_socket_losses (), 0);
+
+  /* Now more than buffers hold, while the slow one reads. */
+  ck_assert_int_eq (pthread_create (&thread, NULL, burst, NULL), 0);
+  usleep (100000);
+  lost = follow (slow, MANY, MANY + 2000, 0);
+  ck_assert_uint_eq (lost, 0);
+  lost = follow (slow, 0, MANY, 20);
+  pthread_join (thread, NULL);
+  ck_assert_uint_gt (lost, 0);
+  ck_assert (seconds () - start < 60);
+  ck_assert_uint_ge (event_socket_losses (), lost);
+  follow (prompt, 0, MANY, 0);
+
+  /* The one that never reads costs the end a bounded time. */
+  start = seconds ();
+  event_socket_stop ();
+  ck_assert (seconds () - start > 4 && seconds () - start < 60);
+  fclose (never);
+  expect_end (prompt);
+  expect_end (slow);
+  ck_assert_uint_gt (log_lost, 0);
+  ck_assert_uint_lt (log_lost, 200);
+  ck_assert_uint_eq (log_events, MANY + 2000);
+}
+END_TEST
+
+/* What readers say is not listened to; one that will say nothing more is
+ * not one that has gone.
+ */
+START_TEST (test_talkative)
+{
+  FILE *a = join (), *b = join ();
+
+  ck_assert_int_eq (event_socket_start (), 0);
+  fputs ("{\"execute\": \"qmp_capabilities\"}\n", a);
+  fflush (a);
+  ck_assert_int_eq (shutdown (fileno (b), SHUT_WR), 0);
+  emit (0, 3);
+  ck_assert_uint_eq (follow (a, 0, 3, 0), 0);
+  ck_assert_uint_eq (follow (b, 0, 3, 0), 0);
+  fclose (a);
+  fclose (b);
+}
+END_TEST
+
+/* More readers than there is room for are turned away; when others leave
+ * there is room again.
+ */
+START_TEST (test_crowd)
+{
+  FILE *f[70];
+  unsigned i;
+
+  ck_assert_int_eq (event_socket_start (), 0);
+  for (i = 0; i < 70; i++)
+    f[i] = join ();
+  emit (0, 2);
+  for (i = 0; i < 64; i++)
+    ck_assert_uint_eq (follow (f[i], 0, 2, 0), 0);
+  for (; i < 70; i++)
+    expect_end (f[i]);
+  ck_assert_uint_eq (log_full, 1);
+  for (i = 0; i < 64; i++)
+    fclose (f[i]);
+  usleep (100000);
+  f[0] = join ();
+  emit (2, 4);
+  ck_assert_uint_eq (follow (f[0], 2, 4, 0), 0);
+  fclose (f[0]);
+}
+END_TEST
+
+/* Without descriptors nobody is let in, and the processor is not kept
+ * busy with it; later they are.
+ */
+START_TEST (test_no_descriptors)
+{
+  struct rlimit was, none;
+  clock_t busy;
+  FILE *f;
+
+  ck_assert_int_eq (event_socket_start (), 0);
+  f = join ();
+  emit (0, 1);
+  ck_assert_uint_eq (follow (f, 0, 1, 0), 0);
+  fclose (f);
+  f = join ();
+  ck_assert_int_eq (getrlimit (RLIMIT_NOFILE, &was), 0);
+  none = was;
+  none.rlim_cur = 3;
+  /* It may have been accepted already: the next one is not. */
+  ck_assert_int_eq (setrlimit (RLIMIT_NOFILE, &none), 0);
+  emit (1, 2);
+  busy = clock ();
+  usleep (300000);
+  ck_assert ((double) (clock () - busy) / CLOCKS_PER_SEC < 0.25);
+  ck_assert_int_eq (setrlimit (RLIMIT_NOFILE, &was), 0);
+  fclose (f);
+  f = join ();
+  usleep (1200000);
+  emit (2, 3);
+  ck_assert_uint_eq (follow (f, 2, 3, 0), 0);
+  fclose (f);
+}
+END_TEST
+
+/* Nobody else may connect, and nothing is harmed that was there. */
+START_TEST (test_address)
+{
+  struct stat st;
+  char other[sizeof path + 8], nowhere[200];
+  FILE *f;
+
+  ck_assert_int_eq (stat (path, &st), 0);
+  ck_assert_uint_eq (st.st_mode, S_IFSOCK | 0600);
+  event_socket_stop ();
+
+  /* Another server's. */
+  ck_assert_int_eq (event_socket_open (path, "disk.qcow2"), 0);
+  f = join ();
+  fclose (f);
+  event_socket_stop ();
+
+  /* A file. */
+  snprintf (other, sizeof other, "%s/file", folder);
+  f = fopen (other, "w");
+  ck_assert_ptr_nonnull (f);
+  fclose (f);
+  ck_assert_int_eq (event_socket_open (other, "disk.qcow2"), -1);
+  ck_assert_int_eq (unlink (other), 0);
+
+  snprintf (nowhere, sizeof nowhere, "%s/no/sock", folder);
+  ck_assert_int_eq (event_socket_open (nowhere, "disk.qcow2"), -1);
+  memset (nowhere, 'n', 108);
+  nowhere[108] = '\0';
+  ck_assert_int_eq (event_socket_open (nowhere, "disk.qcow2"), -1);
+  ck_assert_uint_eq (log_other, 3);
+  log_other = 0;
+}
+END_TEST
+
+/* None was asked for. */
+START_TEST (test_none)
+{
+  event_socket_stop ();
+  ck_assert_int_eq (event_socket_open (NULL, "disk.qcow2"), 0);
+  ck_assert_int_eq (event_socket_start (), 0);
+  emit (0, 1);
+  event_socket_stop ();
+}
+END_TEST
+
+int
+main (void)
+{
+  Suite *suite = suite_create ("plugin-event-socket");
+  TCase *tc = tcase_create ("readers");
+
+  tcase_add_checked_fixture (tc, set_up, tear_down);
+  tcase_add_test (tc, test_from_connecting_on);
+  tcase_add_test (tc, test_slow_beside_prompt);
+  tcase_add_test (tc, test_talkative);
+  tcase_add_test (tc, test_crowd);
+  tcase_add_test (tc, test_no_descriptors);
+  tcase_add_test (tc, test_address);
+  tcase_add_test (tc, test_none);
+  suite_add_tcase (suite, tc);
+  return run_suite (suite);
+}
