@@ -314,6 +314,11 @@ close_resized (struct image *img, int r)
   if (r < 0)                    /* whose size would they have? */
     bitmaps_give_up (&img->bitmaps);
   stopped = image_stop (img);
+  /* A sync may have failed for bitmaps only, and they are lost.  But what
+   * is read again may be what the kernel has and the disk has not.
+   */
+  if (stopped == 0 && atomic_load (&img->guard.failed))
+    stopped = failed (img, "a sync", -EIO);
   image_close (img);
   return r < 0 ? r : stopped;
 }

@@ -11,10 +11,12 @@
 
 #include <config.h>
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "byteorder.h"
 #include "checked.h"
 #include "faults.h"
 #include "faulty.h"
@@ -123,26 +125,46 @@ has_data_file (void)
   return strstr (config->make, "data_file=") != NULL;
 }
 
+void
+set_config (struct image_config *c, const char *name)
+{
+  state_opened = strcmp (name, NAME_STATE) == 0;
+  image_config_init (c);
+  c->filename = name;
+  c->commit_interval = 0;
+  c->l2_cache_size = config->l2_cache;
+  c->refcount_cache_size = config->l2_cache;
+  if (config->flags & WRITE_COMPRESSED)
+    c->compress = COMPRESS_IMAGE;
+  if (config->flags & ENCRYPTED)
+    c->passphrase = FAULTS_PASSPHRASE;
+  if (config->overlap_limit) {
+    c->overlap_total_limit = config->overlap_limit;
+    c->overlap_bitmap_size = 512;
+    c->overlap_limit = OVERLAP_LIMIT_VERIFY;
+  }
+  c->event = count_events;
+}
+
 int
 open_image (const char *name, struct image **img)
 {
   struct image_config c;
 
-  state_opened = strcmp (name, NAME_STATE) == 0;
-  image_config_init (&c);
-  c.filename = name;
-  c.commit_interval = 0;
-  c.l2_cache_size = config->l2_cache;
-  c.refcount_cache_size = config->l2_cache;
-  if (config->flags & WRITE_COMPRESSED)
-    c.compress = COMPRESS_IMAGE;
-  if (config->overlap_limit) {
-    c.overlap_total_limit = config->overlap_limit;
-    c.overlap_bitmap_size = 512;
-    c.overlap_limit = OVERLAP_LIMIT_VERIFY;
-  }
-  c.event = count_events;
+  set_config (&c, name);
   return image_open (&c, img);
+}
+
+const char *
+qemu_name (const char *file)
+{
+  static char s[200];
+
+  snprintf (s, sizeof s, config->flags & ENCRYPTED
+            ? "--object secret,id=s,data=" FAULTS_PASSPHRASE " --image-opts "
+            "driver=qcow2,encrypt.key-secret=s,file.filename=%s"
+            : "-f qcow2 %s", file);
+  return s;
 }
 
 /*----------------------------------------------------------------------
@@ -152,11 +174,14 @@ open_image (const char *name, struct image **img)
 static void
 ask_qemu (const char *what, const struct disk *d)
 {
+  char command[400];
   int status;
 
   if (!disk_save (d, "state.qcow2"))
     fail ("state.qcow2 cannot be written");
-  status = system ("qemu-img check -q -f qcow2 state.qcow2 >check.out 2>&1");
+  snprintf (command, sizeof command, "qemu-img check -q %s >check.out 2>&1",
+            qemu_name ("state.qcow2"));
+  status = system (command);
   ++asked_qemu;
   if (status != 0 && status != 3 << 8)
     fail ("%s: qemu-img check finds corruption", what);
@@ -175,23 +200,70 @@ check_structure (const char *what, const struct disk *d)
     ask_qemu (what, d);
 }
 
+/* A dirty image has to be repaired before its counts are right. */
+static void
+repair_if_dirty (const char *what, struct disk *d)
+{
+  uint64_t features;
+  struct image *img;
+
+  disk_read (d, &features, sizeof features, HEADER_OFFSET_INCOMPATIBLE);
+  if (!(config->flags & DIRTY) || !(be64toh (features) & INCOMPAT_DIRTY))
+    return;
+  if (open_image (NAME_STATE, &img) < 0 || image_begin_writing (img) < 0
+      || image_stop (img) < 0)
+    fail ("%s: cannot be repaired", what);
+  image_close (img);
+}
+
+/* How much can be read of what is known; the rest was cut off.  What is
+ * new is zero.
+ */
+static uint64_t
+known_size (const char *what, struct image *img)
+{
+  const uint64_t size = image_size (img);
+  uint8_t buf[16 * SECTOR];
+  uint64_t at;
+  unsigned i;
+
+  if (size == config->size)
+    return size;
+  if (!(config->flags & RESIZED)
+      || (size != small_size () && size != large_size ()))
+    fail ("%s: the disk has %" PRIu64 " bytes", what, size);
+  for (at = config->size; at < size; at += size / 4) {
+    const uint64_t len = MIN (sizeof buf, size - at);
+
+    if (image_read (img, buf, len, at) < 0)
+      fail ("%s: cannot be read at %" PRIu64, what, at);
+    for (i = 0; i < len; i++)
+      if (buf[i])
+        fail ("%s: not zero at %" PRIu64, what, at + i);
+  }
+  return MIN (size, config->size);
+}
+
 void
 judge (const char *what, struct disk *d, const struct values *allowed)
 {
   uint8_t *buf = memory (config->size);
   struct image *img;
+  uint64_t size;
   unsigned i;
 
-  check_structure (what, d);
   state = d;
+  repair_if_dirty (what, d);
+  check_structure (what, d);
   if (open_image (NAME_STATE, &img) < 0)
     fail ("%s: cannot be opened", what);
   if (!image_is_writable (img))
     fail ("%s: cannot be written to", what);
-  if (image_read (img, buf, config->size, 0) < 0)
+  size = known_size (what, img);
+  if (image_read (img, buf, size, 0) < 0)
     fail ("%s: cannot be read", what);
   image_close (img);
-  for (i = 0; i < config->size / SECTOR; ++i)
+  for (i = 0; i < size / SECTOR; ++i)
     if (!may_be (&allowed[i], tag_of (buf + i * SECTOR))) {
       disk_save (d, "bad.qcow2");
       fail ("%s: sector %u holds none of the %u things it may", what, i,

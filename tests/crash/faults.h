@@ -21,6 +21,11 @@
 
 #define LONG_ONLY       1       /* not in a run of limited time */
 #define WRITE_COMPRESSED 2
+#define ENCRYPTED       4       /* with FAULTS_PASSPHRASE */
+#define RESIZED         8       /* before requests, see faults_resize */
+#define DIRTY          16       /* has to be repaired */
+#define EACH_EIO       32       /* each call fails with EIO once, always */
+#define FAULTS_PASSPHRASE "abc"
 
 struct fault_config {
   const char *name;
@@ -65,7 +70,26 @@ void add_value (struct values *s, tag t);
 #define NAME_RECORDER "recorder"
 extern struct recorder *recorder;
 bool has_data_file (void);      /* in NAME_DATA, beside disk.qcow2 */
+void set_config (struct image_config *c, const char *name);
 int open_image (const char *name, struct image **img);
+
+/* The arguments that name FILE to QEMU's tools; until the next call. */
+const char *qemu_name (const char *file);
+
+/* With RESIZED the disk is cut in the middle of a cluster, and then grows
+ * until its L1 table must, too.
+ */
+static inline uint64_t
+small_size (void)
+{
+  return config->size / 8 * 3 + SECTOR;
+}
+
+static inline uint64_t
+large_size (void)
+{
+  return config->size * UINT64_C (2) + SECTOR;
+}
 extern unsigned lost_protection; /* events of that since it was set to 0 */
 
 /* The image is not corrupt, can be opened, and each sector holds one of

@@ -46,6 +46,7 @@
 #include "faulty.h"
 #include "image-internal.h"
 #include "report.h"
+#include "resize.h"
 #include "selfcheck.h"
 
 #define OPS 26
@@ -382,6 +383,51 @@ start (void)
     recorder_add_data (recorder, original_data, original_data_size);
 }
 
+static const char *
+work_name (void)
+{
+  return faults.kind == FAULT_SHORT ? "work.qcow2" : NAME_RECORDER;
+}
+
+/* The server ends here. */
+static void
+judge_now (const char *what)
+{
+  if (faults.changes_since > 0)
+    fail ("%s: %" PRIu64 " changes after a failed sync", what,
+          faults.changes_since);
+  if (recorder)
+    judge_crash (what, recorder_now (recorder), disk);
+}
+
+/* Cut, then grown. */
+static int
+resize_under_fault (void)
+{
+  static const uint8_t zeroes[SECTOR];
+  const unsigned first = (unsigned) (small_size () / SECTOR);
+  const tag zero = tag_of (zeroes);
+  struct image_config c;
+  unsigned i;
+  int r;
+
+  for (i = first; i < sectors; i++)
+    add_value (&disk[i], zero);
+  set_config (&c, work_name ());
+  r = image_resize (&c, small_size (), true);
+  for (i = first; i < sectors && r == 0; i++) {
+    set_only (&disk[i], zero);
+    now[i] = disk[i];
+  }
+  if (r == 0) {
+    set_config (&c, work_name ());
+    r = image_resize (&c, large_size (), false);
+  }
+  if (r < 0 && !faults.fired)
+    fail ("the size cannot be changed");
+  return r;
+}
+
 /* One run, with the fault that is described in FAULTS.  False if the work
  * was over before it happened.
  */
@@ -390,7 +436,7 @@ run (void)
 {
   const bool forever = faults.forever;
   size_t moment = 0;
-  struct image *img;
+  struct image *img = NULL;
   struct op op;
   bool fired, seen = false;
   unsigned n;
@@ -401,8 +447,14 @@ run (void)
   memcpy (disk, initial, sectors * sizeof *disk);
 
   faults_on ();
-  r = open_image (faults.kind == FAULT_SHORT ? "work.qcow2"
-                  : NAME_RECORDER, &img);
+  r = config->flags & RESIZED ? resize_under_fault () : 0;
+  if (r < 0) {
+    faults_off ();
+    judge_now ("after a failed change of the size");
+    fired = true;
+    goto out;
+  }
+  r = open_image (work_name (), &img);
   if (r == 0 && image_is_writable (img))
     r = image_begin_writing (img);
   else if (r == 0)
@@ -434,8 +486,11 @@ run (void)
     check_tracker (img);
     stop_and_judge (img);
   }
-  else
+  else {
     image_close (img);
+    judge_now ("after a failed opening");
+  }
+ out:
   if (recorder)
     recorder_free (recorder);
   faults.forever = forever;
@@ -464,13 +519,13 @@ read_file (const char *name, uint64_t *size)
 static void
 prepare (void)
 {
+  char *raw, command[400];
   uint64_t size;
-  char *raw;
   unsigned i;
 
-  if (system (config->make) != 0
-      || system ("qemu-img convert -f qcow2 -O raw disk.qcow2 first.raw")
-      != 0)
+  snprintf (command, sizeof command, "qemu-img convert %s -O raw first.raw",
+            qemu_name ("disk.qcow2"));
+  if (system (config->make) != 0 || system (command) != 0)
     fail ("cannot make the image");
   original = read_file ("disk.qcow2", &original_size);
   if (has_data_file ()) {
@@ -518,6 +573,8 @@ seconds (void)
 static void
 campaign (double limit)
 {
+  const bool all = config->flags & EACH_EIO && faults.kind == FAULT_EIO
+    && !faults.forever && !getenv ("QCOW2_VALGRIND");
   const double began = seconds ();
   uint64_t calls, step = 1, done = 1;
   double each;
@@ -526,14 +583,14 @@ campaign (double limit)
   if (run ())
     fail ("a fault that was not wanted");
   calls = faults.calls;
-  if (limit > 0) {
+  if (limit > 0 && !all) {
     each = seconds () - began;
     step = (uint64_t) ((double) calls * each / limit) + 1;
   }
   for (faults.at = seed % step; faults.at < calls; faults.at += step) {
     run ();
     done++;
-    if (limit > 0 && seconds () - began > 2 * limit)
+    if (limit > 0 && !all && seconds () - began > 2 * limit)
       break;
   }
   if (limit <= 0)
