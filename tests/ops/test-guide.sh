@@ -129,6 +129,16 @@ check_backup ()
     fail "the second backup has more than what changed"
 }
 
+setup_watching () { new_disk; }
+check_watching ()
+{
+  [ -S events.sock ] || fail "there is no event socket"
+  grep -q 'duration_seconds_count{.*request="write"} 1' output ||
+    fail "the write was not counted"
+  grep -q 'tracker_memory_limit_bytes{.*} 1048576' output ||
+    fail "the limit is not shown"
+}
+
 # Two addresses of the guest lead to the same cluster, and one to an L2
 # table.
 setup_recovery ()
