@@ -26,8 +26,9 @@ import time
 
 import nbd
 
+from bitmaplab import bitmap_info, qemu_dirty
 from qcow2lab import (K, M, Failure, Lab, check, create, expect_clean,
-                      image_check, qemu_img, qemu_io)
+                      image_check, named, qemu_img, qemu_io)
 
 SECTOR = 512
 NEVER = 1 << 62
@@ -36,15 +37,22 @@ SLOW = bool(os.environ.get("QCOW2_VALGRIND") or
 ROUNDS = int(os.environ.get("QCOW2_KILL_ROUNDS", "2" if SLOW else "6"))
 ROUNDS_OF_IMAGE = 6
 CLIENTS = 4
+BITMAP_GRAIN = 4096
 SIZE = 1 * M + 3 * SECTOR
 
 KINDS = (
     dict(cluster_size=4 * K),
     dict(cluster_size=512, refcount_bits=64),
+    dict(cluster_size=16 * K, extended_l2="on"),
+    dict(cluster_size=4 * K, bitmap=True),
     dict(cluster_size=64 * K, snapshot=True),
-    dict(cluster_size=4 * K, compat="0.10"),
+    dict(cluster_size=4 * K, encryption="luks"),
+    dict(cluster_size=4 * K, compress=True),
+    dict(cluster_size=4 * K, data="raw"),
     dict(cluster_size=1 * K, refcount_bits=1),
     dict(cluster_size=4 * K, backing=True),
+    dict(cluster_size=4 * K, compat="0.10"),
+    dict(cluster_size=4 * K, data="mapped"),
     dict(cluster_size=2 * M),
     dict(cluster_size=8 * K, snapshot=True, backing=True),
 )
@@ -67,11 +75,15 @@ class Disk:
     and where."""
 
     def __init__(self, kind):
+        self.kind = kind
         self.cluster = kind["cluster_size"] // SECTOR
+        # What a trim gives back: subclusters, if there are any.
+        self.grain = self.cluster // (32 if kind.get("extended_l2") else 1)
         self.keeps_trims = not (kind.get("compat") == "0.10" and
                                 kind.get("backing"))
         self.numbers = itertools.count(1)
         self.clock = itertools.count(1)
+        self.killed = False
         self.initial = None
         self.requests = []
 
@@ -127,7 +139,11 @@ class Disk:
 
 def read_contents(path, raw):
     """The first 16 bytes of each sector, which the rest must repeat."""
-    qemu_img("convert", "-f", "qcow2", "-O", "raw", path, raw)
+    qemu_img("convert", *named(path), "-O", "raw", raw)
+    return read_raw(raw)
+
+
+def read_raw(raw):
     found = []
     with open(raw, "rb") as f:
         while True:
@@ -180,11 +196,11 @@ class Client(threading.Thread):
                 flags |= nbd.CMD_FLAG_NO_HOLE
             self.handle.zero(length, offset, flags)
         elif r.kind == "trim":
-            cluster = self.disk.cluster
+            grain = self.disk.grain
             end = r.first + r.count
             if end != self.sectors:
-                end -= end % cluster
-            r.effect = range(-(-r.first // cluster) * cluster, end)
+                end -= end % grain
+            r.effect = range(-(-r.first // grain) * grain, end)
             if not self.disk.keeps_trims:
                 r.effect = range(0)
             self.handle.trim(length, offset, flags)
@@ -217,8 +233,14 @@ class Client(threading.Thread):
 
 
 def make_image(lab, kind):
-    options = dict(kind)
+    path, options = lab.path(), dict(kind)
     snapshot = options.pop("snapshot", False)
+    bitmap = options.pop("bitmap", False)
+    options.pop("compress", None)
+    data = options.pop("data", None)
+    if data:
+        options["data_file"] = path + ".data"
+        options["data_file_raw"] = "on" if data == "raw" else "off"
     if options.pop("backing", False):
         base = lab.path()
         with open(base, "wb") as f:
@@ -226,11 +248,27 @@ def make_image(lab, kind):
         qemu_io(base, "write -q -P 9 %d %d" % (128 * K, 320 * K),
                 fmt="raw")
         options.update(backing=base, backing_format="raw")
-    path = create(lab.path(), SIZE, **options)
+    create(path, SIZE, **options)
     if snapshot:
         qemu_io(path, "write -q -P 7 0 %d" % (SIZE // 2 // SECTOR * SECTOR))
         qemu_img("snapshot", "-c", "one", path)
+    if bitmap:
+        qemu_img("bitmap", "--add", "-g", BITMAP_GRAIN, path, "b")
     return path
+
+
+def check_bitmap(path, disk, stopped):
+    """It has noted all writes since it was made, or it says that it has
+    not."""
+    flags = bitmap_info(path)["b"]
+    if "in-use" in flags:
+        check(not stopped, "the bitmap was not stored: %s", flags)
+        return
+    dirty = qemu_dirty(path, "b", BITMAP_GRAIN)
+    for r in disk.requests:
+        for s in r.effect:
+            check(r.ended == NEVER or s * SECTOR // BITMAP_GRAIN in dirty,
+                  "sector %d was changed, and is clean", s)
 
 
 def end_server(server, how, clients):
@@ -262,6 +300,8 @@ def one_round(lab, disk, path, how, seed):
     params = {"commit_interval": rng.choice((0, 1))}
     if rng.random() < 0.5:
         params["l2_cache_size"] = "4k"
+    if disk.kind.get("compress"):
+        params["compress"] = "image"
     if disk.keeps_trims is False:
         params["external_files"] = "any"
     before = image_check(path)["leaks"]
@@ -282,6 +322,17 @@ def one_round(lab, disk, path, how, seed):
               result["leaks"], before)
     contents = read_contents(path, lab.path("raw"))
     disk.judge(contents, how != KILL)
+    if disk.kind.get("bitmap"):
+        check_bitmap(path, disk, how != KILL and not disk.killed)
+    if disk.kind.get("data") == "raw":
+        alone = read_raw(path + ".data")
+        # QEMU makes it whole clusters.
+        check(len(alone) >= len(contents), "the raw data file has %d sectors",
+              len(alone))
+        for s, (a, b) in enumerate(zip(alone, contents)):
+            check(a == b, "sector %d of the raw data file holds %s, not %s; "
+                  "%s", s, a, b, disk.history(s))
+    disk.killed = disk.killed or how == KILL
     lab.answered += sum(r.ended < NEVER for r in disk.requests)
     if how == KILL:
         lab.leaks += result["leaks"] - before
