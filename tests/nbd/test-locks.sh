@@ -326,6 +326,39 @@ held chain.qcow2 ""
 held over.qcow2 ""
 kill_qemu
 
+# An external data file is locked as the image is.
+qemu-img create -q -f qcow2 -o data_file=d.data d.qcow2 16M
+start_nbdkit d qcow2 d.qcow2
+held d.data "$reader"
+connect d
+held d.qcow2 "$writer"
+held d.data "$writer"
+qemu_refused qemu-io -f raw -c "$write" d.data
+qemu_refused qemu-img resize -q -f raw d.data 32M
+cp d.qcow2 d2.qcow2             # the copy leads to the same data
+qemu_refused qemu-io -f qcow2 -c "$write" d2.qcow2
+server_refused d.data qcow2 d2.qcow2
+holder_named said nbdkit "$(cat d.pid)"
+stop_nbdkit d
+held d.data ""
+qemu_holds -f qcow2 d2.qcow2
+server_refused d.data qcow2 d.qcow2
+holder_named said qemu-nbd "$qemu_pid"
+held d.qcow2 ""
+kill_qemu
+qemu_holds -f raw d.data
+server_refused d.data qcow2 d.qcow2
+server_refused d.data -r qcow2 d.qcow2
+held d.qcow2 ""
+kill_qemu
+qemu_holds -r -f raw d.data
+start_nbdkit d qcow2 d.qcow2
+connection_refused d d.data
+held d.qcow2 "$reader"          # not half a writer
+kill_qemu
+connect d
+stop_nbdkit d
+
 # Many at once: a writer is alone, whoever it is.  Each has its own lock
 # before it looks for those of others, so perhaps nobody gets it.
 racers="1 2 3 4 5"

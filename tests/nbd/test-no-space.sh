@@ -104,17 +104,21 @@ on_image ()
   "$PYTHON_NBD" compare.py || fail "$image is not what was acknowledged"
 }
 
-# on_directory DIRECTORY
+# on_directory DIRECTORY KIND...: each a cluster size and, behind a comma,
+# more options; -bitmap makes one.
 on_directory ()
 {
-  local cluster how
+  local directory=$1 kind how
 
-  for cluster in 4096 65536; do
+  shift
+  for kind in "$@"; do
     for how in stop crash; do
-      rm -f "$1/disk.qcow2"
-      qemu-img create -q -f qcow2 -o "cluster_size=$cluster" \
-        "$1/disk.qcow2" 8M
-      on_image "$1/disk.qcow2" "$cluster" "$how"
+      rm -f "$directory"/disk.*
+      qemu-img create -q -f qcow2 -o "cluster_size=${kind%-bitmap}" \
+        "$directory/disk.qcow2" 8M
+      [ "$kind" = "${kind%-bitmap}" ] ||
+        qemu-img bitmap --add -g 4k "$directory/disk.qcow2" b
+      on_image "$directory/disk.qcow2" "${kind%%[,-]*}" "$how"
     done
   done
 }
@@ -126,14 +130,14 @@ nbdkit ()
   exec nbdkit "$@"
 }
 mkdir limited
-on_directory limited
+on_directory limited 4096 65536 16384,extended_l2=on
 unset -f nbdkit
 
 # Full file systems.  Mounting needs root.
 mkdir mnt
 cleanup_fn sh -c '{ umount mnt; } 2>/dev/null; true'
 if mount -t tmpfs -o size=4m tmpfs mnt 2>mount.err; then
-  on_directory mnt
+  on_directory mnt 65536 "4096,data_file=$PWD/mnt/disk.data"
   umount mnt
 else
   echo "left out: a full tmpfs: $(cat mount.err)"
@@ -144,7 +148,7 @@ if mkfs.ext4 -q -F -b 1024 -N 16 ext4.img >mount.err 2>&1 &&
   # What the file system has for its own use differs: leave 4 MiB.
   head -c "$(($(df --output=avail -B1 mnt | tail -n 1) - 4194304))" \
     /dev/zero >mnt/ballast
-  on_directory mnt
+  on_directory mnt 4096 65536-bitmap
   umount mnt
 else
   echo "left out: a full ext4: $(cat mount.err)"

@@ -132,7 +132,7 @@ def full(lab):
 
 # Errors.
 
-def model_of_errors(rng, handle, trigger, count):
+def model_of_errors(rng, handle, trigger, count, expected=errno.EIO):
     """Writes that may fail: what each sector may hold."""
     may = {}
     failed = 0
@@ -142,7 +142,7 @@ def model_of_errors(rng, handle, trigger, count):
         at = rng.randrange(64) * 16 * K + rng.randrange(4) * BLOCK
         data = bytes([rng.randrange(1, 256)]) * BLOCK
         error = errno_of(handle.pwrite, data, at)
-        check(error in (0, errno.EIO), "errno %d", error)
+        check(error in (0, expected), "errno %d", error)
         if error:
             failed += 1
             may.setdefault(at, {bytes(BLOCK)}).add(data)
@@ -155,18 +155,20 @@ def model_of_errors(rng, handle, trigger, count):
     return may, failed
 
 
-def errors_of_writes(lab, kind):
+def errors_of_writes(lab, kind, error="EIO", **options):
     """The guest gets true answers, and when the trouble is over, the server
     goes on and what it acknowledged is there."""
-    path = image(lab)
+    path = image(lab, **options)
+    params = {"passphrase": "abc"} if "encryption" in options else {}
     trigger = lab.path("trigger")
     below = Below(lab, path, filters=["error"],
-                  args=["error-%s=EIO" % kind, "error-%s-rate=20%%" % kind,
+                  args=["error-%s=%s" % (kind, error),
+                        "error-%s-rate=20%%" % kind,
                         "error-%s-file=%s" % (kind, trigger)])
-    with over(lab, below) as server:
+    with over(lab, below, **params) as server:
         handle = server.connect()
         may, failed = model_of_errors(random.Random(kind), handle, trigger,
-                                      400)
+                                      400, getattr(errno, error))
         handle.flush()
         for at, allowed in may.items():
             check(bytes(handle.pread(BLOCK, at)) in allowed,
@@ -479,6 +481,12 @@ def main():
     lab.case("block larger than a cluster", block_too_large, lab)
     lab.case("full", full, lab)
     lab.case("errors of writes", errors_of_writes, lab, "pwrite")
+    lab.case("no space for writes", errors_of_writes, lab, "pwrite",
+             "ENOSPC")
+    lab.case("errors of writes, extended", errors_of_writes, lab, "pwrite",
+             extended_l2="on", cluster_size=64 * K)
+    lab.case("errors of writes, encrypted", errors_of_writes, lab, "pwrite",
+             encryption="luks")
     lab.case("errors of zeroes", errors_of_writes, lab, "zero")
     lab.case("errors of reads", errors_of_reads, lab)
     lab.case("error of a flush", error_of_flush, lab)
