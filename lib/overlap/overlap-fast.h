@@ -81,36 +81,46 @@ ov_read_unlock (struct ov_reader *reader)
   atomic_store_explicit (&reader->at, NULL, memory_order_release);
 }
 
+/* Lock if that is done without waiting and without a fence, else 0; V is
+ * what the slot held a moment ago, not 0.
+ */
+static inline uintptr_t
+ov_read_try (struct overlap *o, ov_slot *slot, uintptr_t v)
+{
+  struct ov_reader *r = ov_mine;
+
+  /* The index says where in the block the search goes: do not wait for
+   * one line of the processor's cache after the other.
+   */
+  __builtin_prefetch ((const char *) v + 64);
+  __builtin_prefetch ((const char *) v + 128);
+  __builtin_prefetch ((const char *) v + 192);
+  if (__builtin_expect (r == NULL, 0))
+    return 0;
+  atomic_store_explicit (&r->at, slot, memory_order_relaxed);
+  atomic_signal_fence (memory_order_seq_cst); /* for the compiler */
+  if (__builtin_expect ((atomic_load_explicit (&o->fenced,
+                                               memory_order_relaxed)
+                         & ov_group (slot)) == 0, 1)) {
+    v = atomic_load_explicit (slot, memory_order_acquire);
+    if (__builtin_expect (v != 0 && !(v & OV_BUSY), 1))
+      return v;
+  }
+  ov_read_unlock (r);
+  return 0;
+}
+
 /* Returns what the slot holds; 0 means that nothing is locked. */
 static inline uintptr_t
 ov_read_lock (struct overlap *o, ov_slot *slot, struct ov_reader **reader)
 {
   uintptr_t v = atomic_load_explicit (slot, memory_order_acquire);
-  struct ov_reader *r = ov_mine;
 
   if (v == 0)
     return 0;
-  /* The index says where in the block the search goes: do not wait for
-   * one line of the processor's cache after the other.
-   */
-  __builtin_prefetch ((const char *) (v & ~OV_FLAGS));
-  __builtin_prefetch ((const char *) (v & ~OV_FLAGS) + 64);
-  __builtin_prefetch ((const char *) (v & ~OV_FLAGS) + 128);
-  __builtin_prefetch ((const char *) (v & ~OV_FLAGS) + 192);
-  if (__builtin_expect (r != NULL, 1)) {
-    atomic_store_explicit (&r->at, slot, memory_order_relaxed);
-    atomic_signal_fence (memory_order_seq_cst); /* for the compiler */
-    if (!(atomic_load_explicit (&o->fenced, memory_order_relaxed)
-          & ov_group (slot))) {
-      v = atomic_load_explicit (slot, memory_order_acquire);
-      if (__builtin_expect (v != 0 && !(v & OV_BUSY), 1)) {
-        *reader = r;
-        return v;
-      }
-    }
-    ov_read_unlock (r);
-  }
-  return ov_read_lock_fenced (o, slot, reader);
+  v = ov_read_try (o, slot, v);
+  *reader = ov_mine;
+  return v != 0 ? v : ov_read_lock_fenced (o, slot, reader);
 }
 
 /* ---- overlap-packed.c ---- */
@@ -168,13 +178,27 @@ ov_packed_prefix (const struct ov_runs *r, uint32_t chunk)
   return ((const uint32_t *) (const void *) r->data)[chunk];
 }
 
+/* A piece is never longer than its chunk, so it lies in one.  There is a
+ * power of two of them, and one more entry in the index.
+ */
+static inline uint32_t
+ov_chunks (const struct ov_runs *r)
+{
+  return ((r->pieces_at / 8 - (uint32_t) sizeof *r) >> ov_entry_log (r)) - 1;
+}
+
+/* All pieces. */
+static inline uint32_t
+ov_count (const struct ov_runs *r)
+{
+  return ov_packed_prefix (r, ov_chunks (r));
+}
+
 /* The bit at which piece I begins, counted from the block's start. */
 static inline size_t
 ov_piece_at (const struct ov_runs *r, uint32_t i)
 {
-  size_t index = ((size_t) ov_chunks (r) + 1) << ov_entry_log (r);
-
-  return (sizeof *r + index) * 8 + (size_t) i * ov_piece_bits (r);
+  return r->pieces_at + (size_t) i * ov_piece_bits (r);
 }
 
 /* The piece whose last bit is bit LAST of the block, in the top bits of
@@ -257,51 +281,97 @@ ov_top_of (const struct ov_runs *r, uint32_t cluster)
   return ~((~(uint64_t) cluster << (63u - r->chunk_bits)) << 1);
 }
 
-/* The last piece that begins at or before CLUSTER, in the chunk of
- * CLUSTER, or of kind 0 if there is none.  No branch here, either.
+/* Pieces of so many bits in the top of a word: as many as are there
+ * whatever the bit at which they begin.
  */
-static inline __attribute__ ((always_inline)) struct ov_piece
-ov_packed_at (const struct ov_runs *r, uint32_t cluster)
+struct ov_group_of_pieces {
+  uint64_t lowest, highest;     /* bit of each piece */
+  uint64_t span;                /* bits of all */
+  uint64_t mask;                /* one piece, in the low bits */
+};
+#define OV_PIECE_BITS_MAX (OV_WINDOW_BITS + 16)
+extern const struct ov_group_of_pieces ov_groups[];
+
+/* For each of the pieces in W, is it at most the one in Y?  The answers
+ * are in the highest bit of each.  (The mean of Y and the complement of
+ * W, rounded up, has its highest bit set then; what is taken off is never
+ * more than what it is taken off from, so each piece keeps to itself.)
+ */
+static inline uint64_t
+ov_at_most (uint64_t w, uint64_t y, const struct ov_group_of_pieces *g)
+{
+  uint64_t others = g->highest - g->lowest;
+
+  return ((y | ~w) - ((y ^ ~w) >> 1 & others)) & g->highest;
+}
+
+/* What ov_packed_at found. */
+struct ov_found {
+  uint32_t before;              /* so many clusters before the one asked */
+  uint32_t kind;                /* 0: none in the chunk */
+};
+
+/* The last piece that begins at or before CLUSTER, in its chunk.  The
+ * pieces of a chunk are compared all at once, in the word in which they
+ * end, or two.  The fields before the first piece are of the chunk before
+ * or of the index; whatever is found there is nothing.  False if the
+ * chunk has more pieces.
+ *
+ * No branch depends on where in the chunk CLUSTER is, for that cannot be
+ * foretold.
+ */
+static inline __attribute__ ((always_inline)) bool
+ov_packed_at (const struct ov_runs *r, uint32_t cluster,
+              struct ov_found *found)
 {
   uint32_t chunk = cluster >> r->chunk_bits;
   uint32_t lo = ov_packed_prefix (r, chunk);
-  uint32_t n = ov_packed_prefix (r, chunk + 1) - lo;
-  unsigned kbits = ov_kind_bits (r), bits = r->chunk_bits + kbits;
-  size_t before = ov_piece_at (r, lo) - 1, last;
-  struct ov_piece piece;
-  uint64_t v;
-  uint32_t kind;
+  uint32_t hi = ov_packed_prefix (r, chunk + 1);
+  unsigned kbits = ov_kind_bits (r), bits = r->chunk_bits + kbits, skip;
+  const struct ov_group_of_pieces *g = &ov_groups[bits];
+  uint64_t kind_mask = ov_mask (kbits);
+  uint64_t asked = ((uint64_t) cluster << kbits | kind_mask) & g->mask;
+  uint64_t y = asked * g->lowest;
+  size_t last = ov_piece_at (r, hi) - 1, length = (hi - lo) * bits;
+  uint64_t w = ov_top_piece (r, last);
+  uint64_t those = ov_at_most (w, y, g);
+  uint64_t piece;
 
-  last = ov_search (r, before, n, bits, ov_top_of (r, cluster));
-  v = ov_top_piece (r, last) >> (64 - bits);
-  kind = (uint32_t) (v & ov_mask (kbits)) + 1;
-  kind = last == before ? 0 : kind;
-  OV_SETTLE (kind);
-  piece.start = chunk << r->chunk_bits | (uint32_t) (v >> kbits);
-  piece.kind = (uint16_t) kind;
-  return piece;
+  if (__builtin_expect (length > g->span, 0)) {
+    if (length > 2 * g->span)
+      return false;
+    if (!those) {
+      length -= g->span;
+      w = ov_top_piece (r, last - g->span);
+      those = ov_at_most (w, y, g);
+    }
+  }
+  skip = (unsigned) __builtin_clzll (those | 1);
+  piece = w >> ((64 - bits - skip) & 63) & g->mask;
+  found->before = (uint32_t) ((asked - piece) >> kbits);
+  found->kind = ((uint32_t) (piece & kind_mask) + 1)
+    & -(uint32_t) (skip < length);
+  return true;
 }
 
-/* The types of one cluster (A = LAST), or of a range in which there is
- * nothing; of pieces that begin at or before LAST only the last can
- * reach A.  False if it is neither, or lies in several chunks.
+/* The types of COUNT clusters from A on, if there is one or nothing in
+ * them; of pieces that begin at or before the last only one can reach A.
+ * False if it is neither, or lies in several chunks, or in one of many
+ * pieces.
  */
 static inline __attribute__ ((always_inline)) bool
 ov_packed_look (const struct overlap *o, const struct ov_runs *r,
-                uint32_t a, uint32_t last, overlap_set *set)
+                uint32_t a, uint32_t count, overlap_set *set)
 {
+  uint32_t last = a + (count - 1);
   const struct ov_kind *k;
-  struct ov_piece p;
-  overlap_set there;
+  struct ov_found f;
 
-  if (a >> r->chunk_bits != last >> r->chunk_bits)
+  if ((a ^ last) >> r->chunk_bits != 0 || !ov_packed_at (r, last, &f))
     return false;
-  p = ov_packed_at (r, last);
-  k = ov_kind (o, p.kind);
-  there = p.start + (UINT32_C (1) << k->log) > a ? k->set : OVERLAP_NONE;
-  OV_SETTLE (there);
-  *set = there;
-  return a == last || there == OVERLAP_NONE;
+  k = ov_kind (o, f.kind);
+  *set = k->set & -(uint32_t) (f.before < (UINT32_C (1) << k->log) + count - 1);
+  return count == 1 || *set == OVERLAP_NONE;
 }
 
 #endif /* QCOW2_OVERLAP_FAST_H */

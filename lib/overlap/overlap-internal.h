@@ -82,8 +82,7 @@ struct ov_piece {
 };
 
 struct ov_runs {
-  uint32_t n : 24;              /* pieces */
-  uint32_t chunks_log : 8;      /* chunks, power of two */
+  uint32_t pieces_at;           /* bits of the block before piece 0 */
   uint16_t units;               /* how large the block is */
   uint8_t chunk_bits;           /* clusters of a chunk, power of two */
   uint8_t kind_bits;            /* and the log of the entries' size */
@@ -95,13 +94,6 @@ struct ov_runs {
 #define OV_BLOCK_UNIT 16u
 #define OV_KIND_BITS_MASK 0x1fu
 #define OV_ENTRY_SHIFT 5        /* entries of 1, 2 or 4 bytes */
-
-/* A piece is never longer than its chunk, so it lies in one. */
-static inline uint32_t
-ov_chunks (const struct ov_runs *r)
-{
-  return UINT32_C (1) << r->chunks_log;
-}
 
 uint32_t ov_packed_find (const struct ov_runs *r, uint32_t chunk,
                          uint32_t cluster);
@@ -394,7 +386,8 @@ void ov_update_window (struct overlap *o, uint64_t first, uint64_t end,
 struct overlap {
   /* Read by checks. */
   _Atomic (struct ov_node *) root;
-  unsigned window_bits;         /* clusters of a window, power of two */
+  uint32_t window_mask;         /* clusters of a window, less one */
+  unsigned window_bits;         /* and as a power of two */
   _Atomic (uint64_t) fenced;    /* groups of slots, overlap-window.c */
   ov_slot fixed;                /* guards the two fixed lists */
   _Atomic (struct ov_kind *) kind_block[OV_KIND_BLOCKS];
@@ -432,7 +425,7 @@ struct overlap {
 static inline uint32_t
 ov_window_size (const struct overlap *o)
 {
-  return UINT32_C (1) << o->window_bits;
+  return o->window_mask + 1;
 }
 
 static inline uint64_t
@@ -444,7 +437,7 @@ ov_window_of (const struct overlap *o, uint64_t cluster)
 static inline uint32_t
 ov_in_window (const struct overlap *o, uint64_t cluster)
 {
-  return (uint32_t) cluster & (ov_window_size (o) - 1);
+  return (uint32_t) cluster & o->window_mask;
 }
 
 /* The first cluster of a window, and its last. */
@@ -457,7 +450,7 @@ ov_window_first (const struct overlap *o, uint64_t window)
 static inline uint64_t
 ov_window_last (const struct overlap *o, uint64_t window)
 {
-  return ov_window_first (o, window) | (ov_window_size (o) - 1);
+  return ov_window_first (o, window) | o->window_mask;
 }
 
 /* The pages of a window. */

@@ -44,16 +44,40 @@
 
 #define MIN_CHUNK_BITS (OV_WINDOW_BITS < 3 ? OV_WINDOW_BITS : 3)
 
+/* The lowest bit of piece I from the top of a word, of pieces of B bits;
+ * of the 64 bits seven may be missing.
+ */
+#define ONE(b, i)                                                       \
+  ((b) * (i) <= 57 ? UINT64_C (1) << ((64 - (b) * (i)) & 63) : 0)
+#define ONES(b)                                                         \
+  (ONE (b, 1) | ONE (b, 2) | ONE (b, 3) | ONE (b, 4) | ONE (b, 5)       \
+   | ONE (b, 6) | ONE (b, 7) | ONE (b, 8) | ONE (b, 9) | ONE (b, 10)    \
+   | ONE (b, 11) | ONE (b, 12) | ONE (b, 13) | ONE (b, 14)              \
+   | ONE (b, 15) | ONE (b, 16) | ONE (b, 17) | ONE (b, 18) | ONE (b, 19))
+#define GROUP(b)                                                        \
+  [b] = {                                                               \
+    .lowest = ONES (b), .highest = ONES (b) << ((b) - 1),               \
+    .span = 57 / (b) * (b), .mask = (UINT64_C (1) << (b)) - 1,          \
+  }
+
+const struct ov_group_of_pieces ov_groups[OV_PIECE_BITS_MAX + 1] = {
+  GROUP (3), GROUP (4), GROUP (5), GROUP (6), GROUP (7), GROUP (8),
+  GROUP (9), GROUP (10), GROUP (11), GROUP (12), GROUP (13), GROUP (14),
+  GROUP (15), GROUP (16), GROUP (17), GROUP (18), GROUP (19), GROUP (20),
+  GROUP (21), GROUP (22),
+#if OV_PIECE_BITS_MAX > 22
+  GROUP (23), GROUP (24), GROUP (25), GROUP (26), GROUP (27), GROUP (28),
+  GROUP (29), GROUP (30), GROUP (31), GROUP (32), GROUP (33), GROUP (34),
+#endif
+};
+_Static_assert (OV_PIECE_BITS_MAX == 22 || OV_PIECE_BITS_MAX == 34,
+                "ov_groups has other sizes of pieces");
+_Static_assert (MIN_CHUNK_BITS == 3, "ov_groups begins at 3");
+
 static size_t
 index_bytes (unsigned chunks_log, unsigned entry_log)
 {
   return (((size_t) 1 << chunks_log) + 1) << entry_log;
-}
-
-static void
-set_n (struct ov_runs *r, uint32_t n)
-{
-  r->n = n & 0xffffffu;
 }
 
 /* The index has numbers up to N. */
@@ -219,13 +243,11 @@ bits_of (uint16_t kind)
   return kind < 2 ? 0 : 32 - (unsigned) __builtin_clz (kind - 1u);
 }
 
-/* The bytes that N pieces take. */
+/* The bytes that N pieces take in the list's form. */
 static size_t
-bytes_for (uint32_t n, unsigned chunks_log, unsigned chunk_bits,
-           unsigned kbits, unsigned entry_log)
+bytes_for (const struct ov_runs *r, uint32_t n)
 {
-  return HEADER + index_bytes (chunks_log, entry_log)
-    + ((size_t) n * (chunk_bits + kbits) + 7) / 8;
+  return (ov_piece_at (r, n) + 7) / 8;
 }
 
 static struct ov_runs *
@@ -234,7 +256,8 @@ new_list (struct overlap *o, uint32_t n, unsigned chunk_bits,
 {
   unsigned entry_log = entry_log_for (n);
   unsigned chunks_log = o->window_bits - chunk_bits;
-  size_t bytes = bytes_for (n, chunks_log, chunk_bits, kbits, entry_log);
+  size_t index = HEADER + index_bytes (chunks_log, entry_log);
+  size_t bytes = index + ((size_t) n * (chunk_bits + kbits) + 7) / 8;
   size_t units = bytes <= OV_BLOCK_BASE ? 0
     : (bytes - OV_BLOCK_BASE + OV_BLOCK_UNIT - 1) / OV_BLOCK_UNIT;
   struct ov_runs *r = ov_alloc_instead (o, OV_BLOCK_BASE
@@ -242,9 +265,9 @@ new_list (struct overlap *o, uint32_t n, unsigned chunk_bits,
 
   if (r) {
     r->units = (uint16_t) units;
-    r->chunks_log = chunks_log & 0xff;
     r->chunk_bits = (uint8_t) chunk_bits;
     r->kind_bits = (uint8_t) (kbits | entry_log << OV_ENTRY_SHIFT);
+    r->pieces_at = (uint32_t) index * 8;
   }
   return r;
 }
@@ -257,8 +280,8 @@ move_list (struct overlap *o, struct ov_runs **r, uint32_t n, unsigned kbits,
   struct ov_runs *old = *r, *new;
   uint32_t chunk, i;
 
-  if (n < old->n)               /* pieces go only after the move */
-    n = old->n;
+  if (n < ov_count (old))       /* pieces go only after the move */
+    n = ov_count (old);
   /* A long list gets a little spare room, lest each piece copy it. */
   new = new_list (o, n + n / 32, old->chunk_bits, kbits, old, false);
   if (!new)
@@ -267,7 +290,7 @@ move_list (struct overlap *o, struct ov_runs **r, uint32_t n, unsigned kbits,
     return -ENOMEM;
   if (new->kind_bits == old->kind_bits)
     memcpy (new->data, old->data,
-            (ov_piece_at (old, old->n) + 7) / 8 - HEADER);
+            (ov_piece_at (old, ov_count (old)) + 7) / 8 - HEADER);
   else {
     for (chunk = 0, i = 0; chunk < ov_chunks (old); ++chunk) {
       for (; i < ov_packed_prefix (old, chunk + 1); ++i) {
@@ -277,7 +300,6 @@ move_list (struct overlap *o, struct ov_runs **r, uint32_t n, unsigned kbits,
       set_prefix (new, chunk + 1, i);
     }
   }
-  set_n (new, old->n);
   ov_free (o, old);
   *r = new;
   return 0;
@@ -296,8 +318,7 @@ make_room (struct overlap *o, struct ov_runs **r, uint32_t n, unsigned kbits,
     kbits = ov_kind_bits (*r);
   if (kbits == ov_kind_bits (*r)
       && entry_log_for (n) <= ov_entry_log (*r)
-      && bytes_for (n, (*r)->chunks_log, (*r)->chunk_bits, kbits,
-                    ov_entry_log (*r)) <= ov_block_bytes (*r))
+      && bytes_for (*r, n) <= ov_block_bytes (*r))
     return 0;
   return move_list (o, r, n, kbits, force);
 }
@@ -308,7 +329,7 @@ ov_packed_splice (struct overlap *o, struct ov_runs **list, uint32_t chunk,
                   uint32_t k, bool force)
 {
   struct ov_runs *r = *list;
-  uint32_t n = r ? r->n : 0, j;
+  uint32_t n = r ? ov_count (r) : 0, j;
   unsigned kbits = 0;
   size_t tail;
 
@@ -334,7 +355,6 @@ ov_packed_splice (struct overlap *o, struct ov_runs **list, uint32_t chunk,
                (size_t) (m - k) * ov_piece_bits (r));
   for (j = 0; j < k; ++j)
     store_piece (r, i + j, &pieces[j]);
-  set_n (r, n - m + k);
   if (k != m)
     shift_index (r, chunk, k - m);
   o->runs += k;
@@ -423,7 +443,6 @@ recode (struct recode *c, const struct ov_runs *from)
   if (c->n <= c->room) {
     while (c->chunk < ov_chunks (c->to))
       set_prefix (c->to, ++c->chunk, c->n);
-    set_n (c->to, c->n);
   }
   return 0;
 }
@@ -458,17 +477,16 @@ best_chunk_bits (uint32_t n, unsigned window_bits)
 static bool
 needs_tuning (const struct ov_runs *r)
 {
-  const uint32_t few = most_pieces (r->n) << r->chunks_log;
+  const uint32_t n = ov_count (r), few = most_pieces (n) * ov_chunks (r);
   size_t bytes;
 
-  if (2 * r->n > 3 * few && r->chunk_bits > MIN_CHUNK_BITS)
+  if (2 * n > 3 * few && r->chunk_bits > MIN_CHUNK_BITS)
     return true;
-  if (4 * r->n < few && r->chunks_log > 0)
+  if (4 * n < few && ov_chunks (r) > 1)
     return true;
   if (r->units == 0)
     return false;
-  bytes = bytes_for (r->n, r->chunks_log, r->chunk_bits, ov_kind_bits (r),
-                     ov_entry_log (r));
+  bytes = bytes_for (r, n);
   return ov_block_bytes (r) - bytes
     > OV_BLOCK_UNIT + OV_BLOCK_UNIT / 2 + bytes / 8;
 }
@@ -482,11 +500,13 @@ ov_packed_tune (struct overlap *o, struct ov_runs **list)
   struct ov_runs *old = *list;
   struct recode c = { .o = o };
   unsigned kbits;
+  uint32_t n;
 
   if (!old || !needs_tuning (old))
     return;
-  c.chunk_bits = best_chunk_bits (old->n, o->window_bits);
-  c.room = old->n;
+  n = ov_count (old);
+  c.chunk_bits = best_chunk_bits (n, o->window_bits);
+  c.room = n;
   c.kbits = ov_kind_bits (old);
   do {
     ov_free (o, c.to);
@@ -500,7 +520,7 @@ ov_packed_tune (struct overlap *o, struct ov_runs **list)
     }
   } while ((c.n > c.room || c.kbits > kbits) && (c.room = c.n));
   o->runs += c.n;
-  o->runs -= old->n;
+  o->runs -= n;
   ov_free (o, old);
   *list = c.to;
 }

@@ -321,26 +321,16 @@ ov_runs_strip (struct overlap *o, struct ov_runs **list)
   ov_packed_tune (o, list);
 }
 
-/* A check of one cluster needs only one piece. */
-static void
-scan_one (const struct overlap *o, const struct ov_runs *r, uint64_t base,
-          uint32_t a, struct ov_scan *s)
-{
-  struct ov_piece p = ov_packed_at (r, a);
-  const struct ov_kind *k = ov_kind (o, p.kind);
-
-  if (p.kind != 0 && a - p.start < UINT32_C (1) << k->log)
-    ov_scan_add (s, base + a, 1, k->set);
-}
-
 void
 ov_runs_scan (const struct overlap *o, const struct ov_runs *r,
               uint64_t base, uint32_t a, uint32_t b, struct ov_scan *s)
 {
   uint32_t chunk, i, hi;
+  overlap_set set;
 
-  if (b - a == 1) {
-    scan_one (o, r, base, a, s);
+  if (b - a == 1 && ov_packed_look (o, r, a, 1, &set)) {
+    if (set != OVERLAP_NONE)
+      ov_scan_add (s, base + a, 1, set);
     return;
   }
   for (chunk = a >> r->chunk_bits;
@@ -401,13 +391,13 @@ ov_runs_verify (const struct overlap *o, const struct ov_runs *r,
   unsigned log = 0;
   uint16_t class = 0;
 
-  if (r->n == 0) {
+  if (ov_count (r) == 0) {
     *why = "an empty run list was kept";
     return false;
   }
   for (chunk = 0; chunk < ov_chunks (r); ++chunk) {
     hi = ov_packed_prefix (r, chunk + 1);
-    if (hi < i || hi > r->n) {
+    if (hi < i || hi > ov_count (r)) {
       *why = "the index of a run list is out of order";
       return false;
     }

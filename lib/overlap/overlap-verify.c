@@ -84,7 +84,7 @@ verify_window (struct overlap *o, uintptr_t value, uint64_t window,
   if (!runs)
     return true;
   sum->bytes += ov_size (runs);
-  sum->runs += runs->n;
+  sum->runs += ov_count (runs);
   return ov_runs_verify (o, runs, why);
 }
 

@@ -120,6 +120,7 @@ overlap_new (const struct overlap_config *config)
   if (config->cluster_bits > 0)
     o->window_bits = MIN (MAX (config->cluster_bits + OV_WINDOW_BITS_MORE,
                                OV_PAGE_BITS), OV_WINDOW_BITS);
+  o->window_mask = (UINT32_C (1) << o->window_bits) - 1;
   o->used = ov_size (o);
   o->retry_below = UINT64_MAX;
   pthread_mutex_init (&o->lock, NULL);
@@ -214,46 +215,52 @@ nothing_fixed (struct overlap *o)
   return atomic_load_explicit (&o->fixed, memory_order_acquire) == 0;
 }
 
-/* The types of one cluster of a window with pages. */
-static inline bool
-look_paged (const struct overlap *o, uintptr_t value, uint32_t a,
-            overlap_set *set)
+/* The types of COUNT clusters from A on of a window, if that is known at
+ * a glance: there is nothing, or COUNT is 1.
+ */
+static inline __attribute__ ((always_inline)) bool
+look_window (const struct overlap *o, uintptr_t value, uint32_t a,
+             uint32_t count, overlap_set *set)
 {
-  const struct ov_paged *paged = (struct ov_paged *) (value & ~OV_FLAGS);
-  const struct ov_page *page = ov_page_of (paged, a);
+  const struct ov_runs *runs = (struct ov_runs *) value;
 
-  if (page)
-    *set = ov_kind (o, page->class[a % OV_PAGE])->set;
-  else if (paged->runs)
-    return ov_packed_look (o, paged->runs, a, a, set);
-  return true;
+  if (__builtin_expect ((value & OV_PAGED) != 0, 0)) {
+    const struct ov_paged *paged = (struct ov_paged *) (value & ~OV_FLAGS);
+    const struct ov_page *page = ov_page_of (paged, a);
+
+    *set = page ? ov_kind (o, page->class[a % OV_PAGE])->set : OVERLAP_NONE;
+    if (page || count > 1 || !paged->runs)
+      return count == 1;
+    runs = paged->runs;
+  }
+  return ov_packed_look (o, runs, a, count, set);
 }
 
 /* The short way of a check, which most go: a range that is in one window
  * and chunk, with nothing in it, or a single cluster.  True if it was
- * one of these; *SET is its types then.
+ * one of these; *SET is its types then.  Nothing is called on the way, so
+ * that all of it stays in registers.
  */
 static inline __attribute__ ((always_inline)) bool
 look (struct overlap *o, uint64_t first, uint64_t count, overlap_set *set)
 {
   uint32_t a = ov_in_window (o, first);
-  struct ov_reader *reader;
-  bool known = false;
   ov_slot *slot;
   uintptr_t v;
+  bool known;
 
-  if (count - 1 >= ov_window_size (o) - a) /* 0, too */
+  if (count - 1 > o->window_mask - a) /* 0, too */
     return false;
   *set = OVERLAP_NONE;
   slot = ov_dir_find (o, ov_window_of (o, first));
-  if (slot && (v = ov_read_lock (o, slot, &reader)) != 0) {
-    if (__builtin_expect (!(v & OV_PAGED), 1))
-      known = ov_packed_look (o, (struct ov_runs *) v, a,
-                              a + (uint32_t) count - 1, set);
-    else if (count == 1)
-      known = look_paged (o, v, a, set);
-    ov_read_unlock (reader);
-    return known && nothing_fixed (o);
+  if (slot && (v = atomic_load_explicit (slot, memory_order_acquire)) != 0) {
+    v = ov_read_try (o, slot, v);
+    if (__builtin_expect (v == 0, 0))
+      return false;
+    known = look_window (o, v, a, (uint32_t) count, set);
+    ov_read_unlock (ov_mine);
+    if (!known)
+      return false;
   }
   return nothing_fixed (o);
 }
@@ -466,10 +473,7 @@ query_locked (struct overlap *o, uint64_t first, uint64_t count,
 
   answer->any = OVERLAP_NONE;
   if (count != 1 || !nothing_fixed (o)
-      || (v != 0 && !((v & OV_PAGED)
-                      ? look_paged (o, v, a, &answer->any)
-                      : ov_packed_look (o, (struct ov_runs *) v, a, a,
-                                        &answer->any))))
+      || (v != 0 && !look_window (o, v, a, 1, &answer->any)))
     overlap_query (o, first, count, mask, answer);
   else
     answer->where = first;
