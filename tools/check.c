@@ -42,8 +42,22 @@ print_mistakes (uint64_t errors, uint64_t leaks)
           leaks == 1 ? "" : "s");
 }
 
+/* What to do now, for those who have not read the manual page. */
 static void
-print_text (const char *name, const struct offline_facts *facts,
+print_advice (enum image_check repair, const struct image_check_result *res)
+{
+  if (res->errors_left + res->overlaps > 0 && repair == CHECK_ALL)
+    printf ("What is left cannot be repaired in place: copy the disk from a "
+            "server of this\nimage (nbdkit -r) into a new one.\n");
+  else if (res->errors_left + res->overlaps > 0)
+    printf ("Keep a copy of the image, then repair it with --repair all.\n");
+  else if (res->leaks_left > 0)
+    printf ("Leaks do no harm; --repair leaks gives the space back.\n");
+}
+
+static void
+print_text (const char *name, enum image_check repair,
+            const struct offline_facts *facts,
             const struct image_check_result *res)
 {
   char a[UNITS_MAX], b[UNITS_MAX], c[UNITS_MAX], d[UNITS_MAX];
@@ -68,6 +82,7 @@ print_text (const char *name, const struct offline_facts *facts,
           units_number (res->compressed, d));
   printf (", %s fragmented\n", units_number (res->fragmented, a));
   printf ("Image end offset: %" PRIu64 "\n", res->end);
+  print_advice (repair, res);
 }
 
 static void
@@ -123,6 +138,6 @@ check_main (const struct options *options)
   if (options->json)
     print_json (options->image, &facts, &res);
   else if (!options->quiet)
-    print_text (options->image, &facts, &res);
+    print_text (options->image, options->repair, &facts, &res);
   return tool_finish (status (&res));
 }

@@ -101,7 +101,7 @@ repair_dirty (struct image *img)
     return 0;
   }
   report_error ("%s: the dirty image could not be repaired, it is served "
-                "read-only; try 'qemu-img check -r all'",
+                "read-only; 'qcow2-overlap check' says what is wrong",
                 img->config.filename);
   img->beyond_repair = true;
   return -EROFS;

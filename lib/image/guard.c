@@ -105,8 +105,8 @@ guard_may_write (struct image *img)
                     "the server and check the image");
   if (atomic_load_explicit (&g->corrupt, memory_order_relaxed)) {
     image_corrupt_wait (img);
-    return refused (img, "the image is corrupt; repair it with 'qemu-img "
-                    "check -r all' and restart the server");
+    return refused (img, "the image is corrupt; stop the server and repair it "
+                    "with 'qcow2-overlap check --repair all'");
   }
   return 0;
 }

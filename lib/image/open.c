@@ -331,9 +331,10 @@ open_top (struct image *img)
     return r;
   if (img->header.incompatible & INCOMPAT_CORRUPT) {
     atomic_store (&img->guard.corrupt, true);
-    report_warning ("%s: the image is marked corrupt%s; repair it with "
-                    "'qemu-img check -r all'", img->config.filename,
-                    img->config.offline ? "" : " and is served read-only");
+    report_warning ("%s: the image is marked corrupt%s", img->config.filename,
+                    img->config.offline ? ""
+                    : " and is served read-only; repair it with "
+                    "'qcow2-overlap check --repair all'");
   }
   r = bitmaps_load (img);
   if (r < 0)
@@ -516,7 +517,7 @@ check_now (struct image *img, enum image_check what)
                    ? "errors are left that cannot be repaired in place; "
                    "copy the disk to a new image"
                    : "the check found errors; give check=all or "
-                   "repair it with 'qemu-img check -r all'");
+                   "repair it with 'qcow2-overlap check --repair all'");
     img->opening = false;
     img->read_only = true;
   }

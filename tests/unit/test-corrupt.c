@@ -106,7 +106,7 @@ START_TEST (the_bit_is_durable_before_the_error)
   expect_said ("marking image as corrupt");
   ck_assert_int_eq (hit (), -EIO);
   ck_assert_int_eq (write_byte (M, 64 * K, 1), -EIO);
-  expect_said ("qemu-img check -r all");
+  expect_said ("qcow2-overlap check --repair all");
   ck_assert_uint_eq (watch.n, 2);
   ck_assert_uint_eq (events, 1);
   expect_byte (0, 64 * K, 1);
@@ -130,7 +130,7 @@ START_TEST (the_next_start_refuses_to_write)
   ck_assert (!image_is_writable (img));
   ck_assert_int_eq (image_begin_writing (img), -EROFS);
   ck_assert_int_eq (write_byte (0, 64 * K, 2), -EIO);
-  expect_said ("qemu-img check -r all");
+  expect_said ("qcow2-overlap check --repair all");
   expect_byte (0, 64 * K, 1);
   ck_assert_uint_eq (count_ops (STORAGE_MEMORY_WRITE), 0);
   image_close (img);
