@@ -15,6 +15,10 @@
  * change; and what the guest wrote is found in no table, nor has any
  * table of a snapshot changed.  Time and memory are bounded by whoever
  * runs this (libFuzzer; replay.c).
+ *
+ * Some are checked and repaired first.  On a sound image that finds
+ * nothing; on any other what could be read reads the same, and the next
+ * check finds what is said to be left.
  */
 
 #include <config.h>
@@ -60,6 +64,7 @@ struct run {
   bool over_backing;            /* a raw backing file is below */
   uint8_t *before;              /* the file as it was opened last */
   size_t before_len;
+  bool repair;                  /* first */
   bool marked;                  /* it looked like overwritten already */
 
   struct image_config config;
@@ -263,6 +268,7 @@ take_config (struct run *run)
     run->config.overlap_limit = OVERLAP_LIMIT_VERIFY;
   }
   run->config.overlap_debug = c & 64;
+  run->repair = c & 128;
 }
 
 /*----------------------------------------------------------------------
@@ -337,6 +343,89 @@ file_now (struct run *run, size_t *len)
   MUST (storage_read (run->storage, bytes, n, 0) == 0);
   *len = n;
   return bytes;
+}
+
+/* Forget the image, and open what is in its file. */
+static int
+open_again (struct run *run)
+{
+  free (run->before);
+  run->before = file_now (run, &run->before_len);
+  image_close (run->img);
+  return open_bytes (run, run->before, run->before_len);
+}
+
+/*----------------------------------------------------------------------
+ * Repair.
+ */
+
+#define PIECE UINT64_C (512)
+#define PIECES 256u
+
+/* What can be read of the disk; READABLE says which pieces. */
+static uint8_t *
+read_pieces (struct run *run, bool *readable)
+{
+  uint8_t *buf = calloc (PIECES, PIECE);
+  uint64_t i;
+
+  if (buf == NULL)
+    abort ();
+  for (i = 0; i < PIECES && i * PIECE < run->disk; ++i)
+    readable[i] = image_read (run->img, buf + i * PIECE,
+                              MIN (PIECE, run->disk - i * PIECE),
+                              i * PIECE) == 0;
+  return buf;
+}
+
+/* As image_open does with check=all.  False if it cannot be opened any
+ * more, or the check could not be completed.
+ */
+static bool
+check_and_repair (struct run *run)
+{
+  struct image_check_result res, again;
+  unsigned tries = 0;
+  int r;
+
+  do {
+    r = image_check (run->img, CHECK_ALL, &res);
+    MUST (r == 0 || r == -EIO || r == -ENOSPC || r == -ENOMEM);
+    MUST (run->mode != SOUND
+          || (r == 0 && res.errors + res.leaks + res.overlaps == 0));
+    if (r == 0 && res.reopen && open_again (run) < 0)
+      return false;
+  } while (r == 0 && res.reopen && ++tries < 5);
+  if (r < 0 || res.reopen)
+    return false;
+  MUST (image_check (run->img, CHECK_REPORT, &again) == 0);
+  MUST (again.errors == res.errors_left && again.leaks == res.leaks_left);
+  return true;
+}
+
+/* The image is open before and, if it can be, after. */
+static void
+repair (struct run *run)
+{
+  bool before[PIECES] = { false }, after[PIECES] = { false };
+  uint8_t *was = read_pieces (run, before), *is;
+  const uint64_t disk = run->disk;
+  unsigned i;
+
+  /* What was met while it was read is no matter of the repair. */
+  image_close (run->img);
+  if (open_bytes (run, run->before, run->before_len) == 0
+      && check_and_repair (run) && open_again (run) == 0) {
+    MUST (run->disk == disk);
+    is = read_pieces (run, after);
+    for (i = 0; i < PIECES; ++i)
+      MUST (!before[i] || (after[i] && memcmp (was + i * PIECE,
+                                               is + i * PIECE, PIECE) == 0));
+    free (is);
+  }
+  if (run->img && open_again (run) < 0)
+    MUST (run->mode != SOUND);
+  free (was);
 }
 
 /*----------------------------------------------------------------------
@@ -533,10 +622,7 @@ do_reopen (struct run *run)
   int r;
 
   close_image (run);
-  free (run->before);
-  run->before = file_now (run, &run->before_len);
-  image_close (run->img);
-  r = open_bytes (run, run->before, run->before_len);
+  r = open_again (run);
   MUST (r == 0 || run->mode != SOUND);
 }
 
@@ -629,6 +715,8 @@ LLVMFuzzerTestOneInput (const uint8_t *data, size_t size)
   else {
     if (run->mode == SOUND && run->over_backing)
       model_backing (run);
+    if (run->repair)
+      repair (run);
     drive (run);
     if (run->img) {
       if (run->mode == SOUND && run->disk > 0)
