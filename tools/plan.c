@@ -3,10 +3,11 @@
 /* qcow2-overlap plan: what memory the server's map of metadata takes for
  * this image, now and when its disk is full, and what a limit would cost.
  *
- * The recommended limit is a bound that does not depend on where tables
- * will lie (overlap_enough, which the server's log names, too), tried
- * with the full image; the steps of the ladder below it show how much less
- * would do, and what that costs.
+ * The recommended limit has room for twice the map of the full image:
+ * where tables lie changes that by some percent only
+ * (docs/design/tracker.md), but a disk may grow, and get snapshots.  The
+ * steps of the ladder below it show how much less would do, and what that
+ * costs.
  */
 
 #include <config.h>
@@ -17,11 +18,11 @@
 #include <string.h>
 
 #include "checked.h"
-#include "overlap.h"
 #include "report.h"
 #include "tool.h"
 #include "trial.h"
 
+#define LEAST_LIMIT (UINT64_C (64) << 10)
 #define MAX_STEPS 10            /* of a ladder that was not asked for */
 #define MAX_RANGES 8            /* shown of a step; there can be no more */
 
@@ -66,25 +67,23 @@ recommend_bitmap_size (const struct plan *p)
   return size;
 }
 
-/* A bound, tried. */
+/* Twice what is needed, as a round number, and tried. */
 static int
 recommend (struct plan *p)
 {
-  const uint64_t clusters = div_up (p->facts.size,
-                                    UINT64_C (1) << p->facts.cluster_bits)
-    + p->facts.clusters;
   struct trial t;
   bool enough = false;
   int r = 0;
 
   p->bitmap_size = recommend_bitmap_size (p);
-  p->limit = overlap_enough (p->full.pieces, clusters, p->facts.snapshots);
+  p->limit = LEAST_LIMIT;
+  while (p->limit < 2 * p->full.used + p->bitmap_size)
+    p->limit *= 2;
   while (r == 0 && !enough) {
     r = trial_run (p->img, true, p->bitmap_size, p->limit, &t);
     if (r < 0)
       break;
-    enough = t.n_outside == 0
-      && p->limit >= p->full.used + p->bitmap_size;
+    enough = t.n_outside == 0;
     if (!enough)
       p->limit *= 2;
     trial_free (&t);

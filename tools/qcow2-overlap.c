@@ -29,13 +29,19 @@ static const char usage_text[] =
   "    it is consistent, 1 if that could not be found out, 2 if there are\n"
   "    errors, 3 if there are leaked clusters only.\n"
   "\n"
+  "qcow2-overlap map [-q] [-U] [--json] [--svg FILE] [--png FILE]\n"
+  "              [--limit SIZE] IMAGE\n"
+  "    Count and draw what the clusters of the file are there for.\n"
+  "\n"
   "--bitmap-size SIZE  as overlap-structures.bitmap-size (default: 64k)\n"
   "--help              this text\n"
   "--json              write the result as JSON\n"
   "--limit SIZE        as overlap-structures.total-size-limit\n"
+  "--png FILE          draw the map to FILE\n"
   "--quiet, -q         say nothing but what is wrong\n"
   "--repair leaks      correct reference counts that are too high\n"
   "--repair all        correct all that can be corrected\n"
+  "--svg FILE          draw the map to FILE\n"
   "--force-share, -U   look at an image that is in use, too\n"
   "--version           the version of this program\n"
   "\n"
@@ -165,7 +171,7 @@ tool_finish (int status)
  */
 
 enum { OPT_HELP = 256, OPT_VERSION, OPT_JSON, OPT_LIMIT, OPT_BITMAP,
-       OPT_REPAIR };
+       OPT_REPAIR, OPT_SVG, OPT_PNG };
 
 static const struct option long_options[] = {
   { "bitmap-size", required_argument, NULL, OPT_BITMAP },
@@ -173,8 +179,10 @@ static const struct option long_options[] = {
   { "help", no_argument, NULL, OPT_HELP },
   { "json", no_argument, NULL, OPT_JSON },
   { "limit", required_argument, NULL, OPT_LIMIT },
+  { "png", required_argument, NULL, OPT_PNG },
   { "quiet", no_argument, NULL, 'q' },
   { "repair", required_argument, NULL, OPT_REPAIR },
+  { "svg", required_argument, NULL, OPT_SVG },
   { "version", no_argument, NULL, OPT_VERSION },
   { NULL, 0, NULL, 0 },
 };
@@ -186,6 +194,7 @@ static const struct command {
   const char *options;          /* letters: see option_letter */
 } commands[] = {
   { "check", check_main, "qR" },
+  { "map", map_main, "qLBP" },
   { "plan", plan_main, "LB" },
 };
 
@@ -197,6 +206,8 @@ option_letter (int opt)
   case OPT_REPAIR: return 'R';
   case OPT_LIMIT: return 'L';
   case OPT_BITMAP: return 'B';
+  case OPT_SVG:
+  case OPT_PNG: return 'P';
   default: return '\0';
   }
 }
@@ -238,6 +249,12 @@ set_option (struct options *options, int opt)
     return 0;
   case OPT_JSON:
     options->json = true;
+    return 0;
+  case OPT_SVG:
+    options->svg = optarg;
+    return 0;
+  case OPT_PNG:
+    options->png = optarg;
     return 0;
   case OPT_REPAIR:
     return set_repair (options);

@@ -192,8 +192,10 @@ def main():
     usual = make(lab, 40 * G, 64 * K, 3)
     tiny = make(lab, 512 * M, 512)
     wide = make(lab, 64 * G, 4 * K, 0, 200)
+    far = create(lab.path(), 6 * T, cluster_size=2 * M,
+                 preallocation="metadata")
     for name, path in (("small", small), ("usual", usual), ("tiny", tiny),
-                       ("wide", wide)):
+                       ("wide", wide), ("far", far)):
         lab.case("ladder " + name, ladder, lab, path)
     lab.case("chosen", chosen, lab, small)
     lab.case("text", text, lab, small)
