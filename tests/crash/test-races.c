@@ -328,20 +328,43 @@ stress (unsigned each, uint64_t seed)
  * In this process.
  */
 
+#define CREATE "qemu-img create -q -f qcow2 -o cluster_size="
+#define SHARE_ALL " && qemu-io -f qcow2 -c 'write -P 0 0 1M' disk.qcow2 " \
+  ">/dev/null && qemu-img snapshot -c one disk.qcow2"
+
 static const struct config {
   const char *name;
-  unsigned cluster, hot;
+  unsigned cluster;             /* or subcluster */
+  unsigned hot;
   uint64_t cache;
-  const char *more;             /* done to the image after its making */
+  const char *make;             /* the image */
   bool compress;
+  const char *passphrase;
 } configs[] = {
-  { "64k", 65536, 512, 0, "true", false },
-  { "4k", 4096, 64, 0, "true", false },
-  { "512, tiny caches", 512, 256, 1, "true", false },
+  { "64k", 65536, 512, 0, CREATE "64k disk.qcow2 1M", false, NULL },
+  { "4k", 4096, 64, 0, CREATE "4k disk.qcow2 1M", false, NULL },
+  { "512, tiny caches", 512, 256, 1, CREATE "512 disk.qcow2 1M", false,
+    NULL },
   { "4k, all shared with a snapshot", 4096, 64, 1,
-    "qemu-io -f qcow2 -c 'write -P 0 0 1M' disk.qcow2 >/dev/null && "
-    "qemu-img snapshot -c one disk.qcow2", false },
-  { "4k, compressed", 4096, 64, 32768, "true", true },
+    CREATE "4k disk.qcow2 1M" SHARE_ALL, false, NULL },
+  { "4k, compressed", 4096, 64, 32768, CREATE "4k disk.qcow2 1M", true,
+    NULL },
+  { "16k, extended L2 entries", 512, 64, 0,
+    CREATE "16k,extended_l2=on disk.qcow2 1M", false, NULL },
+  { "16k, extended, all shared with a snapshot", 512, 64, 1,
+    CREATE "16k,extended_l2=on disk.qcow2 1M" SHARE_ALL, false, NULL },
+  { "4k, data file", 4096, 64, 0,
+    CREATE "4k,data_file=disk.data disk.qcow2 1M", false, NULL },
+  { "4k, raw data file", 4096, 64, 1,
+    CREATE "4k,data_file=disk.data,data_file_raw=on disk.qcow2 1M", false,
+    NULL },
+  { "4k, dirty bitmap", 4096, 64, 0, CREATE "4k disk.qcow2 1M && "
+    "qemu-img bitmap --add -g 512 disk.qcow2 b", false, NULL },
+  { "4k, encrypted", 4096, 64, 0,
+    "rm -f disk.qcow2 && nbdkit -U - qcow2 disk.qcow2 create=1M "
+    "create.cluster-size=4k create.encrypt.format=luks "
+    "create.encrypt.cipher-alg=aes-128 create.encrypt.iter-time=1 "
+    "passphrase=abc --run true", false, "abc" },
 };
 
 /* Calls of the storage take their time, some of them longer than others:
@@ -393,11 +416,8 @@ static void
 run_config (const struct config *c, unsigned each)
 {
   struct image_config config;
-  char command[300];
 
-  snprintf (command, sizeof command, "qemu-img create -q -f qcow2 -o "
-            "cluster_size=%u disk.qcow2 1M && %s", c->cluster, c->more);
-  if (system (command) != 0)
+  if (system (c->make) != 0)
     fail ("cannot make the image");
   image_config_init (&config);
   config.filename = "disk.qcow2";
@@ -407,6 +427,7 @@ run_config (const struct config *c, unsigned each)
     config.compress = COMPRESS_IMAGE;
     config.compressed_cache_size = c->cache;
   }
+  config.passphrase = c->passphrase;
   config.overlap_debug = true;
   cluster = c->cluster;
   hot = c->hot;
@@ -465,7 +486,7 @@ main (int argc, char *argv[])
   char dir[] = "tmp-races.XXXXXX", command[100];
   const char *sanitizer = getenv ("QCOW2_SANITIZER");
   unsigned each = getenv ("QCOW2_VALGRIND") ? 60
-    : sanitizer && *sanitizer ? 400 : 1200;
+    : sanitizer && *sanitizer ? 250 : 800;
   size_t i;
 
   check_the_judge ();
