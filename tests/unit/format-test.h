@@ -18,6 +18,7 @@
 #include "checked.h"
 #include "error.h"
 #include "header.h"
+#include "run-suite.h"
 
 /* The beginning of an image file.  BUF is exactly as long as the bytes
  * given to the decoder, so that valgrind and ASan see what it reads
@@ -129,19 +130,6 @@ static inline void
 ck_accepted (const char *what, int r, const struct format_error *e)
 {
   ck_assert_msg (r == 0, "%s: returned %d: %s", what, r, e->text);
-}
-
-/* Run all tests of SUITE; what main returns. */
-static inline int
-run_format_suite (Suite *suite)
-{
-  SRunner *sr = srunner_create (suite);
-  int failed;
-
-  srunner_run_all (sr, CK_ENV);
-  failed = srunner_ntests_failed (sr);
-  srunner_free (sr);
-  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
 #endif /* QCOW2_FORMAT_TEST_H */

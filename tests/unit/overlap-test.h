@@ -12,6 +12,7 @@
 #include <check.h>
 
 #include "overlap-internal.h"
+#include "run-suite.h"
 
 #define L2 OVERLAP_ACTIVE_L2
 #define OLD_L2 OVERLAP_INACTIVE_L2
@@ -95,19 +96,6 @@ static inline void
 leave (enum overlap_type type, uint64_t first, uint64_t count)
 {
   ck_assert_uint_eq (overlap_leave (o, type, first, count), 0);
-}
-
-/* Run it all; returns what main returns. */
-static inline int
-run_suite (Suite *s)
-{
-  SRunner *sr = srunner_create (s);
-  int failed;
-
-  srunner_run_all (sr, CK_ENV);
-  failed = srunner_ntests_failed (sr);
-  srunner_free (sr);
-  return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
 #endif /* QCOW2_OVERLAP_TEST_H */

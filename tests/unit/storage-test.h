@@ -15,6 +15,7 @@
 #include <unistd.h>
 #include <sys/mman.h>
 
+#include "run-suite.h"
 #include "storage.h"
 #include "storage-write.h"
 
@@ -101,19 +102,6 @@ ck_bytes (struct storage *s, uint64_t offset, size_t len, int c)
   ck_ok (storage_read (s, buf, len, offset));
   ck_all (buf, len, c, offset);
   free (buf);
-}
-
-/* Run all tests of SUITE; what main returns. */
-static inline int
-run_suite (Suite *suite)
-{
-  SRunner *sr = srunner_create (suite);
-  int failed;
-
-  srunner_run_all (sr, CK_ENV);
-  failed = srunner_ntests_failed (sr);
-  srunner_free (sr);
-  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
 }
 
 #endif /* QCOW2_STORAGE_TEST_H */

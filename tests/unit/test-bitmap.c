@@ -381,5 +381,5 @@ main (void)
   tcase_add_test (tc, many);
   tcase_add_test (tc, entry_offset);
   suite_add_tcase (suite, tc);
-  return run_format_suite (suite);
+  return run_suite (suite);
 }

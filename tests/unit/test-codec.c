@@ -429,5 +429,5 @@ main (void)
   if (have_qemu_img ())
     tcase_add_loop_test (tc, by_qemu_img, 0, 8);
   suite_add_tcase (suite, tc);
-  return run_format_suite (suite);
+  return run_suite (suite);
 }

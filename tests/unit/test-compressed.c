@@ -9,6 +9,7 @@
 
 #include "engine-test.h"
 #include "refcount.h"
+#include "run-suite.h"
 #include "sabotage.h"
 
 #define K 1024u
@@ -474,8 +475,6 @@ main (void)
 {
   Suite *suite = suite_create ("compressed");
   TCase *tc = tcase_create ("compressed");
-  SRunner *runner;
-  int failed;
 
   if (!have_qemu_img ())
     return 77;
@@ -493,9 +492,5 @@ main (void)
   tcase_add_test (tc, packed);
   tcase_add_test (tc, left_when_released);
   suite_add_tcase (suite, tc);
-  runner = srunner_create (suite);
-  srunner_run_all (runner, CK_ENV);
-  failed = srunner_ntests_failed (runner);
-  srunner_free (runner);
-  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+  return run_suite (suite);
 }

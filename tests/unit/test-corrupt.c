@@ -7,6 +7,7 @@
 #include <config.h>
 
 #include "engine-test.h"
+#include "run-suite.h"
 
 #define K 1024u
 #define M (1024u * 1024)
@@ -273,8 +274,6 @@ main (void)
 {
   Suite *s = suite_create ("corrupt");
   TCase *tc = tcase_create ("corrupt");
-  SRunner *runner;
-  int failed;
 
   if (!have_qemu_img ())
     return 77;
@@ -287,9 +286,5 @@ main (void)
   tcase_add_test (tc, a_flush_does_not_lie_about_what_is_unsafe);
   tcase_add_test (tc, a_reader_leaves_the_bit_to_the_writer);
   suite_add_tcase (s, tc);
-  runner = srunner_create (s);
-  srunner_run_all (runner, CK_ENV);
-  failed = srunner_ntests_failed (runner);
-  srunner_free (runner);
-  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+  return run_suite (s);
 }

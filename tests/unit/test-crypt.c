@@ -300,5 +300,5 @@ main (void)
   tcase_add_test (tc, hashes);
   tcase_add_loop_test (tc, aes_key, 0, 4);
   suite_add_tcase (suite, tc);
-  return run_format_suite (suite);
+  return run_suite (suite);
 }

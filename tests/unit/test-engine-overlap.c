@@ -15,6 +15,7 @@
 #include "engine-test.h"
 #include "overlap-internal.h"
 #include "restore.h"
+#include "run-suite.h"
 #include "selfcheck.h"
 
 #define K 1024u
@@ -827,8 +828,6 @@ main (void)
 {
   Suite *s = suite_create ("engine-overlap");
   TCase *tc = tcase_create ("engine-overlap");
-  SRunner *runner;
-  int failed;
 
   if (!have_qemu_img ())
     return 77;
@@ -852,9 +851,5 @@ main (void)
   tcase_add_test (tc, ranges_leave_and_return_under_load);
   tcase_add_test (tc, under_refuse_no_flush_fails_for_what_was_acknowledged);
   suite_add_tcase (s, tc);
-  runner = srunner_create (s);
-  srunner_run_all (runner, CK_ENV);
-  failed = srunner_ntests_failed (runner);
-  srunner_free (runner);
-  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+  return run_suite (s);
 }

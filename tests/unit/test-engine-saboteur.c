@@ -18,6 +18,7 @@
 #include "engine-test.h"
 #include "overlap-internal.h"
 #include "refcount.h"
+#include "run-suite.h"
 
 #define K 1024u
 #define M (1024u * 1024)
@@ -393,17 +394,11 @@ main (void)
 {
   Suite *s = suite_create ("engine-saboteur");
   TCase *tc = tcase_create ("engine-saboteur");
-  SRunner *runner;
-  int failed;
 
   if (!have_qemu_img ())
     return 77;
   tcase_set_timeout (tc, 300);
   tcase_add_loop_test (tc, no_attempt_gets_through, 0, 4);
   suite_add_tcase (s, tc);
-  runner = srunner_create (s);
-  srunner_run_all (runner, CK_ENV);
-  failed = srunner_ntests_failed (runner);
-  srunner_free (runner);
-  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+  return run_suite (s);
 }

@@ -7,6 +7,7 @@
 #include <config.h>
 
 #include "engine-test.h"
+#include "run-suite.h"
 
 #define K 1024u
 #define M (1024u * 1024)
@@ -620,8 +621,6 @@ main (void)
 {
   Suite *s = suite_create ("engine");
   TCase *tc = tcase_create ("engine");
-  SRunner *runner;
-  int failed;
 
   if (!have_qemu_img ())
     return 77;
@@ -650,9 +649,5 @@ main (void)
   tcase_add_test (tc, copied_is_checked_against_the_count);
   tcase_add_test (tc, a_cluster_in_use_with_count_zero_is_corruption);
   suite_add_tcase (s, tc);
-  runner = srunner_create (s);
-  srunner_run_all (runner, CK_ENV);
-  failed = srunner_ntests_failed (runner);
-  srunner_free (runner);
-  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+  return run_suite (s);
 }

@@ -18,6 +18,7 @@
 
 #include "external.h"
 #include "report.h"
+#include "run-suite.h"
 
 static char top[PATH_MAX];      /* real path of the tree */
 
@@ -375,8 +376,6 @@ main (void)
 {
   Suite *suite = suite_create ("external");
   TCase *tc = tcase_create ("names");
-  SRunner *sr;
-  int failed;
 
   tcase_set_timeout (tc, 60);
   tcase_add_unchecked_fixture (tc, make_tree, remove_tree);
@@ -394,9 +393,5 @@ main (void)
   tcase_add_test (tc, control_characters);
   suite_add_tcase (suite, tc);
 
-  sr = srunner_create (suite);
-  srunner_run_all (sr, CK_ENV);
-  failed = srunner_ntests_failed (sr);
-  srunner_free (sr);
-  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+  return run_suite (suite);
 }

@@ -399,5 +399,5 @@ main (void)
   tcase_add_test (tc, feature_names);
   tcase_add_test (tc, feature_in_broken_list);
   suite_add_tcase (suite, tc);
-  return run_format_suite (suite);
+  return run_suite (suite);
 }

@@ -430,5 +430,5 @@ main (void)
   tcase_add_test (tc, longest_backing);
   tcase_add_test (tc, l1_entries);
   suite_add_tcase (suite, tc);
-  return run_format_suite (suite);
+  return run_suite (suite);
 }

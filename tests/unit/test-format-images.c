@@ -354,5 +354,5 @@ main (void)
   tcase_add_test (tc, bitmaps);
   tcase_add_test (tc, resized);
   suite_add_tcase (suite, tc);
-  return run_format_suite (suite);
+  return run_suite (suite);
 }

@@ -279,5 +279,5 @@ main (void)
   tcase_add_loop_test (tc, compressed_encoded, 9, 22);
   tcase_add_test (tc, compressed_literal);
   suite_add_tcase (suite, tc);
-  return run_format_suite (suite);
+  return run_suite (suite);
 }

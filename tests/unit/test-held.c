@@ -14,6 +14,7 @@
 #include <time.h>
 
 #include "engine-test.h"
+#include "run-suite.h"
 
 #define K 1024u
 #define M (1024u * 1024)
@@ -629,8 +630,6 @@ main (void)
 {
   Suite *s = suite_create ("held");
   TCase *tc = tcase_create ("held");
-  SRunner *runner;
-  int failed;
 
   if (!have_qemu_img ())
     return 77;
@@ -651,9 +650,5 @@ main (void)
   tcase_add_test (tc, a_slice_is_read_again_when_its_table_has_moved);
   tcase_add_test (tc, no_error_overtakes_the_corrupt_bit);
   suite_add_tcase (s, tc);
-  runner = srunner_create (s);
-  srunner_run_all (runner, CK_ENV);
-  failed = srunner_ntests_failed (runner);
-  srunner_free (runner);
-  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+  return run_suite (s);
 }

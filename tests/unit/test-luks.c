@@ -234,5 +234,5 @@ main (void)
   tcase_add_test (tc, no_active_slot);
   tcase_add_test (tc, lengths);
   suite_add_tcase (suite, tc);
-  return run_format_suite (suite);
+  return run_suite (suite);
 }

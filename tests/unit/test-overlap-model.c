@@ -25,6 +25,7 @@
 #include <check.h>
 
 #include "overlap-internal.h"
+#include "run-suite.h"
 
 /* Check writes to a file at each of its assertions, so these call it
  * only when one fails.
@@ -490,17 +491,11 @@ main (void)
 {
   Suite *s = suite_create ("overlap-model");
   TCase *tc = tcase_create ("model");
-  SRunner *sr;
-  int failed;
 
   tcase_set_timeout (tc, 0);
   tcase_add_loop_test (tc, unlimited, 0, 4);
   tcase_add_loop_test (tc, limited, 0, 2);
   tcase_add_loop_test (tc, failing, 0, 2);
   suite_add_tcase (s, tc);
-  sr = srunner_create (s);
-  srunner_run_all (sr, CK_ENV);
-  failed = srunner_ntests_failed (sr);
-  srunner_free (sr);
-  return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+  return run_suite (s);
 }

@@ -17,6 +17,7 @@
 #include <check.h>
 
 #include "overlap-internal.h"
+#include "run-suite.h"
 
 #define CHECKERS 3
 
@@ -252,8 +253,6 @@ main (void)
 {
   Suite *s = suite_create ("overlap-threads");
   TCase *tc = tcase_create ("threads");
-  SRunner *sr;
-  int failed;
 
   tcase_set_timeout (tc, 300);
   tcase_add_test (tc, fault_29_checks_race_with_updates_of_runs);
@@ -264,9 +263,5 @@ main (void)
   tcase_add_test (tc, one_of_many_claims_wins);
   tcase_add_test (tc, there_may_be_more_threads_than_places);
   suite_add_tcase (s, tc);
-  sr = srunner_create (s);
-  srunner_run_all (sr, CK_ENV);
-  failed = srunner_ntests_failed (sr);
-  srunner_free (sr);
-  return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+  return run_suite (s);
 }

@@ -28,6 +28,7 @@
 
 #include "checked.h"
 #include "plugin.h"
+#include "run-suite.h"
 
 int
 nbdkit_stdio_safe (void)
@@ -567,8 +568,6 @@ main (void)
 {
   Suite *suite = suite_create ("plugin-events");
   TCase *tc = tcase_create ("events");
-  SRunner *runner;
-  int failed;
 
   tcase_set_timeout (tc, 300);
   tcase_add_checked_fixture (tc, set_up, NULL);
@@ -582,9 +581,5 @@ main (void)
   tcase_add_test (tc, test_disk_full);
   tcase_add_test (tc, test_threads);
   suite_add_tcase (suite, tc);
-  runner = srunner_create (suite);
-  srunner_run_all (runner, CK_NORMAL);
-  failed = srunner_ntests_failed (runner);
-  srunner_free (runner);
-  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+  return run_suite (suite);
 }

@@ -24,6 +24,7 @@
 #include "create.h"
 #include "image.h"
 #include "resize.h"
+#include "run-suite.h"
 
 struct nbdkit_plugin *plugin_init (void);
 
@@ -892,8 +893,6 @@ main (void)
 {
   Suite *suite = suite_create ("plugin-glue");
   TCase *tc = tcase_create ("glue");
-  SRunner *runner;
-  int failed;
 
   tcase_add_checked_fixture (tc, set_up, NULL);
   tcase_add_test (tc, test_errors);
@@ -907,9 +906,5 @@ main (void)
   tcase_add_test (tc, test_life);
   tcase_add_test (tc, test_block_size);
   suite_add_tcase (suite, tc);
-  runner = srunner_create (suite);
-  srunner_run_all (runner, CK_NORMAL);
-  failed = srunner_ntests_failed (runner);
-  srunner_free (runner);
-  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+  return run_suite (suite);
 }

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "rangelock.h"
+#include "run-suite.h"
 
 static struct rangelock ranges;
 
@@ -198,8 +199,6 @@ main (void)
 {
   Suite *s = suite_create ("rangelock");
   TCase *tc = tcase_create ("rangelock");
-  SRunner *runner;
-  int failed;
 
   tcase_set_timeout (tc, 120);
   tcase_add_test (tc, shared_ranges_overlap);
@@ -207,9 +206,5 @@ main (void)
   tcase_add_test (tc, an_exclusive_range_waits_and_is_waited_for);
   tcase_add_test (tc, exclusive_excludes);
   suite_add_tcase (s, tc);
-  runner = srunner_create (s);
-  srunner_run_all (runner, CK_ENV);
-  failed = srunner_ntests_failed (runner);
-  srunner_free (runner);
-  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+  return run_suite (s);
 }

@@ -230,5 +230,5 @@ main (void)
   tcase_add_loop_test (tc, find_few, 0, ORDERS);
   tcase_add_loop_test (tc, find_ranges, 0, ORDERS);
   suite_add_tcase (suite, tc);
-  return run_format_suite (suite);
+  return run_suite (suite);
 }

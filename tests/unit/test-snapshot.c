@@ -319,5 +319,5 @@ main (void)
   tcase_add_loop_test (tc, huge_count, 0, 3);
   tcase_add_test (tc, huge_table);
   suite_add_tcase (suite, tc);
-  return run_format_suite (suite);
+  return run_suite (suite);
 }

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "run-suite.h"
 #include "unpacked.h"
 
 #define SIZE 4096u
@@ -196,8 +197,6 @@ main (void)
 {
   Suite *s = suite_create ("unpacked");
   TCase *tc = tcase_create ("unpacked");
-  SRunner *runner;
-  int failed;
 
   tcase_set_timeout (tc, 120);
   tcase_add_test (tc, least_recently_used);
@@ -206,9 +205,5 @@ main (void)
   tcase_add_test (tc, held);
   tcase_add_test (tc, loaded_once);
   suite_add_tcase (s, tc);
-  runner = srunner_create (s);
-  srunner_run_all (runner, CK_ENV);
-  failed = srunner_ntests_failed (runner);
-  srunner_free (runner);
-  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+  return run_suite (s);
 }

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "run-suite.h"
 #include "workers.h"
 
 #define PARTS 500
@@ -111,17 +112,11 @@ main (void)
 {
   Suite *s = suite_create ("workers");
   TCase *tc = tcase_create ("workers");
-  SRunner *runner;
-  int failed;
 
   tcase_set_timeout (tc, 120);
   tcase_add_loop_test (tc, each_part_once, 0, 2);
   if (sysconf (_SC_NPROCESSORS_ONLN) > 1)
     tcase_add_test (tc, at_the_same_time);
   suite_add_tcase (s, tc);
-  runner = srunner_create (s);
-  srunner_run_all (runner, CK_ENV);
-  failed = srunner_ntests_failed (runner);
-  srunner_free (runner);
-  return failed ? EXIT_FAILURE : EXIT_SUCCESS;
+  return run_suite (s);
 }
