@@ -21,7 +21,8 @@ import tempfile
 # Which part a source file belongs to; the first match counts.
 PARTS = [
     ("lock", r"rangelock\.[ch]$|cleanup\.h$"),
-    ("guard", r"guard\.[ch]$|overlap[^/]*\.[ch]$|claims\.[ch]$"),
+    ("guard", r"guard-check\.c$|overlap[^/]*\.[ch]$|claims\.[ch]$"),
+    ("door", r"guard\.[ch]$"),
     ("map", r"(map[^/]*|l2cache[^/]*|l2)\.[ch]$|refcount[^/]*\.[ch]$"),
     ("storage", r"storage[^/]*\.[ch]$"),
     ("request", r"lib/|bench-engine\.c$"),

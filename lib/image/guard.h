@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 
 /* The guard: the only door through which the image file changes, and
- * its data file, if it has one.  See guard.c.  Offsets and lengths are
+ * its data file, if it has one.  See guard.c and guard-check.c.  Offsets and lengths are
  * host bytes, any alignment unless said otherwise.
  */
 
@@ -52,6 +52,10 @@ void guard_destroy (struct image *img);
  */
 int guard_check (struct image *img, int owner, uint64_t offset,
                  uint64_t len);
+
+/* The same for a writer of metadata that may touch the types MAY. */
+int guard_check_types (struct image *img, int owner, overlap_set may,
+                       uint64_t offset, uint64_t len);
 
 /* What is known of COUNT clusters from FIRST on: the tracker's answer; or,
  * if some are outside and overlap-limit is 'verify', or 'refuse' and OWNER
