@@ -13,7 +13,8 @@
  * Invariants:
  *
  * 1. bytemap_bytes, the sum over all pages and ov_paged blocks as the
- *    allocator gave them, never exceeds config.bitmap_size.
+ *    allocator gave them, and the table of overlap-hot.c never exceed
+ *    config.bitmap_size together.
  * 2. A page has at least one byte that is not 0, and no pinned mark.
  * 3. The list from "oldest" to "newest" holds each page once, in the
  *    order of their last update.
@@ -175,18 +176,19 @@ ov_page_edit (struct overlap *o, struct ov_window *w, struct ov_page *page,
 static void *
 cache_alloc (struct overlap *o, size_t size)
 {
+  const uint64_t limit = o->config.bitmap_size - o->hot_bytes;
   void *p;
 
-  if (size > o->config.bitmap_size)
+  if (size > limit)
     return NULL;
-  while (o->bytemap_bytes + size > o->config.bitmap_size)
+  while (o->bytemap_bytes + size > limit)
     if (!ov_page_evict (o))
       return NULL;
   p = ov_alloc (o, size, false);
   if (!p)
     return NULL;
   o->bytemap_bytes += ov_size (p);
-  if (o->bytemap_bytes > o->config.bitmap_size) {
+  if (o->bytemap_bytes > limit) {
     release (o, p);
     return NULL;
   }

@@ -14,6 +14,13 @@
 
 #include "overlap-internal.h"
 
+/* The lowest bits, less than 64 of them. */
+static inline uint64_t
+ov_mask (unsigned bits)
+{
+  return (UINT64_C (1) << bits) - 1;
+}
+
 /* ---- overlap-directory.c ---- */
 
 #define OV_WAY_BITS 5
@@ -64,6 +71,9 @@ struct ov_reader {
 #define OV_FAST_TLS
 #endif
 extern __thread struct ov_reader *ov_mine OV_FAST_TLS;
+
+/* Give this thread a place of its own if there is one. */
+void ov_own_place (void);
 
 /* The bit of a slot's group. */
 static inline uint64_t
@@ -123,6 +133,53 @@ ov_read_lock (struct overlap *o, ov_slot *slot, struct ov_reader **reader)
   return v != 0 ? v : ov_read_lock_fenced (o, slot, reader);
 }
 
+/* ---- overlap-hot.c ---- */
+
+/* The table, until ov_read_unlock; NULL means that nothing is locked.
+ * A thread without a place of its own does without.
+ */
+static inline struct ov_hot *
+ov_hot_lock (struct overlap *o, struct ov_reader **reader)
+{
+  struct ov_reader *r = ov_mine;
+  struct ov_hot *hot;
+
+  if (__builtin_expect (r == NULL, 0))
+    return NULL;
+  atomic_store_explicit (&r->at, &o->hot, memory_order_relaxed);
+  atomic_signal_fence (memory_order_seq_cst); /* for the compiler */
+  hot = (struct ov_hot *) atomic_load_explicit (&o->hot,
+                                                memory_order_acquire);
+  if (__builtin_expect (hot == NULL, 0))
+    ov_read_unlock (r);
+  *reader = r;
+  return hot;
+}
+
+/* Is it remembered that COUNT clusters from FIRST on have no mark? */
+static inline __attribute__ ((always_inline)) bool
+ov_hot_free_of (struct overlap *o, uint64_t first, uint64_t count)
+{
+  const uint64_t group = first / OV_HOT_GROUP;
+  struct ov_reader *reader;
+  struct ov_hot *hot = ov_hot_lock (o, &reader);
+  uint64_t word;
+  uint32_t bits;
+
+  if (!hot)
+    return false;
+  word = atomic_load_explicit (&hot->word[group & hot->mask],
+                               memory_order_relaxed);
+  ov_read_unlock (reader);
+  if (word >> 32 != group)
+    return false;
+  bits = (uint32_t) word;
+  if (__builtin_expect (count == 1, 1))
+    return (bits & UINT32_C (1) << first % OV_HOT_GROUP) == 0;
+  return count - 1 < OV_HOT_GROUP - first % OV_HOT_GROUP
+    && (bits >> first % OV_HOT_GROUP & ov_mask ((unsigned) count)) == 0;
+}
+
 /* ---- overlap-packed.c ---- */
 
 static inline uint64_t
@@ -144,12 +201,6 @@ static inline unsigned
 ov_piece_bits (const struct ov_runs *r)
 {
   return r->chunk_bits + ov_kind_bits (r);
-}
-
-static inline uint64_t
-ov_mask (unsigned bits)
-{
-  return (UINT64_C (1) << bits) - 1;
 }
 
 /* The bytes of an entry of the index, as a power of two. */

@@ -263,6 +263,37 @@ void ov_page_remove (struct overlap *o, struct ov_window *w,
 /* Turn the oldest page into runs.  False if there is none. */
 bool ov_page_evict (struct overlap *o);
 
+/* Let no check read any more what SLOT holds, and make it 0.  For slots
+ * that are read without a look at "fenced" (overlap-hot.c); only where
+ * ov_can_take says that it can be done.
+ */
+void ov_slot_take (struct overlap *o, ov_slot *slot);
+bool ov_can_take (const struct overlap *o);
+
+/* ---- overlap-hot.c: one bit a cluster where checks are frequent ---- */
+
+#define OV_HOT_GROUP 32u        /* clusters */
+#define OV_HOT_NONE UINT64_MAX  /* a word that describes no group */
+
+struct ov_hot {
+  uint64_t mask;                /* words - 1; a power of two of them */
+  _Atomic (uint64_t) word[];
+};
+
+/* Make the table if there is memory enough to spare. */
+void ov_hot_new (struct overlap *o);
+
+/* Give its memory back.  False if there is none. */
+bool ov_hot_drop (struct overlap *o);
+
+/* [FIRST, END) are about to change. */
+void ov_hot_forget (struct overlap *o, uint64_t first, uint64_t end);
+
+/* A check of CLUSTER had to go the long way.  overlap.lock is not held. */
+void ov_hot_missed (struct overlap *o, uint64_t cluster);
+
+bool ov_hot_verify (struct overlap *o, uint64_t *bytes, const char **why);
+
 /* ---- overlap-directory.c ---- */
 
 struct ov_node;
@@ -390,6 +421,7 @@ struct overlap {
   unsigned window_bits;         /* and as a power of two */
   _Atomic (uint64_t) fenced;    /* groups of slots, overlap-window.c */
   ov_slot fixed;                /* guards the two fixed lists */
+  ov_slot hot;                  /* struct ov_hot, or 0 */
   _Atomic (struct ov_kind *) kind_block[OV_KIND_BLOCKS];
   struct ov_kind kind[OV_KINDS_HERE];
   struct ov_span outside[OV_OUTSIDE_MAX];
@@ -401,7 +433,7 @@ struct overlap {
   struct overlap_config config;
   unsigned fences;              /* since "fenced" was 0 */
   bool always_fenced;
-  uint64_t used, bytemap_bytes, directory_bytes;
+  uint64_t used, bytemap_bytes, hot_bytes, directory_bytes;
   uint64_t windows, runs, outside_windows;
   struct ov_window *open;
 

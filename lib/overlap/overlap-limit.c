@@ -235,6 +235,7 @@ ov_abandon (struct overlap *o, uint64_t number, struct ov_window *w)
 
   if (ov_outside (o, number))
     return;
+  ov_hot_drop (o);
   if (add_outside (o, number, &gap)) {
     for (i = gap.first; i <= gap.last; ++i) {
       slot = ov_dir_next (o, &i);

@@ -204,9 +204,8 @@ ov_readers_init (struct overlap *o)
   atomic_init (&o->fenced, have_membarrier ? 0 : UINT64_MAX);
 }
 
-/* Give this thread a place of its own if there is one. */
-static void
-own_place (void)
+void
+ov_own_place (void)
 {
   unsigned i, used;
 
@@ -251,7 +250,7 @@ register_reader (const void *at)
   unsigned spins = 0, i;
 
   if (!ov_mine)
-    own_place ();
+    ov_own_place ();
   if (ov_mine) {
     atomic_store (&ov_mine->at, at);
     return ov_mine;
@@ -323,6 +322,20 @@ void
 ov_write_unlock (ov_slot *slot, uintptr_t value)
 {
   atomic_store_explicit (slot, value, memory_order_release);
+}
+
+bool
+ov_can_take (const struct overlap *o)
+{
+  return !o->always_fenced;
+}
+
+void
+ov_slot_take (struct overlap *o, ov_slot *slot)
+{
+  atomic_store (slot, 0);
+  fence_all (o);
+  wait_for_readers (slot, 0, atomic_load (&owned_used));
 }
 
 static struct ov_runs *

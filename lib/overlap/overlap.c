@@ -27,7 +27,8 @@
  *                  cluster has               (overlap-kind.c)
  *
  * Runs alone would do.  They are no slower to check than pages, and
- * smaller; pages save an update from shifting a long list.
+ * smaller; pages save an update from shifting a long list, hot groups
+ * save a check from looking at a window at all.
  *
  * overlap-memory.c accounts for every byte, overlap-limit.c knows what
  * had to leave for want of memory, overlap-restore.c brings it back,
@@ -57,12 +58,12 @@
  *                                         v marks have been entered again
  *                                  nothing, runs or paged
  *
- * What happens when memory is short, in this order (relieve): a page of
- * the bytemap becomes runs and the edit is tried again, until there are
- * none; what is being rebuilt is given up (ov_restore_shrink); edits that
- * need no more memory go on working where they are; the window that
- * needs more leaves (ov_abandon); a mark of a pinned type is
- * then made beyond the limit; and if malloc has nothing at all, it goes
+ * What happens when memory is short, in this order (relieve): the hot
+ * groups go, then a page of the bytemap becomes runs, and each time the
+ * edit is tried again, until there are none; what is being rebuilt is
+ * given up (ov_restore_shrink); edits that need no more memory go on
+ * working where they are; the window that needs more leaves (ov_abandon);
+ * a mark of a pinned type is then made beyond the limit; and if malloc has nothing at all, it goes
  * to a short list in struct overlap (ov_keep).  A limit, a failing malloc
  * and a full dictionary are one case.
  *
@@ -74,9 +75,9 @@
  * 2. The run lists, the pages, the list of what is outside and the
  *    dictionary keep the invariants stated in their files.
  * 3. "used" is the sum of all blocks as the allocator gave them, struct
- *    overlap and the directory included; "bytemap_bytes" is the part of
- *    the cache, and never above bitmap_size; "directory_bytes" is that
- *    of the directory.
+ *    overlap and the directory included; "bytemap_bytes" and "hot_bytes"
+ *    are the parts of the cache, and never above bitmap_size together;
+ *    "directory_bytes" is that of the directory.
  * 4. "windows" counts the slots that are not 0, "runs" the pieces,
  *    "outside_windows" the windows outside.
  * 5. No window is empty and not 0; none is open when no update runs.
@@ -91,7 +92,8 @@
  * Updates take overlap.lock, one at a time, and the write side of the
  * slots they change.  Checks take the read side of one slot at a time
  * (overlap-window.c), without a fence as long as its window is seldom
- * updated, or nothing at all where the slot is 0.  So a check
+ * updated, or nothing at all where the slot is 0; or the answer is in one
+ * word of the hot groups.  So a check
  * of a range in one window is one atomic step; over several windows it
  * is one step per window.  Updates, overlap_claim above all, are atomic
  * against each other whatever they span.  overlap.lock is the last in
@@ -126,6 +128,7 @@ overlap_new (const struct overlap_config *config)
   pthread_mutex_init (&o->lock, NULL);
   ov_readers_init (o);
   ov_kind_init (o);
+  ov_hot_new (o);
   return o;
 }
 
@@ -158,6 +161,7 @@ overlap_free (struct overlap *o)
   for (; (slot = ov_dir_next (o, &w)) != NULL; ++w)
     free_window (o, atomic_load (slot));
   ov_dir_free (o);
+  ov_free (o, (void *) atomic_load (&o->hot));
   for (i = 0; i < OV_KIND_BLOCKS; ++i)
     ov_free (o, atomic_load (&o->kind_block[i]));
   if (o->hash != o->hash_here)
@@ -336,15 +340,27 @@ overlap_query (struct overlap *o, uint64_t first, uint64_t count,
     answer->where = first;
 }
 
+/* The answer is not in the hot groups. */
+static bool __attribute__ ((noinline))
+hit_missed (struct overlap *o, uint64_t first, uint64_t count,
+            overlap_set mask)
+{
+  overlap_set set;
+
+  if (count - 1 < OV_HOT_GROUP - first % OV_HOT_GROUP)
+    ov_hot_missed (o, first);
+  if (look (o, first, count, &set))
+    return (set & mask) != 0;
+  return hit_range (o, first, end_of (first, count), mask);
+}
+
 bool
 overlap_hit (struct overlap *o, uint64_t first, uint64_t count,
              overlap_set mask)
 {
-  overlap_set set;
-
-  if (look (o, first, count, &set))
-    return (set & mask) != 0;
-  return hit_range (o, first, end_of (first, count), mask);
+  if (__builtin_expect (ov_hot_free_of (o, first, count), 1))
+    return false;
+  return hit_missed (o, first, count, mask);
 }
 
 /* An edit of window NUMBER lacks memory.  True if it is worth another
@@ -354,7 +370,7 @@ static bool
 relieve (struct overlap *o, uint64_t number, struct ov_window *w,
          struct ov_edit *e)
 {
-  if (ov_page_evict (o) || ov_restore_shrink (o))
+  if (ov_hot_drop (o) || ov_page_evict (o) || ov_restore_shrink (o))
     return true;
   if (!ov_outside (o, number))
     ov_abandon (o, number, w);
@@ -403,6 +419,7 @@ ov_update_window (struct overlap *o, uint64_t first, uint64_t end,
   uint64_t number = ov_window_of (o, first), missing = e->missing, done;
   ov_slot *slot = NULL;
 
+  ov_hot_forget (o, first, end);
   if (!tracked (o, number, e))
     return;
   e->force = false;
@@ -573,6 +590,7 @@ overlap_get_stats (struct overlap *o, struct overlap_stats *stats)
     .limit = o->config.total_limit,
     .used = o->used,
     .bytemap_bytes = o->bytemap_bytes,
+    .hot_bytes = o->hot_bytes,
     .directory_bytes = o->directory_bytes,
     .fixed_bytes = ov_fixed_bytes (o),
     .windows = o->windows,

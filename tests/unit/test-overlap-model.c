@@ -45,6 +45,7 @@
 
 #define ZONES 4
 #define ZONE 256u               /* clusters */
+#define HOT 8u                  /* places asked about again and again */
 
 struct cluster {
   uint8_t owners[OVERLAP_TYPES];
@@ -61,6 +62,7 @@ struct model {
   struct { uint64_t first, count; } left[LEFT_MAX];
   unsigned n_left;
   uint64_t notices;
+  struct { uint8_t zone; uint16_t at; } hot[HOT];
 };
 
 static struct model m;
@@ -202,6 +204,28 @@ compare (unsigned z, uint32_t i, uint32_t n)
                     (any & mask) || outside);
 }
 
+/* Ask the same places again and again, as a guest does: most answers come
+ * from the hot groups.
+ */
+static void
+compare_hot (void)
+{
+  unsigned i = (unsigned) rnd (HOT), z;
+  uint32_t at, n;
+
+  if (rnd (64) == 0) {
+    m.hot[i].zone = (uint8_t) rnd (ZONES);
+    m.hot[i].at = (uint16_t) rnd (ZONE - 2);
+  }
+  z = m.hot[i].zone;
+  at = m.hot[i].at;
+  n = 1 + (uint32_t) rnd (2);
+  SAME (overlap_hit (m.o, m.base[z] + at, n, OVERLAP_ALL),
+        set_of (&m.zone[z][at]) != 0 || left_already (m.base[z] + at)
+        || (n == 2 && (set_of (&m.zone[z][at + 1]) != 0
+                       || left_already (m.base[z] + at + 1))));
+}
+
 /* May TYPE be entered here?  Where windows may leave, pinned and other
  * marks are kept apart, so that it is clear what must be left.
  */
@@ -319,6 +343,7 @@ step (bool apart)
   else if (what < 14)
     leave (z, i, n, type);
   compare (z, (uint32_t) rnd (ZONE - n + 1), n);
+  compare_hot ();
 }
 
 /* Bits of a cluster, for windows of different sizes. */

@@ -69,6 +69,9 @@ check_all_the_time (void *opaque)
     bad += !overlap_hit (o, at (w, 0), OV_WINDOW,
                          OVERLAP_BIT (OVERLAP_REFCOUNT_BLOCK));
     bad += overlap_hit (o, at (w + 100, 0), OV_WINDOW, OVERLAP_ALL);
+    /* These are hot groups, if there is memory for such. */
+    bad += !overlap_hit (o, at (w, STEADY), 1, OVERLAP_ALL);
+    bad += overlap_hit (o, at (w, FREE), 1, OVERLAP_ALL) && !may_leave;
     n++;
   }
   atomic_fetch_add (&wrong, bad);
@@ -100,6 +103,8 @@ update_all_the_time (void *opaque)
     if (unfence)
       take_back_fences ();
     overlap_enter (o, type, at (w, c), 1, NULL);
+    if (!overlap_hit (o, at (w, c), 1, OVERLAP_BIT (type)))
+      atomic_fetch_add (&wrong, 1);
     if (i % 3)
       overlap_leave (o, type, at (w, c), 1);
     if (i % 1000 == 999)
@@ -169,6 +174,49 @@ START_TEST (fault_29_checks_without_fences_race_with_updates)
 {
   unfence = true;
   race (_i ? 3 * sizeof (struct ov_page) : 0, UINT64_MAX);
+}
+END_TEST
+
+START_TEST (checks_race_with_updates_of_hot_groups)
+{
+  race (65536, UINT64_MAX);
+}
+END_TEST
+
+/* The table goes while it is read, and comes back. */
+static void *
+take_the_table_away (void *opaque)
+{
+  (void) opaque;
+  while (!atomic_load_explicit (&done, memory_order_relaxed)) {
+    pthread_mutex_lock (&o->lock);
+    ov_hot_drop (o);
+    ov_hot_new (o);
+    pthread_mutex_unlock (&o->lock);
+    sched_yield ();
+  }
+  return NULL;
+}
+
+START_TEST (checks_race_with_the_end_of_the_hot_groups)
+{
+  struct overlap_config config = {
+    .bitmap_size = 65536, .total_limit = UINT64_MAX,
+  };
+  pthread_t t;
+  uint64_t i;
+
+  o = overlap_new (&config);
+  atomic_store (&done, false);
+  overlap_enter (o, OVERLAP_ACTIVE_L1, at (0, STEADY), 1, NULL);
+  pthread_create (&t, NULL, take_the_table_away, NULL);
+  for (i = 0; i < updates () * 10; ++i) {
+    ck_assert (overlap_hit (o, at (0, STEADY), 1, OVERLAP_ALL));
+    ck_assert (!overlap_hit (o, at (0, FREE), 1, OVERLAP_ALL));
+  }
+  atomic_store (&done, true);
+  pthread_join (t, NULL);
+  overlap_free (o);
 }
 END_TEST
 
@@ -259,6 +307,8 @@ main (void)
   tcase_add_test (tc, fault_29_checks_race_with_updates_of_pages);
   tcase_add_loop_test (tc, fault_29_checks_without_fences_race_with_updates,
                        0, 2);
+  tcase_add_test (tc, checks_race_with_updates_of_hot_groups);
+  tcase_add_test (tc, checks_race_with_the_end_of_the_hot_groups);
   tcase_add_loop_test (tc, checks_race_with_windows_that_leave, 0, 4);
   tcase_add_test (tc, one_of_many_claims_wins);
   tcase_add_test (tc, there_may_be_more_threads_than_places);
