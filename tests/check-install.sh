@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: BSD-3-Clause
 #
-# make install puts the plugin where nbdkit looks for it, the man pages
-# beside the others, and the files for systemd, below DESTDIR, and
-# nothing else; make uninstall takes all of it away.
+# make install puts the plugin where nbdkit looks for it, the tool and the
+# man pages beside others, and the files for systemd and bash, below DESTDIR,
+# and nothing else; make uninstall takes all of it away.
 
 # shellcheck source=functions.sh
 source "$top_srcdir/tests/functions.sh"
@@ -23,9 +23,13 @@ cat installed
 plugins=$(grep -c '/nbdkit-qcow2-plugin\.so$' installed)
 [ "$plugins" = 1 ] || fail "$plugins plugins installed"
 if grep -vE '/(nbdkit-qcow2-plugin\.so|man/man1/.*\.1|bin/qcow2-.*)$' \
-        installed | grep -vE '/(systemd/system|sysusers\.d)/nbdkit-qcow2'; then
+        installed | grep -vE '/(systemd/system|sysusers\.d)/nbdkit-qcow2' |
+        grep -v '/bash-completion/completions/qcow2-overlap$'; then
   fail "this should not have been installed"
 fi
+for file in bin/qcow2-overlap bash-completion/completions/qcow2-overlap; do
+  grep -q "/$file\$" installed || fail "$file is missing"
+done
 case "$plugindir" in
   /*) [ -e "$destdir$plugindir/nbdkit-qcow2-plugin.so" ] ||
         fail "the plugin is not in $plugindir" ;;

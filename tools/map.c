@@ -137,7 +137,7 @@ print_text (const struct map *m)
   char disk[UNITS_MAX], cluster[UNITS_MAX], file[UNITS_MAX];
   struct image_snapshot info;
   char text[80];
-  unsigned i;
+  unsigned i, k;
 
   printf ("%s: a disk of %s in clusters of %s, %" PRIu32 " snapshot%s, "
           "a file of %s\n\n", m->options->image,
@@ -146,13 +146,17 @@ print_text (const struct map *m)
           m->facts.snapshots, m->facts.snapshots == 1 ? "" : "s",
           units_bytes (m->facts.file_size, file));
   printf ("  %-32s %14s %12s %10s\n", "", "clusters", "size", "share");
-  for (i = 0; i < CLASSES; ++i)
-    if ((i < CLASS_SNAPSHOT || i >= CLASS_LEAKED) && m->count[i] > 0)
+  for (i = 0; i < CLASSES; ++i) {
+    if (i == CLASS_SNAPSHOT) {  /* each, here */
+      for (k = 0; k < m->facts.snapshots; ++k) {
+        image_snapshot_info (m->img, k, &info);
+        snprintf (text, sizeof text, "only in %.60s", info.name);
+        print_row (m, text, m->snapshots[k]);
+      }
+      i = CLASS_LEAKED;
+    }
+    if (m->count[i] > 0)
       print_row (m, map_class_text (m, i, text, sizeof text), m->count[i]);
-  for (i = 0; i < m->facts.snapshots; ++i) {
-    image_snapshot_info (m->img, i, &info);
-    snprintf (text, sizeof text, "only in %.60s", info.name);
-    print_row (m, text, m->snapshots[i]);
   }
   print_outside (m);
 }

@@ -30,7 +30,7 @@ static const char usage_text[] =
   "    errors, 3 if there are leaked clusters only.\n"
   "\n"
   "qcow2-overlap map [-q] [-U] [--json] [--svg FILE] [--png FILE]\n"
-  "              [--limit SIZE] IMAGE\n"
+  "              [--bitmap-size SIZE] [--limit SIZE] IMAGE\n"
   "    Count and draw what the clusters of the file are there for.\n"
   "\n"
   "--bitmap-size SIZE  as overlap-structures.bitmap-size (default: 64k)\n"
@@ -212,6 +212,18 @@ option_letter (int opt)
   }
 }
 
+/* As in --help. */
+static const char *
+option_name (int opt)
+{
+  const struct option *o;
+
+  for (o = long_options; o->name; ++o)
+    if (o->val == opt)
+      return o->name;
+  return "";
+}
+
 static int
 set_size (const char *name, uint64_t *size)
 {
@@ -293,8 +305,8 @@ read_options (int argc, char *argv[], const char *letters,
     default:
       letter = option_letter (opt);
       if (letter && letters && !strchr (letters, letter))
-        return usage_error ("this subcommand has no option ",
-                            argv[optind - 1]) + 1;
+        return usage_error ("this subcommand has no option --",
+                            option_name (opt)) + 1;
       if (set_option (options, opt) < 0)
         return STATUS_FAILED + 1;
     }
