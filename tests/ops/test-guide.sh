@@ -175,6 +175,46 @@ h.pwrite(b"x" * 512, 128 << 10)
 h.flush()'
 }
 
+setup_limit ()
+{
+  qemu-img create -q -f qcow2 disk.qcow2 20G
+  qemu-io -f qcow2 -c 'write -q 0 1M' -c 'write -q 9G 2M' disk.qcow2
+  qemu-img snapshot -c one disk.qcow2
+  qemu-io -f qcow2 -c 'write -q 9G 64k' disk.qcow2
+}
+check_limit ()
+{
+  local parameter
+
+  # The server is given what is recommended.
+  sed -n '/^Recommended/,/limit=/p' output | grep -m 2 '^  ' >recommended
+  [ "$(wc -l <recommended)" = 2 ] || fail "plan recommends nothing"
+  while read -r parameter; do
+    grep -qF " $parameter " script ||
+      fail "the guide does not give $parameter, which is recommended"
+  done <recommended
+  # One event, of the second server, whose range is the plan's.
+  "$PYTHON_NBD" - "$guide" <<'PY'
+import json, re, subprocess, sys
+events = [json.loads(line) for line in open("events.json")]
+assert len(events) == 1, events
+event, data = events[0], events[0]["data"]
+assert event["event"] == "QCOW2_OVERLAP_CHECK_MEMORY_LIMIT_REACHED", event
+plan = json.loads(subprocess.check_output(
+    ["qcow2-overlap", "plan", "--json", "--limit", "1k", "disk.qcow2"]))
+outside, = plan["limits"][0]["now"]["outside"]
+assert outside == {k: data[k] for k in ("start", "length")}, (outside, data)
+# The guide shows this very event, but for the time and the bytes used.
+guide = " ".join(open(sys.argv[1]).read().split())
+shown = json.loads(re.search(r'\{"timestamp": [^}]*\}, "event": '
+                             r'"QCOW2_OVERLAP.*?\}\}', guide).group())
+for e in (shown, event):
+    del e["timestamp"], e["data"]["used"]
+assert shown == event, (shown, event)
+PY
+  grep -q 'url(#hatch)' disk.svg || fail "nothing is hatched"
+}
+
 setup_migration ()
 {
   new_disk
