@@ -379,11 +379,13 @@ read_pieces (struct run *run, bool *readable)
 }
 
 /* As image_open does with check=all.  False if it cannot be opened any
- * more, or the check could not be completed.
+ * more, the check could not be completed, or what it corrects may be what
+ * the guest sees, since tables lie upon data.
  */
 static bool
 check_and_repair (struct run *run)
 {
+  uint64_t overlaps = 0;
   struct image_check_result res, again;
   unsigned tries = 0;
   int r;
@@ -393,6 +395,7 @@ check_and_repair (struct run *run)
     MUST (r == 0 || r == -EIO || r == -ENOSPC || r == -ENOMEM);
     MUST (run->mode != SOUND
           || (r == 0 && res.errors + res.leaks + res.overlaps == 0));
+    overlaps += res.overlaps;
     if (r == 0 && res.reopen && open_again (run) < 0)
       return false;
   } while (r == 0 && res.reopen && ++tries < 5);
@@ -400,7 +403,7 @@ check_and_repair (struct run *run)
     return false;
   MUST (image_check (run->img, CHECK_REPORT, &again) == 0);
   MUST (again.errors == res.errors_left && again.leaks == res.leaks_left);
-  return true;
+  return overlaps == 0;
 }
 
 /* The image is open before and, if it can be, after. */

@@ -11,7 +11,7 @@ mutations=20000 images=30
 # What is slow tries less.
 if [ "$QCOW2_SANITIZER${QCOW2_VALGRIND-}" ]; then mutations=2000 images=2; fi
 
-for target in header decompress; do
+for target in header decompress luks; do
   "$top_builddir/tests/fuzz/fuzz-$target" -n "$mutations" \
     "$top_srcdir/tests/fuzz/corpus-$target"
 done
