@@ -29,6 +29,11 @@ _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_longlong,
 PUNCH_HOLE = 3                  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
 
 
+def all_zero(data):
+    """One comparison of memory: ten times as fast as looking at bytes."""
+    return data == bytes(len(data))
+
+
 class Entry:
     """A change in the log of a model.  CONTENT is of whole sectors; None
     is zeroes."""
@@ -81,7 +86,7 @@ class Model:
             if offset >= end:
                 return True
             part = os.pread(self.fd, min(1 << 20, end - offset), offset)
-            if part.strip(b"\0"):
+            if not all_zero(part):
                 return False
             offset += len(part)
         return True
@@ -138,7 +143,7 @@ class Model:
 
     def whose(self, sector):
         """A hint: where else such a sector was written."""
-        if sector.strip(b"\0"):
+        if not all_zero(sector):
             for entry in self.log:
                 if entry.content and sector in entry.content:
                     return " (written at %d)" % (
@@ -189,7 +194,7 @@ class Model:
 
 
 def describe(sector):
-    if not sector.strip(b"\0"):
+    if all_zero(sector):
         return "zeroes"
     return "%s...%s" % (sector[:8].hex(), sector[-8:].hex())
 
@@ -547,7 +552,7 @@ class Driver:
                 # Zeroes before; they must not have changed, and reading
                 # gigabytes of them back would take all our time.
                 if length < 1 << 20:
-                    check(not req.handle.pread(length, at).strip(b"\0"),
+                    check(all_zero(req.handle.pread(length, at)),
                           "trim made data of zeroes at %d+%d", at, length)
                 at += length
                 continue
@@ -557,7 +562,7 @@ class Driver:
     def trimmed_part(self, req, at, length, end):
         got = req.handle.pread(length, at)
         want = self.model.read(at, length)
-        if not got.strip(b"\0"):
+        if all_zero(got):
             self.model.zero(at, length)
             return
         result = bytearray(want)
@@ -570,7 +575,7 @@ class Driver:
             whole = start >= req.offset and (
                 start + self.cluster <= end or end == self.model.size)
             piece = got[first - at:stop - at]
-            if not piece.strip(b"\0"):
+            if all_zero(piece):
                 result[first - at:stop - at] = piece
             elif whole and self.trims == "zero":
                 raise Failure("trim %d+%d: the whole cluster at %d does not "
@@ -582,7 +587,7 @@ class Driver:
                     t = min((s // SECTOR + 1) * SECTOR, stop)
                     now = got[s - at:t - at]
                     if now != want[s - at:t - at]:
-                        check(not now.strip(b"\0"),
+                        check(all_zero(now),
                               "trim %d+%d: the sector at %d is neither as "
                               "before nor zeroes", req.offset, req.length, s)
                         result[s - at:t - at] = now
