@@ -9,6 +9,7 @@ brought into the same state first (see settle).
 
 import errno
 import os
+import random
 import subprocess
 
 K, M, G, T = 1 << 10, 1 << 20, 1 << 30, 1 << 40
@@ -54,18 +55,22 @@ def settle(path):
     os.close(fd)
 
 
+def words(size):
+    """Text of random words of a small language: every cluster of it gets
+    smaller, to about half."""
+    rng = random.Random(size)
+    language = [bytes(rng.choices(range(97, 123), k=rng.randint(2, 11)))
+                for _ in range(5000)]
+    text = b" ".join(rng.choices(language, k=size // 4))
+    return text[:size]
+
+
 def fill(path, size, compressible=False):
     """Make a file of SIZE bytes, none of them zero for long."""
-    block = os.urandom(16 * M)
-    line = b"line %8d of some text that repeats\n"
+    block = words(16 * M) if compressible else os.urandom(16 * M)
     with open(path, "wb") as f:
         for i in range(size // M):
-            if compressible:
-                text = line % i
-                f.write((text * (M // len(text) + 1))[:M // 2] +
-                        os.urandom(M // 8) + bytes(M * 3 // 8))
-            else:
-                f.write(block[i % 16 * M:(i % 16 + 1) * M])
+            f.write(block[i % 16 * M:(i % 16 + 1) * M])
 
 
 def convert(path, layout, size, options=(), compressible=False):

@@ -25,7 +25,6 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "byteorder.h"
 #include "checked.h"
@@ -416,8 +415,12 @@ make_file (const char *filename, const struct create_options *o,
   int r = storage_create_file (filename, &contents);
 
   if (r == -EEXIST)
-    report_error ("%s: cannot create the image: the file exists; remove it, "
-                  "or leave the size out to serve it", filename);
+    report_error ("%s: cannot create the image: the file exists, or the "
+                  "device does not begin with zeroes; remove or wipe it, or "
+                  "leave the size out to serve it", filename);
+  else if (r == -ENOSPC)
+    report_error ("%s: cannot create the image: there is no space for %"
+                  PRIu64 " bytes", filename, contents.size);
   else if (r < 0)
     report_error ("%s: cannot create the image: %s", filename, strerror (-r));
   return r;
@@ -442,7 +445,7 @@ make_files (const char *filename, const struct create_options *o,
     return r;
   r = make_file (filename, o, l);
   if (r < 0 && data_file)
-    unlink (data_file);
+    storage_remove_created (data_file);
   return r;
 }
 
@@ -465,4 +468,10 @@ image_create (const char *filename, const struct create_options *o)
     r = make_files (filename, o, &l);
   free (l.luks);
   return r;
+}
+
+void
+image_remove_created (const char *filename)
+{
+  storage_remove_created (filename);
 }

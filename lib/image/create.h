@@ -51,4 +51,7 @@ void create_options_init (struct create_options *o);
  */
 int image_create (const char *filename, const struct create_options *o);
 
+/* Take away what image_create made, but not its data file. */
+void image_remove_created (const char *filename);
+
 #endif /* QCOW2_CREATE_H */

@@ -1,17 +1,22 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 
-/* Making a file that was not there.
+/* Making a file that was not there, or filling a block device.
  *
  * Invariants:
  *
  * - No existing file is changed: the file is created exclusively, and a
- *   symbolic link counts as there.
+ *   symbolic link counts as there.  A block device is always there, and
+ *   links to it are what its users know it by; it is filled only if it
+ *   begins with a MiB of zeroes, where partition tables, file systems and
+ *   images have their marks.  So a server that is started a second time
+ *   does not make a second image.
  *
  * - Until all of it is durable the file does not begin with what makes
  *   it an image: its first piece is written last, after a sync.  So a
  *   crash leaves no file, or one that nobody takes for an image.
  *
- * - If anything fails the file is removed again.
+ * - If anything fails the file is removed again, the beginning of the
+ *   device made zero.
  *
  * Locks: none; the file is locked as a writer's while it is filled, so
  * that nobody serves half of it.
@@ -33,6 +38,9 @@
  */
 #define PIECE (UINT64_C (2) << 20)
 
+/* What has to be zero at the beginning of a device. */
+#define BEGINNING (UINT64_C (1) << 20)
+
 static int
 write_piece (struct storage *s, const struct storage_contents *c,
              uint64_t offset, uint8_t *buf)
@@ -45,6 +53,7 @@ write_piece (struct storage *s, const struct storage_contents *c,
   return r < 0 ? r : storage_write (s, &iov, 1, offset, false);
 }
 
+/* A device may have anything in it. */
 static int
 fill_rest (struct storage *s, const struct storage_contents *c)
 {
@@ -52,6 +61,10 @@ fill_rest (struct storage *s, const struct storage_contents *c)
 
   if (len == 0)
     return 0;
+  if (!storage_can_grow (s))
+    return c->rest == STORAGE_REST_WRITTEN
+      ? storage_write_zeroes (s, c->filled, len)
+      : storage_zero (s, c->filled, len);
   switch (c->rest) {
   case STORAGE_REST_HOLE: return 0;
   case STORAGE_REST_RESERVED: return storage_reserve (s, c->filled, len);
@@ -71,7 +84,7 @@ fill_file (struct storage *s, const struct storage_contents *c)
   if (!buf)
     return -ENOMEM;
   r = storage_lock (s, STORAGE_LOCK_WRITER, LOCKING_AUTO, &conflict);
-  if (r == 0)
+  if (r == 0 && storage_can_grow (s))
     r = storage_truncate (s, c->size);
   if (r == 0)
     r = fill_rest (s, c);
@@ -84,12 +97,79 @@ fill_file (struct storage *s, const struct storage_contents *c)
   return r < 0 ? r : storage_sync (s);
 }
 
+/* 0 if the device is large enough and may be filled, else -ENOSPC,
+ * -EEXIST.
+ */
+static int
+check_device (struct storage *s, const struct storage_contents *c)
+{
+  CLEANUP_FREE uint8_t *buf = malloc (BEGINNING);
+  uint64_t size, i;
+  int r = storage_size (s, &size);
+
+  if (!buf)
+    return -ENOMEM;
+  if (r == 0 && size < c->size)
+    return -ENOSPC;
+  if (r == 0)
+    r = storage_read (s, buf, BEGINNING, 0);
+  for (i = 0; r == 0 && i < BEGINNING; ++i)
+    if (buf[i] != 0)
+      return -EEXIST;
+  return r;
+}
+
+static int
+zero_beginning (struct storage *s)
+{
+  uint64_t size;
+  int r = storage_size (s, &size);
+
+  if (r == 0)
+    r = storage_write_zeroes (s, 0, MIN (size, BEGINNING));
+  return r < 0 ? r : storage_sync (s);
+}
+
+/* What exists is -EEXIST, unless it is a block device. */
+static int
+open_device (const char *path, struct storage **s)
+{
+  int r = storage_open_file (path, true, false, s);
+
+  if (r == 0 && storage_can_grow (*s)) {
+    storage_close (*s);
+    *s = NULL;
+    return -EEXIST;
+  }
+  return r == -EINVAL || r == -ELOOP || r == -ENOENT ? -EEXIST : r;
+}
+
+static int
+fill_device (const char *path, const struct storage_contents *c)
+{
+  struct storage *s = NULL;
+  int r = open_device (path, &s);
+
+  if (r < 0)
+    return r;
+  r = check_device (s, c);
+  if (r == 0) {
+    r = fill_file (s, c);
+    if (r < 0)
+      zero_beginning (s);
+  }
+  storage_close (s);
+  return r;
+}
+
 int
 storage_create_file (const char *path, const struct storage_contents *c)
 {
   struct storage *s = NULL;
   int r = storage_create_empty (path);
 
+  if (r == -EEXIST)
+    return fill_device (path, c);
   if (r < 0)
     return r;
   r = storage_open_file (path, true, true, &s);
@@ -99,4 +179,16 @@ storage_create_file (const char *path, const struct storage_contents *c)
   if (r < 0)
     unlink (path);
   return r;
+}
+
+void
+storage_remove_created (const char *path)
+{
+  struct storage *s = NULL;
+
+  if (open_device (path, &s) < 0)
+    unlink (path);
+  else
+    zero_beginning (s);
+  storage_close (s);
 }

@@ -483,6 +483,16 @@ stat_kind (int fd, struct stat *st)
   return 0;
 }
 
+/* Linux may open a read-only device for writing, and fail each write. */
+static bool
+device_is_read_only (int fd, const struct stat *st)
+{
+  int read_only = 0;
+
+  return S_ISBLK (st->st_mode) && ioctl (fd, BLKROGET, &read_only) == 0
+    && read_only;
+}
+
 /* Opening alone can do harm: a FIFO waits for a writer, a tape rewinds,
  * a watchdog starts.  An O_PATH descriptor tells the kind of the file
  * without opening it.  The name may mean another file a moment later,
@@ -508,6 +518,8 @@ open_fd (const char *path, bool writable, bool nofollow, struct stat *st)
   err = stat_kind (fd, st);
   if (err == 0 && fcntl (fd, F_SETFL, 0) == -1)
     err = -errno;
+  if (err == 0 && writable && device_is_read_only (fd, st))
+    err = -EROFS;
   if (err < 0) {
     close (fd);
     return err;

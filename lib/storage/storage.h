@@ -55,12 +55,19 @@ struct storage_contents {
   void *opaque;
 };
 
-/* Make a regular file that was not there (-EEXIST) and make it durable.
+/* Make a regular file that was not there and make it durable, or fill a
+ * block device.  -EEXIST: there is such a file, or the device does not
+ * begin with zeroes; -ENOSPC: the device is too small.
  * What it begins with is written last.  This cannot change an image,
  * and so is not among what only the guard may do.
  */
 int storage_create_file (const char *path,
                          const struct storage_contents *contents);
+
+/* Undo that: remove the file, or make the beginning of the device zero,
+ * as it was.
+ */
+void storage_remove_created (const char *path);
 
 /* How long to wait for an NBD server, in seconds. */
 struct storage_patience {

@@ -600,6 +600,50 @@ def qemu_map(lab, path):
         return whole_map(server.connect())
 
 
+# Block devices.
+
+class Device:
+    """A loop device over the file FILE.  As BELOW of a server it goes away
+    with this, else by end(), or with the lab."""
+
+    def __init__(self, lab, file, *options):
+        self.lab = lab
+        done = subprocess.run(["losetup", "--find", "--show", *options, file],
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              check=False)
+        if done.returncode:
+            raise OSError("losetup: " + done.stderr.decode().strip())
+        self.path = done.stdout.decode().strip()
+        lab.devices.append(self)
+
+    def end(self):
+        """If somebody has it open still, it goes when that ends."""
+        if self in self.lab.devices:
+            self.lab.devices.remove(self)
+            subprocess.run(["losetup", "--detach", self.path],
+                           stderr=subprocess.DEVNULL, check=False)
+
+
+def device_works(lab):
+    """May we make loop devices here?"""
+    path = lab.path()
+    with open(path, "wb") as f:
+        f.truncate(1 * M)
+    try:
+        device = Device(lab, path)
+    except OSError:
+        return False
+    finally:
+        os.unlink(path)
+    try:
+        with open(device.path, "r+b"):
+            return True
+    except OSError:
+        return False
+    finally:
+        device.end()
+
+
 # The lab.
 
 class Lab:
@@ -622,6 +666,7 @@ class Lab:
         self.folder = tempfile.mkdtemp(prefix="q2", dir=os.environ.get(
             "QCOW2_TEST_TMPDIR", "/tmp"))
         self.servers = []
+        self.devices = []
         self.counter = 0
         self.failures = 0
         atexit.register(self.clean_up)
@@ -640,6 +685,8 @@ class Lab:
     def clean_up(self):
         for server in list(self.servers):
             server.end_group()
+        for device in list(self.devices):
+            device.end()
         if self.options.keep:
             print("kept: " + self.folder)
         else:

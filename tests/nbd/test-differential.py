@@ -12,8 +12,10 @@ everything flushed must be there; and a last one on what the crash left.
 
 QCOW2_TEST_SEED and QCOW2_TEST_COUNT (requests a round) choose another run,
 QCOW2_TEST_CASES how many images (0: all that the pairs need; more are random
-ones); QCOW2_TEST_ONLY="data=raw clients=many" takes those among them.  With QCOW2_TEST_STORAGE=nbd the images lie in an export of another
-server, which wants blocks of various sizes.
+ones); QCOW2_TEST_ONLY="data=raw clients=many" takes those among them.  With
+QCOW2_TEST_STORAGE=nbd all images lie in an export of another server, which
+wants blocks of various sizes, else some of them.  Where loop devices can be
+had, others lie on one.
 """
 
 import argparse
@@ -46,6 +48,7 @@ PARAMETERS = {
     "lazy": ["off", "on"],
     "bitmap": ["none", "fine", "coarse"],
     "clients": ["one", "deep", "many"],
+    "storage": ["file", "nbd", "device"],   # where the image is
 }
 
 
@@ -102,6 +105,19 @@ def possible(case):
             get("original") in ("deflate", "zstd"):
         return False
     return True
+
+
+def storages(lab):
+    """Where images can be, here."""
+    wanted = os.environ.get("QCOW2_TEST_STORAGE")
+    if not lab.ours:
+        return ["file"]
+    if wanted:
+        return [wanted]
+    if device_works(lab):
+        return ["file", "nbd", "device"]
+    print("no image is on a block device: there are no loop devices")
+    return ["file", "nbd"]
 
 
 def pairwise(rng, parameters):
@@ -408,15 +424,21 @@ class Subject:
         # After each commit the server compares its tracker with the tables;
         # what it finds is in its log and fails the test when it stops.
         args = ["-D", "qcow2.overlap=1"] if self.lab.ours else []
-        if os.environ.get("QCOW2_TEST_STORAGE") == "nbd" and self.lab.ours:
-            return self.over_nbd(args, params)
-        return self.lab.server(self.path, args=args, **params)
-
-    def over_nbd(self, args, params):
-        """An export does not grow, so it is made large before."""
+        if self.case["storage"] == "file":
+            return self.lab.server(self.path, args=args, **params)
+        # What does not grow is made large before.
         room = max(64 * M, 2000 * self.case["cluster"])
         size = os.path.getsize(self.path) + room
         os.truncate(self.path, (size + 65535) // 65536 * 65536)
+        if self.path in SECRETS:
+            params["passphrase"] = SECRETS[self.path]
+        if self.case["storage"] == "device":
+            device = Device(self.lab, self.path)
+            return self.lab.server(device.path, below=device, args=args,
+                                   external_files="any", **params)
+        return self.over_nbd(args, params)
+
+    def over_nbd(self, args, params):
         policy = {"minimum": self.rng.choice((1, 512, 4096)),
                   "preferred": 4096,
                   "maximum": self.rng.choice((64 * K, 1 * M, 32 * M))}
@@ -424,8 +446,6 @@ class Subject:
         sizes = ["blocksize-%s=%d" % p for p in policy.items()]
         below = Below(self.lab, self.path, filters=["blocksize-policy"],
                       args=sizes + ["blocksize-error-policy=error"])
-        if self.path in SECRETS:
-            params["passphrase"] = SECRETS[self.path]
         return self.lab.server(below.uri(), below=below, args=args,
                                external_files="any", **params)
 
@@ -607,6 +627,7 @@ def main():
     print("QCOW2_TEST_SEED=%s QCOW2_TEST_COUNT=%d QCOW2_TEST_CASES=%d" %
           (seed, count, wanted))
     rng = random.Random(seed)
+    PARAMETERS["storage"] = storages(lab)
     cases = pairwise(rng, PARAMETERS)
     while len(cases) < wanted:
         cases.append(random_case(rng))

@@ -85,6 +85,12 @@ image_create (const char *filename, const struct create_options *o)
   return -EEXIST;
 }
 
+void
+image_remove_created (const char *filename)
+{
+  ck_abort_msg ("%s was not created", filename);
+}
+
 int
 image_resize (const struct image_config *config, uint64_t size, bool shrink)
 {
