@@ -229,6 +229,7 @@ accept_all (void)
   int fd;
 
   no_more = false;
+  /* cppcheck-suppress nullPointer */
   while ((fd = accept4 (listener, NULL, NULL, SOCK_CLOEXEC)) != -1
          || errno == EINTR || errno == ECONNABORTED) {
     if (fd == -1)
@@ -434,7 +435,7 @@ event_socket_open (const char *where, const char *image)
                   strlen (where), sizeof addr.sun_path - 1);
     return -1;
   }
-  strcpy (addr.sun_path, where);
+  memcpy (addr.sun_path, where, strlen (where) + 1);
   if (listen_on (&addr) == -1) {
     close_all (false);
     return -1;

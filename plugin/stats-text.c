@@ -64,7 +64,9 @@ escape (const char *text)
   for (; result && *p; p++) {
     if (*p == '\\' || *p == '"' || *p == '\n')
       *to++ = '\\';
-    *to++ = *p == '\n' ? 'n' : *p;
+    *to++ = *p;
+    if (*p == '\n')
+      to[-1] = 'n';
   }
   if (to)
     *to = '\0';

@@ -44,6 +44,16 @@ nbdkit qcow2 --help | sed -n '/\[file=\]/,$p' >help
 } | sort >keys.help
 same "parameters of man page and --help" keys.man keys.help
 
+# What happens without a parameter is said of each.
+section PARAMETERS | awk '
+  /^=item / { if (!group) { tell(); name = $2; said = 0 }; group = 1; next }
+  /^=/ { tell(); name = ""; next }
+  NF { group = 0 }
+  /efault|is required/ { said = 1 }
+  END { tell() }
+  function tell() { if (name && !said) print name; name = "" }' >no-default
+! [ -s no-default ] || fail "without a default: $(<no-default)"
+
 # The words that a parameter takes: in --help and as items.
 for key in check compress discard external-files lazy-refcounts locking overlap-check \
            overlap-limit; do
