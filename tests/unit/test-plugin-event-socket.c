@@ -216,11 +216,11 @@ START_TEST (test_slow_beside_prompt)
    * fast for anybody.
    */
   start = seconds ();
-  while (late_from < MANY + 2000) {
-    emit (late_from, late_from + 200);
-    ck_assert_uint_eq (follow (prompt, late_from, late_from + 200, 0), 0);
-    late_from += 200;
-    if (late_from == MANY + 1000) {
+  while (late_from < MANY + 800) {
+    emit (late_from, late_from + 100);
+    ck_assert_uint_eq (follow (prompt, late_from, late_from + 100, 0), 0);
+    late_from += 100;
+    if (late_from == MANY + 400) {
       ck_assert_uint_eq (follow (leaves, MANY, MANY + 3, 0), 0);
       fclose (leaves);          /* in the middle of a line, perhaps */
     }
@@ -230,7 +230,7 @@ START_TEST (test_slow_beside_prompt)
   /* Now more than buffers hold, while the slow one reads. */
   ck_assert_int_eq (pthread_create (&thread, NULL, burst, NULL), 0);
   usleep (100000);
-  lost = follow (slow, MANY, MANY + 2000, 0);
+  lost = follow (slow, MANY, MANY + 800, 0);
   ck_assert_uint_eq (lost, 0);
   lost = follow (slow, 0, MANY, 20);
   pthread_join (thread, NULL);
@@ -248,7 +248,7 @@ START_TEST (test_slow_beside_prompt)
   expect_end (slow);
   ck_assert_uint_gt (log_lost, 0);
   ck_assert_uint_lt (log_lost, 200);
-  ck_assert_uint_eq (log_events, MANY + 2000);
+  ck_assert_uint_eq (log_events, MANY + 800);
 }
 END_TEST
 
