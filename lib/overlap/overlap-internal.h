@@ -107,6 +107,12 @@ int ov_packed_splice (struct overlap *o, struct ov_runs **r, uint32_t chunk,
                       uint32_t i, uint32_t m, const struct ov_piece *pieces,
                       uint32_t k, bool force);
 
+/* Put N pieces of single clusters, sorted and none of them in the list,
+ * into it.  0, or -ENOMEM and nothing changed.
+ */
+int ov_packed_merge (struct overlap *o, struct ov_runs **r,
+                     const struct ov_piece *pieces, uint32_t n);
+
 /* Choose the size of the chunks anew, and give back spare room.  A
  * list for which there is no memory now stays as it is.
  */
@@ -398,6 +404,25 @@ void ov_restore_taken (struct overlap *o, enum overlap_type type,
 /* For tests: another limit from now on. */
 void ov_set_limit (struct overlap *o, uint64_t limit);
 
+/* ---- overlap-build.c: many marks in a row ---- */
+
+struct ov_building;
+
+/* Let marks wait from now on, if there is memory for them. */
+void ov_build_begin (struct overlap *o);
+
+/* Let a mark wait; "building" is not NULL.  False if it is not one of
+ * those that can: enter it in the usual way, after ov_build_flush.
+ */
+bool ov_build_enter (struct overlap *o, enum overlap_type type,
+                     uint64_t cluster);
+
+/* Enter what waits.  No update is under way; "building" is not NULL. */
+void ov_build_end (struct overlap *o);
+
+/* Give back the memory; nothing waits.  False if there was none. */
+bool ov_build_drop (struct overlap *o);
+
 /* ---- overlap-types.c ---- */
 
 /* The types that may own a cluster beside TYPE. */
@@ -448,6 +473,8 @@ struct overlap {
   struct ov_span left;          /* not told yet */
   bool tell, hold;
 
+  struct ov_building *building; /* NULL: every mark is made at once */
+
   struct ov_restore *restore;   /* NULL: nothing is being rebuilt */
   uint64_t retry_below;         /* bytes in use that allow another try, */
   unsigned retry_after, asked;  /* or being asked so often */
@@ -483,6 +510,13 @@ static inline uint64_t
 ov_window_last (const struct overlap *o, uint64_t window)
 {
   return ov_window_first (o, window) | o->window_mask;
+}
+
+static inline void
+ov_build_flush (struct overlap *o)
+{
+  if (o->building)
+    ov_build_end (o);
 }
 
 /* The pages of a window. */

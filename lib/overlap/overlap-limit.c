@@ -96,6 +96,11 @@ overlap_hold_notices (struct overlap *o, bool hold)
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&o->lock);
   unsigned i;
 
+  ov_build_flush (o);
+  if (hold)
+    ov_build_begin (o);
+  else
+    ov_build_drop (o);
   /* Nothing was told before, so what is outside is what left. */
   for (i = 0; !hold && o->hold && i < o->n_outside; ++i)
     notify (o, o->outside[i], false);

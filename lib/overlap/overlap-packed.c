@@ -364,7 +364,8 @@ ov_packed_splice (struct overlap *o, struct ov_runs **list, uint32_t chunk,
 
 /* A list on its way to other chunks.  Pieces that touch become one run
  * again, which is cut at the new chunks and coded there.  What does not
- * fit in "to", which may be NULL, is not stored, only counted.
+ * fit in "to" is not stored, only counted.  Pieces are put into a word
+ * until it is full.
  */
 struct recode {
   struct overlap *o;
@@ -374,31 +375,82 @@ struct recode {
   uint32_t room;                /* pieces that fit in "to" */
   uint32_t start, len;          /* the run that still grows */
   uint16_t class;
+  uint64_t word;                /* the next bits of "to", */
+  unsigned filled;              /* so many of them, */
+  uint8_t *next;                /* and where they go */
 };
 
-static int
-recode_piece (struct recode *c, uint32_t start, unsigned log)
-{
-  struct ov_piece piece = { .start = start };
+/* The pieces of a list, one after the other. */
+struct cursor {
+  const struct ov_runs *r;
+  uint32_t i, chunk, next_chunk; /* the piece, its chunk, its end */
+  size_t last;                  /* bit of the piece */
+};
 
-  if (ov_kind_sized (c->o, c->class, log, false, &piece.kind) < 0)
-    return -ENOMEM;
-  if (c->kbits < bits_of (piece.kind))
-    c->kbits = bits_of (piece.kind);
-  if (c->n < c->room) {
-    while (c->chunk < start >> c->chunk_bits)
-      set_prefix (c->to, ++c->chunk, c->n);
-    store_piece (c->to, c->n, &piece);
-  }
-  c->n++;
-  return 0;
+static void
+cursor_init (struct cursor *at, const struct ov_runs *r)
+{
+  at->r = r;
+  at->i = at->chunk = 0;
+  at->next_chunk = ov_packed_prefix (r, 1);
+  at->last = r->pieces_at - 1;
 }
 
-/* Code the run that has ended. */
+/* The next of COUNT pieces; false at the end. */
+static inline bool
+cursor_next (struct cursor *at, uint32_t count, struct ov_piece *piece)
+{
+  const struct ov_runs *r = at->r;
+  unsigned kbits = ov_kind_bits (r), bits = r->chunk_bits + kbits;
+  uint64_t v;
+
+  if (at->i == count)
+    return false;
+  for (; at->i == at->next_chunk; ++at->chunk)
+    at->next_chunk = ov_packed_prefix (r, at->chunk + 2);
+  at->i++;
+  at->last += bits;
+  v = ov_top_piece (r, at->last) >> (64 - bits);
+  piece->start = at->chunk << r->chunk_bits | (uint32_t) (v >> kbits);
+  piece->kind = (uint16_t) ((v & ov_mask (kbits)) + 1);
+  return true;
+}
+
+static inline void
+recode_put (struct recode *c, uint64_t v, unsigned bits)
+{
+  c->word |= v << c->filled;
+  c->filled += bits;
+  if (c->filled >= 64) {
+    store64 (c->next, c->word);
+    c->next += sizeof c->word;
+    c->filled -= 64;
+    c->word = c->filled > 0 ? v >> (bits - c->filled) : 0;
+  }
+}
+
+static inline void
+recode_piece (struct recode *c, uint32_t start, uint16_t kind)
+{
+  const unsigned kbits = ov_kind_bits (c->to);
+
+  if (kind - 1u > ov_mask (c->kbits))
+    c->kbits = bits_of (kind);
+  if (c->n < c->room && c->kbits == kbits) {
+    while (c->chunk < start >> c->chunk_bits)
+      set_prefix (c->to, ++c->chunk, c->n);
+    recode_put (c, (start & ov_mask (c->chunk_bits)) << kbits | (kind - 1u),
+                c->chunk_bits + kbits);
+  }
+  c->n++;
+}
+
+/* Code a run of several clusters. */
 static int
-recode_flush (struct recode *c)
+recode_long (struct recode *c)
 {
   uint32_t chunk_size = UINT32_C (1) << c->chunk_bits;
+  uint16_t kind;
 
   while (c->len > 0) {
     uint32_t room = chunk_size - c->start % chunk_size;
@@ -407,8 +459,9 @@ recode_flush (struct recode *c)
     while (part > 0) {
       unsigned log = 31 - (unsigned) __builtin_clz (part);
 
-      if (recode_piece (c, c->start, log) < 0)
+      if (ov_kind_sized (c->o, c->class, log, false, &kind) < 0)
         return -ENOMEM;
+      recode_piece (c, c->start, kind);
       c->start += UINT32_C (1) << log;
       c->len -= UINT32_C (1) << log;
       part -= UINT32_C (1) << log;
@@ -417,33 +470,68 @@ recode_flush (struct recode *c)
   return 0;
 }
 
-static int
-recode_add (void *opaque, struct ov_piece piece)
+/* Code the run that has ended. */
+static inline int
+recode_flush (struct recode *c)
 {
-  struct recode *c = opaque;
-  const struct ov_kind *k = ov_kind (c->o, piece.kind);
+  if (c->len > 1)
+    return recode_long (c);
+  if (c->len == 1)
+    recode_piece (c, c->start, c->class);
+  c->len = 0;
+  return 0;
+}
+
+static inline int
+recode_add (struct recode *c, const struct ov_piece *piece)
+{
+  const struct ov_kind *k = ov_kind (c->o, piece->kind);
 
   if (c->len == 0 || k->class != c->class
-      || piece.start != c->start + c->len) {
+      || piece->start != c->start + c->len) {
     if (recode_flush (c) < 0)
       return -ENOMEM;
-    c->start = piece.start;
+    c->start = piece->start;
     c->class = k->class;
   }
   c->len += UINT32_C (1) << k->log;
   return 0;
 }
 
+/* Code the COUNT pieces of FROM, and the N pieces of MORE, which are not
+ * there.
+ */
 static int
-recode (struct recode *c, const struct ov_runs *from)
+recode (struct recode *c, const struct ov_runs *from, uint32_t count,
+        const struct ov_piece *more, uint32_t n)
 {
+  const struct ov_piece *end = more + n;
+  struct ov_piece piece;
+  struct cursor at;
+  uint64_t word;
+
   c->n = c->chunk = c->len = 0;
-  if (ov_runs_each (from, recode_add, c) < 0 || recode_flush (c) < 0)
+  c->word = c->filled = 0;
+  c->next = (uint8_t *) c->to + c->to->pieces_at / 8;
+  if (count > 0)
+    cursor_init (&at, from);
+  while (count > 0 && cursor_next (&at, count, &piece)) {
+    for (; more < end && more->start < piece.start; ++more)
+      if (recode_add (c, more) < 0)
+        return -ENOMEM;
+    if (recode_add (c, &piece) < 0)
+      return -ENOMEM;
+  }
+  for (; more < end; ++more)
+    if (recode_add (c, more) < 0)
+      return -ENOMEM;
+  if (recode_flush (c) < 0)
     return -ENOMEM;
-  if (c->n <= c->room) {
+  word = htole64 (c->word);
+  memcpy (c->next, &word, (c->filled + 7) / 8);
+  if (c->n <= c->room)
     while (c->chunk < ov_chunks (c->to))
       set_prefix (c->to, ++c->chunk, c->n);
-  }
   return 0;
 }
 
@@ -491,36 +579,50 @@ needs_tuning (const struct ov_runs *r)
     > OV_BLOCK_UNIT + OV_BLOCK_UNIT / 2 + bytes / 8;
 }
 
-/* Most lists need as many pieces in other chunks as they had, so that is
- * tried first; what was counted then is right for a second time.
+/* Put what *LIST has and N more pieces into a new list.  Most need as
+ * many pieces in other chunks as they had, so that is tried first; what
+ * was counted then is right for a second time.
  */
-void
-ov_packed_tune (struct overlap *o, struct ov_runs **list)
+static int
+remake (struct overlap *o, struct ov_runs **list,
+        const struct ov_piece *more, uint32_t n)
 {
   struct ov_runs *old = *list;
-  struct recode c = { .o = o };
+  uint32_t count = old ? ov_count (old) : 0;
+  struct recode c = {
+    .o = o, .room = count + n, .kbits = old ? ov_kind_bits (old) : 0,
+    .chunk_bits = best_chunk_bits (count + n, o->window_bits),
+  };
   unsigned kbits;
-  uint32_t n;
 
-  if (!old || !needs_tuning (old))
-    return;
-  n = ov_count (old);
-  c.chunk_bits = best_chunk_bits (n, o->window_bits);
-  c.room = n;
-  c.kbits = ov_kind_bits (old);
   do {
     ov_free (o, c.to);
     kbits = c.kbits;
     c.to = new_list (o, c.room, c.chunk_bits, kbits, old, false);
     if (!c.to)
-      return;
-    if (recode (&c, old) < 0) {
+      return -ENOMEM;
+    if (recode (&c, old, count, more, n) < 0) {
       ov_free (o, c.to);
-      return;
+      return -ENOMEM;
     }
   } while ((c.n > c.room || c.kbits > kbits) && (c.room = c.n));
   o->runs += c.n;
-  o->runs -= n;
+  o->runs -= count;
   ov_free (o, old);
   *list = c.to;
+  return 0;
+}
+
+void
+ov_packed_tune (struct overlap *o, struct ov_runs **list)
+{
+  if (*list && needs_tuning (*list))
+    remake (o, list, NULL, 0);
+}
+
+int
+ov_packed_merge (struct overlap *o, struct ov_runs **list,
+                 const struct ov_piece *pieces, uint32_t n)
+{
+  return remake (o, list, pieces, n);
 }

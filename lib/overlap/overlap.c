@@ -167,6 +167,7 @@ overlap_free (struct overlap *o)
   if (o->hash != o->hash_here)
     ov_free (o, o->hash);
   ov_free (o, o->restore);
+  ov_build_drop (o);
   pthread_mutex_destroy (&o->lock);
   free (o);
 }
@@ -370,7 +371,8 @@ static bool
 relieve (struct overlap *o, uint64_t number, struct ov_window *w,
          struct ov_edit *e)
 {
-  if (ov_hot_drop (o) || ov_page_evict (o) || ov_restore_shrink (o))
+  if (ov_hot_drop (o) || ov_build_drop (o) || ov_page_evict (o)
+      || ov_restore_shrink (o))
     return true;
   if (!ov_outside (o, number))
     ov_abandon (o, number, w);
@@ -526,6 +528,9 @@ overlap_enter (struct overlap *o, enum overlap_type type, uint64_t first,
   bool done;
 
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&o->lock);
+  if (o->building && count == 1 && ov_build_enter (o, type, first))
+    return OVERLAP_NONE;
+  ov_build_flush (o);
   if (count == 1 && nothing_fixed (o))
     done = enter (o, type, first, 1, &a.any);
   else {
@@ -544,6 +549,7 @@ overlap_claim (struct overlap *o, enum overlap_type type, uint64_t first,
   struct overlap_answer a;
 
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&o->lock);
+  ov_build_flush (o);
   query_locked (o, first, count, OVERLAP_ALL, &a);
   if (a.any == OVERLAP_NONE)
     return enter (o, type, first, count, NULL)
@@ -560,6 +566,7 @@ overlap_leave (struct overlap *o, enum overlap_type type, uint64_t first,
   struct ov_edit e = { .what = OV_LEAVE, .type = type };
 
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&o->lock);
+  ov_build_flush (o);
   update (o, first, end_of (first, count), &e);
   return e.missing;
 }
@@ -572,6 +579,8 @@ ov_fixed_bytes (const struct overlap *o)
 
   if (o->restore)
     sum += ov_size (o->restore);
+  if (o->building)
+    sum += ov_size (o->building);
   if (o->hash != o->hash_here)
     sum += ov_size (o->hash);
   for (i = 0; i < OV_KIND_BLOCKS; ++i) {
@@ -586,6 +595,7 @@ void
 overlap_get_stats (struct overlap *o, struct overlap_stats *stats)
 {
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&o->lock);
+  ov_build_flush (o);
   *stats = (struct overlap_stats) {
     .limit = o->config.total_limit,
     .used = o->used,

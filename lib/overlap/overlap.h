@@ -115,7 +115,8 @@ void overlap_free (struct overlap *o);
 /* While many marks are entered in whatever order, as when an image is
  * opened: keep the notices of what leaves, and tell of all of it joined
  * when HOLD is false again.  Only for a tracker from which nothing has
- * left yet.
+ * left yet.  Meanwhile marks may wait to be made together: updates answer
+ * as ever, but there must be no queries before HOLD is false.
  */
 void overlap_hold_notices (struct overlap *o, bool hold);
 

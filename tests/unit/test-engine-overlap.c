@@ -644,7 +644,8 @@ START_TEST (any_allocation_may_fail)
     told += seen_events.limit_reached;
     stop_rich ();
   }
-  ck_assert_uint_gt (told, 3);
+  /* Most that fails once only is tried again. */
+  ck_assert_uint_gt (told, _i ? 3 : 0);
 }
 END_TEST
 

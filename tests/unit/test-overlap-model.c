@@ -486,6 +486,54 @@ START_TEST (limited)
 }
 END_TEST
 
+/* An image is opened: many marks in a row, mostly one behind the other,
+ * while notices are held, and no query meanwhile.  Then all is asked, and
+ * goes on as ever.  Some find little memory.
+ */
+START_TEST (opening)
+{
+  uint64_t rounds = ops () / 40000 + 1, round;
+  unsigned i, k;
+
+  part_begin ("opening", _i);
+  for (round = 0; round < rounds; ++round) {
+    uint64_t limit = _i ? 2000 + rnd (9000) : UINT64_MAX;
+
+    begin (seed () + round * 16 + (uint64_t) _i, some_bits ((unsigned) round),
+           rnd (2) ? 65536 : 0, limit);
+    if (!_i && rnd (2))
+      enter ((unsigned) rnd (ZONES), (uint32_t) rnd (ZONE), 1,
+             OVERLAP_ACTIVE_L2, false);
+    overlap_hold_notices (m.o, true);
+    for (i = 0; i < 60; ++i) {
+      unsigned z = (unsigned) rnd (ZONES), step = (unsigned) rnd (3) + 1;
+      enum overlap_type type = some_type ();
+      uint32_t at = (uint32_t) rnd (ZONE);
+
+      if (_i && rnd (10) == 0)
+        ov_fail_alloc (rnd (4) + 1, false);
+      for (k = 0; k < 30 && at < ZONE; ++k, at += step)
+        if (_i ? set_of (&m.zone[z][at]) == OVERLAP_NONE
+            && !(OV_PINNED & OVERLAP_BIT (type)) : !full (z, at, 1, type))
+          enter (z, at, 1, type, false);
+      /* What was just entered still waits. */
+      if (!_i && rnd (2))
+        enter (z, at - step, 1, some_type (), true);
+      if (!_i && rnd (4) == 0)
+        leave (z, (uint32_t) rnd (ZONE - 9), 9, type);
+      if (rnd (8) == 0)
+        check_account ();
+    }
+    ov_fail_alloc (0, false);
+    overlap_hold_notices (m.o, false);
+    run (500, round_is_close (round), true);
+    empty_all ();
+    overlap_free (m.o);
+  }
+  part_tell (", all right");
+}
+END_TEST
+
 /* Every allocation may fail at any time.  Only so many pinned marks can be
  * kept without memory: a round ends before there are too many.
  */
@@ -520,6 +568,7 @@ main (void)
   tcase_set_timeout (tc, 0);
   tcase_add_loop_test (tc, unlimited, 0, 4);
   tcase_add_loop_test (tc, limited, 0, 2);
+  tcase_add_loop_test (tc, opening, 0, 2);
   tcase_add_loop_test (tc, failing, 0, 2);
   suite_add_tcase (s, tc);
   return run_suite (s);
