@@ -359,9 +359,14 @@ bool
 overlap_hit (struct overlap *o, uint64_t first, uint64_t count,
              overlap_set mask)
 {
-  if (__builtin_expect (ov_hot_free_of (o, first, count), 1))
-    return false;
-  return hit_missed (o, first, count, mask);
+  overlap_set set;
+
+  if (atomic_load_explicit (&o->hot, memory_order_relaxed) != 0)
+    return ov_hot_free_of (o, first, count) ? false
+      : hit_missed (o, first, count, mask);
+  if (look (o, first, count, &set))
+    return (set & mask) != 0;
+  return hit_range (o, first, end_of (first, count), mask);
 }
 
 /* An edit of window NUMBER lacks memory.  True if it is worth another
