@@ -12,8 +12,9 @@
  *   does not make a second image.
  *
  * - Until all of it is durable the file does not begin with what makes
- *   it an image: its first piece is written last, after a sync.  So a
- *   crash leaves no file, or one that nobody takes for an image.
+ *   it an image: its first sector, which no disk tears, is written last,
+ *   after a sync.  So a crash leaves no file, or one that nobody takes for
+ *   an image.  When it is there its name is made durable, too.
  *
  * - If anything fails the file is removed again, the beginning of the
  *   device made zero.
@@ -26,6 +27,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "checked.h"
@@ -41,6 +43,9 @@
 /* What has to be zero at the beginning of a device. */
 #define BEGINNING (UINT64_C (1) << 20)
 
+#define SECTOR UINT64_C (512)
+
+/* The piece at OFFSET; at 0 without the first sector. */
 static int
 write_piece (struct storage *s, const struct storage_contents *c,
              uint64_t offset, uint8_t *buf)
@@ -50,7 +55,21 @@ write_piece (struct storage *s, const struct storage_contents *c,
   };
   int r = c->fill (c->opaque, offset, buf, iov.iov_len);
 
+  if (offset == 0)
+    memset (buf, 0, MIN (SECTOR, iov.iov_len));
   return r < 0 ? r : storage_write (s, &iov, 1, offset, false);
+}
+
+static int
+write_first_sector (struct storage *s, const struct storage_contents *c,
+                    uint8_t *buf)
+{
+  const struct iovec iov = {
+    .iov_base = buf, .iov_len = MIN (SECTOR, c->filled)
+  };
+  int r = c->fill (c->opaque, 0, buf, MIN (PIECE, c->filled));
+
+  return r < 0 ? r : storage_write (s, &iov, 1, 0, false);
 }
 
 /* A device may have anything in it. */
@@ -88,12 +107,12 @@ fill_file (struct storage *s, const struct storage_contents *c)
     r = storage_truncate (s, c->size);
   if (r == 0)
     r = fill_rest (s, c);
-  for (offset = PIECE; r == 0 && offset < c->filled; offset += PIECE)
+  for (offset = 0; r == 0 && offset < c->filled; offset += PIECE)
     r = write_piece (s, c, offset, buf);
   if (r == 0)
     r = storage_sync (s);
   if (r == 0)
-    r = write_piece (s, c, 0, buf);
+    r = write_first_sector (s, c, buf);
   return r < 0 ? r : storage_sync (s);
 }
 
@@ -175,6 +194,8 @@ storage_create_file (const char *path, const struct storage_contents *c)
   r = storage_open_file (path, true, true, &s);
   if (r == 0)
     r = fill_file (s, c);
+  if (r == 0)
+    r = storage_sync_directory (path);
   storage_close (s);
   if (r < 0)
     unlink (path);

@@ -19,6 +19,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <libgen.h>
 #include <limits.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -534,6 +535,20 @@ storage_create_empty (const char *path)
                                0666);
 
   return fd == -1 ? -errno : 0;
+}
+
+int
+storage_sync_directory (const char *path)
+{
+  CLEANUP_FREE char *copy = strdup (path);
+  CLEANUP_CLOSE int fd = -1;
+
+  if (!copy)
+    return -ENOMEM;
+  fd = open (dirname (copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd == -1)
+    return errno == EACCES ? 0 : -errno;
+  return fsync (fd) == -1 && errno != EINVAL ? -errno : 0;
 }
 
 int

@@ -72,9 +72,12 @@ int storage_lock_fd (int fd, enum storage_lock *held, enum storage_lock want,
                      enum storage_locking mode, const char **conflict);
 
 /* Between storage-file.c and storage-create.c: make an empty file that
- * was not there; write zeroes to a file's range, whatever is there.
+ * was not there; make its name durable, which not every file system lets
+ * be asked for (then 0, too): a file is found after a crash if its
+ * directory was synced; write zeroes to a file's range, whatever is there.
  */
 int storage_create_empty (const char *path);
+int storage_sync_directory (const char *path);
 int storage_write_zeroes (struct storage *s, uint64_t offset, uint64_t len);
 
 #endif /* QCOW2_STORAGE_IMPL_H */
