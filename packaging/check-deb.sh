@@ -72,6 +72,12 @@ in_root install nbdkit qcow2 --dump-plugin | grep '^qcow2_versions=' ||
   fail "nbdkit does not find the plugin"
 in_root install sh -c 'nbdkit -U - qcow2 /tmp/d.qcow2 create=1G --run true' ||
   fail "the plugin does not serve"
+in_root install qcow2-overlap check /tmp/d.qcow2 ||
+  fail "qcow2-overlap does not check"
+in_root install qcow2-overlap map -q --png /tmp/d.png /tmp/d.qcow2 ||
+  fail "qcow2-overlap does not draw"
+in_root install test -e /usr/share/bash-completion/completions/qcow2-overlap ||
+  fail "there is no completion"
 in_root install getent passwd nbdkit-qcow2 ||
   fail "there is no user nbdkit-qcow2"
 in_root install apt-get -q -y purge nbdkit-plugin-qcow2 >>install.log 2>&1 ||

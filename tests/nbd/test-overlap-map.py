@@ -17,6 +17,7 @@ sys.dont_write_bytecode = True
 from qcow2lab import *                                  # noqa: E402,F403
 from qcow2parse import OFFSET_MASK, Qcow2               # noqa: E402
 
+SLOW = os.environ.get("QCOW2_SANITIZER") or os.environ.get("QCOW2_VALGRIND")
 COMPRESSED = 1 << 62
 SVG = "{http://www.w3.org/2000/svg}"
 LEFT, TOP, WIDTH = 84, 84, 896
@@ -288,7 +289,7 @@ def damaged(lab, path):
     with open(path, "rb") as f:
         data = bytearray(f.read())
     done = 0
-    for _ in range(40):
+    for _ in range(4 if SLOW else 40):
         bad = bytearray(data)
         for _ in range(30):
             bad[rng.randrange(104, min(len(bad), 40 * 4096))] = \
