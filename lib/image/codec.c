@@ -13,6 +13,10 @@
  * interface would allocate whatever window the frame asks for, up to 128
  * MiB.
  *
+ * libdeflate unpacks deflate about three times as fast as zlib, but only
+ * streams that end where the output does; what it does not take goes to
+ * zlib, which has the last word.
+ *
  * Packing: one raw deflate stream with a window of 12 bits, more than
  * which older readers do not accept, or one zstd frame; both with the
  * library's default level, as QEMU does.
@@ -35,6 +39,9 @@
 #include <stdbool.h>
 #include <stdlib.h>
 
+#ifdef HAVE_LIBDEFLATE
+#include <libdeflate.h>
+#endif
 #include <zlib.h>
 #include <zstd.h>
 #include <zstd_errors.h>
@@ -52,6 +59,9 @@ struct codec {
   struct codec *next;           /* among those that are kept */
   z_stream inflate, deflate;
   bool has_inflate, has_deflate;
+#ifdef HAVE_LIBDEFLATE
+  struct libdeflate_decompressor *whole;
+#endif
   ZSTD_DCtx *dctx;
   ZSTD_CCtx *cctx;
   uint8_t *buffer;
@@ -77,6 +87,9 @@ codec_free (struct codec *c)
     inflateEnd (&c->inflate);
   if (c->has_deflate)
     deflateEnd (&c->deflate);
+#ifdef HAVE_LIBDEFLATE
+  libdeflate_free_decompressor (c->whole);
+#endif
   ZSTD_freeDCtx (c->dctx);
   ZSTD_freeCCtx (c->cctx);
   free (c->buffer);
@@ -98,6 +111,31 @@ codec_buffer (struct codec *c, size_t size)
  * Unpacking.
  */
 
+/* A stream that ends where the cluster does, which is nearly every one.
+ * False for all others, and if there is no such library or no memory.
+ */
+static bool
+inflate_whole (struct codec *c, const uint8_t *in, size_t in_len,
+               uint8_t *out, size_t out_len)
+{
+#ifdef HAVE_LIBDEFLATE
+  size_t n;
+
+  if (!c->whole)
+    c->whole = libdeflate_alloc_decompressor ();
+  return c->whole
+    && libdeflate_deflate_decompress (c->whole, in, in_len, out, out_len, &n)
+    == LIBDEFLATE_SUCCESS && n == out_len;
+#else
+  (void) c;
+  (void) in;
+  (void) in_len;
+  (void) out;
+  (void) out_len;
+  return false;
+#endif
+}
+
 static int
 inflate_cluster (struct codec *c, const uint8_t *in, size_t in_len,
                  uint8_t *out, size_t out_len)
@@ -105,6 +143,8 @@ inflate_cluster (struct codec *c, const uint8_t *in, size_t in_len,
   z_stream *s = &c->inflate;
   int r;
 
+  if (inflate_whole (c, in, in_len, out, out_len))
+    return 0;
   if (c->has_inflate)
     inflateReset (s);
   else if (inflateInit2 (s, RAW_INFLATE) != Z_OK)

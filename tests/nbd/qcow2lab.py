@@ -617,11 +617,20 @@ class Device:
         lab.devices.append(self)
 
     def end(self):
-        """If somebody has it open still, it goes when that ends."""
-        if self in self.lab.devices:
-            self.lab.devices.remove(self)
-            subprocess.run(["losetup", "--detach", self.path],
-                           stderr=subprocess.DEVNULL, check=False)
+        """Afterwards the file has everything, and nothing more will come."""
+        if self not in self.lab.devices:
+            return
+        self.lab.devices.remove(self)
+        # The kernel may detach it later, when others (udev) have closed it.
+        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        os.fsync(fd)
+        os.close(fd)
+        subprocess.run(["losetup", "--detach", self.path],
+                       stderr=subprocess.DEVNULL, check=False)
+        backing = "/sys/block/%s/loop" % os.path.basename(self.path)
+        give_up = time.monotonic() + 10
+        while os.path.exists(backing) and time.monotonic() < give_up:
+            time.sleep(0.005)
 
 
 def device_works(lab):
