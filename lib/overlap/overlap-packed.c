@@ -9,9 +9,15 @@
  *
  *     header | index[0] ... index[chunks] | piece 0, piece 1, ... | room
  *
- * A look-up reads two neighbours of the index and searches between them.
- * The index stands right behind the header, most often in the same line
- * of the processor's cache, and what is searched in another.
+ * A look-up reads two neighbours of the index.  They say at which bit the
+ * pieces of the chunk end, and what ends there is loaded as a word: three
+ * to five pieces, with 64 KiB clusters nearly always all that the chunk
+ * has.  They are compared at once, by one subtraction (ov_packed_at);
+ * chunks with more pieces than two words are searched in halves
+ * (ov_search).  The index stands right behind the header, most often in
+ * the same line of the processor's cache, and the pieces in another, which
+ * is asked for as soon as the slot is known: so a check waits for the
+ * slot's line, then for those of the block together.
  *
  * Smaller chunks make pieces shorter and the index longer; the two are
  * in balance at a few pieces a chunk, and ov_packed_tune holds them

@@ -32,6 +32,7 @@
  *
  * overlap-memory.c accounts for every byte, overlap-limit.c knows what
  * had to leave for want of memory, overlap-restore.c brings it back,
+ * overlap-build.c lets marks wait for each other while an image is opened,
  * overlap-verify.c recounts.
  *
  *
@@ -58,14 +59,18 @@
  *                                         v marks have been entered again
  *                                  nothing, runs or paged
  *
+ * While notices are held, marks of one window wait (ov_build_enter) before
+ * ov_build_end merges them with its list, or has them entered one by one:
+ * both are the arrow from nothing to runs, or one from runs to runs.
+ *
  * What happens when memory is short, in this order (relieve): the hot
- * groups go, then a page of the bytemap becomes runs, and each time the
- * edit is tried again, until there are none; what is being rebuilt is
- * given up (ov_restore_shrink); edits that need no more memory go on
- * working where they are; the window that needs more leaves (ov_abandon);
- * a mark of a pinned type is then made beyond the limit; and if malloc has nothing at all, it goes
- * to a short list in struct overlap (ov_keep).  A limit, a failing malloc
- * and a full dictionary are one case.
+ * groups go, the room for waiting marks, then a page of the bytemap becomes
+ * runs, and each time the edit is tried again, until there are none; what
+ * is being rebuilt is given up (ov_restore_shrink); edits that need no more
+ * memory go on working where they are; the window that needs more leaves
+ * (ov_abandon); a mark of a pinned type is then made beyond the limit; and
+ * if malloc has nothing at all, it goes to a short list in struct overlap
+ * (ov_keep).  A limit, a failing malloc and a full dictionary are one case.
  *
  *
  * What always holds (the self-check, overlap_verify, checks all but the
