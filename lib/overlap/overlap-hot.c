@@ -33,9 +33,11 @@
  *        |   ov_hot_forget    |                               |
  *        +--------------------+-------------------------------+
  *
- * A group is filled when it is asked about for the second time without
- * another one of the same place in between.  So checks all over a large
- * image, which no table would help, do not fill words in vain: they pay
+ * A group is filled when it is asked about again without another one of
+ * the same place in between, and not each time, but once in some 128 times:
+ * a guest comes back thousands of times.  So checks all over a large
+ * image, which no table would help, and groups that drive each other out
+ * do not fill words in vain, which takes the time of 30 checks: they pay
  * for one store.
  *
  *
@@ -69,6 +71,7 @@
 /* With less than that the cache has no room for a table beside pages. */
 #define CACHE_MIN 32768u
 #define WORDS_MAX (UINT64_C (1) << 20)
+#define FILL_EACH 128
 
 /* How many words fit in half of the cache, a power of two; or 0. */
 static uint64_t
@@ -167,7 +170,7 @@ bits_of (struct overlap *o, uint64_t group)
   return bits;
 }
 
-/* The second question: look once, and remember. */
+/* Asked about again: look once, and remember. */
 static void
 fill (struct overlap *o, uint64_t group)
 {
@@ -182,6 +185,18 @@ fill (struct overlap *o, uint64_t group)
                            group << 32 | bits_of (o, group),
                            memory_order_relaxed);
   pthread_mutex_unlock (&o->lock);
+}
+
+/* True one time in FILL_EACH, at no regular distance: whatever takes turns
+ * has its turn here, too.
+ */
+static bool
+worth_it (void)
+{
+  static __thread uint32_t state OV_FAST_TLS;
+
+  state += UINT32_C (0x9e3779b1); /* the golden ratio */
+  return state < UINT32_MAX / FILL_EACH;
 }
 
 void
@@ -203,7 +218,7 @@ ov_hot_missed (struct overlap *o, uint64_t cluster)
     atomic_store_explicit (&hot->word[group & hot->mask], candidate,
                            memory_order_relaxed);
   ov_read_unlock (reader);
-  if (word == candidate)
+  if (word == candidate && worth_it ())
     fill (o, group);
 }
 
