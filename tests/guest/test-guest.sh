@@ -46,12 +46,38 @@ c = json.load (sys.stdin)
 print (c.get ("allocated-clusters", 0) * 65536 // 1048576)'
 }
 
+# watch_blocks FILE: save in most.blocks the most blocks of the host that the
+# file had, until the file "watch" is taken away.
+watch_blocks ()
+{
+  local most=0 now
+
+  while [ -e watch ] && kill -0 $$; do
+    now=$(stat -c %b "$1")
+    if [ "$now" -gt "$most" ]; then
+      most=$now
+      echo "$most" >most.blocks
+    fi
+    sleep 0.1
+  done
+}
+
 test_new ()
 {
-  local used
+  local used most left watcher
 
   qemu-img create -q -f qcow2 -o compat=1.1,cluster_size=65536 new.qcow2 1G
+  touch watch
+  watch_blocks new.qcow2 &
+  watcher=$!
   run_on new.qcow2 new 1
+  rm watch
+  wait "$watcher"
+  most=$(cat most.blocks) left=$(stat -c %b new.qcow2)
+  say "new.qcow2: $most blocks of the host before fstrim, $left at the end"
+  # It wrote 6 MiB more after the trim.
+  [ "$((most - left))" -gt $((4 * 2048)) ] ||
+    fail "fstrim gave too few blocks back to the host"
   used=$(allocated new.qcow2)
   say "new.qcow2: $used MiB in use"
   # The guest deleted 16 MiB of what it had written, and trimmed: what

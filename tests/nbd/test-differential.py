@@ -583,6 +583,8 @@ class Subject:
 
 def one_case(lab, seed, case, count):
     rng = random.Random("%s %s" % (seed, sorted(case.items())))
+    if case["cluster"] > 256 * K:
+        count //= 2             # each is of megabytes
     subject = Subject(lab, rng, case)
     try:
         subject.clean_round(count)
