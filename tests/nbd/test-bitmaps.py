@@ -272,6 +272,30 @@ def snapshots(lab):
     expect_clean(path)
 
 
+def repaired(lab):
+    """QEMU 7.2's check -r takes the snapshots away here: it opens without
+    them, and writes that header when it marks the bitmap as in use."""
+    def leaky():
+        path = create(lab.path(), 16 * M)
+        qemu_img("snapshot", "-c", "old", path)
+        qemu_img("bitmap", "--add", "-g", "64k", path, "b0")
+        with Qcow2(path) as image:
+            cluster = image.length() // (64 * K) + 1
+            image.pwrite(bytes(64 * K), cluster * 64 * K)
+            image.set_refcount(cluster, 1)
+        check(image_check(path)["leaks"] == 1, "there is no leak")
+        return path
+
+    by_server, by_tool = leaky(), leaky()
+    lab.server(by_server, check="leaks").stop()
+    run("qcow2-overlap", "check", "--repair", "leaks", by_tool)
+    for path in by_server, by_tool:
+        expect_clean(path)
+        check([s["name"] for s in image_info(path)["snapshots"]] == ["old"],
+              "the snapshot is gone")
+        check("b0" in bitmap_info(path), "the bitmap is gone")
+
+
 def extra_data(lab, flags):
     """Extra data stays as it is; whether the bitmap may be used without
     knowing it is for a flag to say."""
@@ -444,6 +468,7 @@ def main():
         lab.case("no space", no_space, lab)
     lab.case("many", many, lab)
     lab.case("snapshots", snapshots, lab)
+    lab.case("repair keeps the snapshots", repaired, lab)
     for flags in (AUTO, AUTO | COMPATIBLE, 0, COMPATIBLE):
         lab.case("extra data, flags %d" % flags, extra_data, lab, flags)
     lab.case("resized", resized, lab, (1 * M, 20 * M, 3 * M + 512, 3 * M + K,

@@ -578,7 +578,14 @@ class Subject:
         self.model.survived(after)
         self.judge(leaks_allowed=True)
 
-
+    def repair_leaks(self):
+        """By QEMU; but its check -r takes all snapshots away where it marks
+        a bitmap as in use while it opens the image, see test-bitmaps.py."""
+        if self.saved and self.bitmap and not self.bitmap.lost:
+            self.lab.server(self.path, check="leaks").stop()
+        else:
+            qemu_img("check", "-r", "leaks", *named(self.path), ok=(0, 3))
+        expect_clean(self.path)
 
 
 def one_case(lab, seed, case, count):
@@ -591,7 +598,7 @@ def one_case(lab, seed, case, count):
         subject.crash_round(count)
         if rng.random() < 0.5:
             # Without the leaks of the crash, none may appear.
-            qemu_img("check", "-r", "leaks", *named(subject.path), ok=(0, 3))
+            subject.repair_leaks()
             subject.clean_round(count // 2)
         else:
             with subject.server() as server:
