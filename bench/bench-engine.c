@@ -6,7 +6,7 @@
  *     bench-engine IMAGE read|write COUNT BYTES [none]
  *
  * opens IMAGE, makes requests until everything is warm (the tracker
- * takes some thousands after the opening), and then COUNT requests of
+ * takes some ten thousands after the opening), and then COUNT requests of
  * BYTES at places that do not depend on anything but COUNT, in the
  * function "measured"; instructions.py lets callgrind count that
  * function.  With "none" nothing is checked.
@@ -22,7 +22,7 @@
 #include "image.h"
 
 #define SPAN (UINT64_C (64) << 20)
-#define WARM 10000
+#define WARM 50000
 
 /* Not static, so that it keeps its name. */
 int measured (struct image *img, bool writing, void *buf, uint64_t bytes,

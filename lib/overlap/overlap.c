@@ -346,32 +346,38 @@ overlap_query (struct overlap *o, uint64_t first, uint64_t count,
     answer->where = first;
 }
 
+/* Where there are no hot groups.  (Not inlined, as hit_missed, so that
+ * overlap_hit saves no registers for what it seldom does.)
+ */
+static bool __attribute__ ((noinline))
+hit_window (struct overlap *o, uint64_t first, uint64_t count,
+            overlap_set mask)
+{
+  overlap_set set;
+
+  if (look (o, first, count, &set))
+    return (set & mask) != 0;
+  return hit_range (o, first, end_of (first, count), mask);
+}
+
 /* The answer is not in the hot groups. */
 static bool __attribute__ ((noinline))
 hit_missed (struct overlap *o, uint64_t first, uint64_t count,
             overlap_set mask)
 {
-  overlap_set set;
-
   if (count - 1 < OV_HOT_GROUP - first % OV_HOT_GROUP)
     ov_hot_missed (o, first);
-  if (look (o, first, count, &set))
-    return (set & mask) != 0;
-  return hit_range (o, first, end_of (first, count), mask);
+  return hit_window (o, first, count, mask);
 }
 
 bool
 overlap_hit (struct overlap *o, uint64_t first, uint64_t count,
              overlap_set mask)
 {
-  overlap_set set;
-
-  if (atomic_load_explicit (&o->hot, memory_order_relaxed) != 0)
-    return ov_hot_free_of (o, first, count) ? false
-      : hit_missed (o, first, count, mask);
-  if (look (o, first, count, &set))
-    return (set & mask) != 0;
-  return hit_range (o, first, end_of (first, count), mask);
+  if (atomic_load_explicit (&o->hot, memory_order_relaxed) == 0)
+    return hit_window (o, first, count, mask);
+  return ov_hot_free_of (o, first, count) ? false
+    : hit_missed (o, first, count, mask);
 }
 
 /* An edit of window NUMBER lacks memory.  True if it is worth another
