@@ -86,7 +86,8 @@ run_tests ()
   echo
   echo "== $name"
   find "$dir" -name '*.trs' -delete
-  make -C "$dir" -k -j2 "$@" 2>&1 | grep --line-buffered -E '^(PASS|FAIL|SKIP|ERROR)'
+  # More of them than processors: most wait for a disk or for a client.
+  make -C "$dir" -k -j4 "$@" 2>&1 | grep --line-buffered -E '^(PASS|FAIL|SKIP|ERROR)'
   status=${PIPESTATUS[0]}
   count_results "$dir"
   # A test that could not even be built leaves no result.
