@@ -3,11 +3,9 @@
 /* qcow2-overlap plan: what memory the server's map of metadata takes for
  * this image, now and when its disk is full, and what a limit would cost.
  *
- * The recommended limit has room for twice the map of the full image:
- * where tables lie changes that by some percent only
- * (docs/design/tracker.md), but a disk may grow, and get snapshots.  The
- * steps of the ladder below it show how much less would do, and what that
- * costs.
+ * The limit that it recommends is the one that the server's log names when
+ * a lower one is reached (lib/image/advice.c).  The steps of the ladder
+ * below it show how much less would do, and what that costs.
  */
 
 #include <config.h>
@@ -17,21 +15,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "checked.h"
+#include "advice.h"
 #include "report.h"
 #include "tool.h"
 #include "trial.h"
 
-#define LEAST_LIMIT (UINT64_C (64) << 10)
 #define MAX_STEPS 10            /* of a ladder that was not asked for */
 #define MAX_RANGES 8            /* shown of a step; there can be no more */
-
-/* The bytemap cache has a byte for each of 4096 clusters, and 16 such
- * pages by default.
- */
-#define PAGE_CLUSTERS 4096
-#define PAGE_BYTES UINT64_C (4096)
-#define DEFAULT_BITMAP_SIZE (UINT64_C (64) << 10)
 
 struct step {
   uint64_t limit;
@@ -43,7 +33,7 @@ struct plan {
   struct image *img;
   struct offline_facts facts;
   struct trial now, full;       /* without a limit or a cache */
-  uint64_t bitmap_size, limit;  /* recommended */
+  struct memory_advice advice;
   struct step steps[MAX_LIMITS];
   size_t n_steps;
 };
@@ -51,45 +41,6 @@ struct plan {
 /*----------------------------------------------------------------------
  * Finding out.
  */
-
-/* A page for each place that is in use; small images have few. */
-static uint64_t
-recommend_bitmap_size (const struct plan *p)
-{
-  const uint64_t disk = div_up (p->facts.size,
-                                UINT64_C (1) << p->facts.cluster_bits);
-  const uint64_t pages = div_up (MAX (disk, p->facts.clusters),
-                                 (uint64_t) PAGE_CLUSTERS);
-  uint64_t size = PAGE_BYTES;
-
-  while (size < pages * PAGE_BYTES && size < DEFAULT_BITMAP_SIZE)
-    size *= 2;
-  return size;
-}
-
-/* Twice what is needed, as a round number, and tried. */
-static int
-recommend (struct plan *p)
-{
-  struct trial t;
-  bool enough = false;
-  int r = 0;
-
-  p->bitmap_size = recommend_bitmap_size (p);
-  p->limit = LEAST_LIMIT;
-  while (p->limit < 2 * p->full.used + p->bitmap_size)
-    p->limit *= 2;
-  while (r == 0 && !enough) {
-    r = trial_run (p->img, true, p->bitmap_size, p->limit, &t);
-    if (r < 0)
-      break;
-    enough = t.n_outside == 0;
-    if (!enough)
-      p->limit *= 2;
-    trial_free (&t);
-  }
-  return r;
-}
 
 static int
 add_step (struct plan *p, uint64_t limit)
@@ -126,12 +77,12 @@ static int
 make_ladder (struct plan *p)
 {
   uint64_t limit = 1, before = UINT64_MAX, divisor = 2;
-  int r = add_step (p, p->limit);
+  int r = add_step (p, p->advice.total_limit);
 
   while (limit < p->full.used)
     limit *= 2;
-  if (limit >= p->limit)
-    limit = p->limit / 2;
+  if (limit >= p->advice.total_limit)
+    limit = p->advice.total_limit / 2;
   while (steps_down (limit, divisor) > MAX_STEPS - 1)
     divisor *= 2;
   for (; r == 0 && limit >= 1024 && p->n_steps < MAX_STEPS;
@@ -154,7 +105,7 @@ find_out (struct plan *p)
   if (r == 0)
     r = trial_run (p->img, true, 0, UINT64_MAX, &p->full);
   if (r == 0)
-    r = recommend (p);
+    advise_memory (p->img, p->now.pieces, &p->advice);
   if (r == 0 && p->options->n_limits == 0)
     r = make_ladder (p);
   for (i = 0; i < p->options->n_limits && r == 0; ++i)
@@ -240,8 +191,8 @@ print_text (const struct plan *p)
   printf ("\nRecommended, with this disk full and these snapshots:\n"
           "  overlap-structures.bitmap-size=%s\n"
           "  overlap-structures.total-size-limit=%s\n",
-          units_parameter (p->bitmap_size, bitmap),
-          units_parameter (p->limit, limit));
+          units_parameter (p->advice.bitmap_size, bitmap),
+          units_parameter (p->advice.total_limit, limit));
 }
 
 static json_t *
@@ -287,8 +238,8 @@ print_json (const struct plan *p)
     "snapshots", (json_int_t) p->facts.snapshots,
     "now", need_to_json (&p->now), "full", need_to_json (&p->full),
     "limits", limits,
-    "recommended", "bitmap-size", (json_int_t) p->bitmap_size,
-    "total-size-limit", (json_int_t) p->limit);
+    "recommended", "bitmap-size", (json_int_t) p->advice.bitmap_size,
+    "total-size-limit", (json_int_t) p->advice.total_limit);
   json_dumpf (all, stdout, JSON_INDENT (4));
   putchar ('\n');
   json_decref (all);

@@ -116,10 +116,7 @@ guard_claim (struct image *img, enum overlap_type type,
   r = note_claim (img, &claim, &there, &where);
   if (r < 0)
     return r;
-  if (there != OVERLAP_NONE)
-    return refuse_claim (img, type, there, where);
-  atomic_fetch_add_explicit (&img->guard.pieces, 1, memory_order_relaxed);
-  return 0;
+  return there != OVERLAP_NONE ? refuse_claim (img, type, there, where) : 0;
 }
 
 void

@@ -151,7 +151,7 @@ hand_out (struct forecast *f, int type, uint64_t count)
 
 /* L1 entry I will have a table that it does not have now. */
 static bool
-is_missing (struct image *img, uint64_t i)
+is_missing (const struct image *img, uint64_t i)
 {
   const uint64_t entry = atomic_load (&img->map.l1[i]);
 
@@ -160,10 +160,21 @@ is_missing (struct image *img, uint64_t i)
 
 /* L1 entries that the disk uses. */
 static uint64_t
-used_entries (struct image *img)
+used_entries (const struct image *img)
 {
   return MIN (div_up (div_up (img->size, img->cluster_size),
                       UINT64_C (1) << img->map.l2_bits), img->map.l1_size);
+}
+
+uint64_t
+forecast_tables (const struct image *img)
+{
+  const uint64_t entries = used_entries (img);
+  uint64_t i, tables = 0;
+
+  for (i = 0; i < entries; ++i)
+    tables += is_missing (img, i);
+  return tables;
 }
 
 static int
@@ -171,11 +182,10 @@ write_all (struct forecast *f)
 {
   struct image *img = f->img;
   const uint64_t entries = used_entries (img);
-  uint64_t i, data, tables = 0, done = 0, share;
+  const uint64_t tables = forecast_tables (img);
+  uint64_t i, data, done = 0, share;
   int r = count_data (f, &data);
 
-  for (i = 0; i < entries; ++i)
-    tables += is_missing (img, i);
   if (r == 0 && tables == 0)
     return hand_out (f, GUARD_DATA, data);
   for (i = 0; i < entries && r == 0; ++i) {

@@ -40,7 +40,7 @@ struct guard {
 
   _Atomic uint64_t asked, refused, syncs;
   _Atomic uint64_t refused_outside; /* by overlap-limit=refuse */
-  _Atomic uint64_t pieces;      /* of metadata met and made so far */
+  uint64_t enough;              /* memory that the tracker should have */
 };
 
 int guard_init (struct image *img);

@@ -35,4 +35,9 @@ void offline_facts (const struct image *img, struct offline_facts *facts);
  */
 int forecast_metadata (struct image *img, walk_fn *fn, void *opaque);
 
+/* L2 tables that it will have then and has not now.  No I/O; also for an
+ * image that is being opened to be served.
+ */
+uint64_t forecast_tables (const struct image *img);
+
 #endif /* QCOW2_OFFLINE_H */

@@ -21,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "advice.h"
 #include "check.h"
 #include "checked.h"
 #include "cleanup.h"
@@ -155,9 +156,7 @@ notice (void *opaque, const struct overlap_notice *n)
     .used = n->used,
     .policy = policies[img->guard.policy],
     .is_protected = img->guard.policy != OVERLAP_LIMIT_UNPROTECTED,
-    .enough = overlap_enough (atomic_load (&img->guard.pieces),
-                              atomic_load (&img->guard.end)
-                              >> img->cluster_bits, img->snapshots.count),
+    .enough = img->guard.enough,
   };
 
   if (img->config.event)
@@ -175,9 +174,9 @@ enter (void *opaque, struct image *img, enum overlap_type type,
 {
   const char *text = overlap_type_text (type);
   uint64_t end = atomic_load (&img->guard.end), first, count, where;
+  uint64_t *pieces = opaque;
   overlap_set there;
 
-  (void) opaque;
   if (!is_aligned (offset, img->cluster_size)) {
     image_corrupt (img, offset, 0, "%s at host offset 0x%" PRIx64 ", not "
                    "a multiple of the cluster size %" PRIu64, text, offset,
@@ -190,7 +189,7 @@ enter (void *opaque, struct image *img, enum overlap_type type,
                    offset, end);
     return 1;
   }
-  atomic_fetch_add_explicit (&img->guard.pieces, 1, memory_order_relaxed);
+  ++*pieces;
   first = offset >> img->cluster_bits;
   count = div_up (len, img->cluster_size);
   there = overlap_enter (img->guard.overlap, type, first, count, &where);
@@ -216,6 +215,8 @@ fill_tracker (struct image *img)
     .notice = notice,
     .opaque = img,
   };
+  struct memory_advice advice;
+  uint64_t pieces = 0;
   int r;
 
   img->guard.overlap = overlap_new (&config);
@@ -223,7 +224,10 @@ fill_tracker (struct image *img)
     return -ENOMEM;
   /* The tables lie in any order; what has to leave is told joined. */
   overlap_hold_notices (img->guard.overlap, true);
-  r = walk_metadata (img, OVERLAP_ALL, enter, NULL);
+  r = walk_metadata (img, OVERLAP_ALL, enter, &pieces);
+  /* What the notices recommend, now and later. */
+  advise_memory (img, pieces, &advice);
+  img->guard.enough = advice.total_limit;
   overlap_hold_notices (img->guard.overlap, false);
   img->untracked = r > 0;
   return r < 0 ? r : 0;

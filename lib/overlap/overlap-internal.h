@@ -481,6 +481,11 @@ struct overlap {
   unsigned turn;                /* which range is tried next */
 };
 
+/* The clusters of a window, as a power of two, in an image with such
+ * clusters.
+ */
+unsigned ov_window_bits (unsigned cluster_bits);
+
 static inline uint32_t
 ov_window_size (const struct overlap *o)
 {

@@ -30,23 +30,28 @@
 
 #include <assert.h>
 
+#include "checked.h"
 #include "cleanup.h"
 #include "overlap-fast.h"
 
 /* Any value that is neither 0 nor one of the flags will do. */
 #define SOMETHING ((uintptr_t) 4)
 
+/* A piece takes a run of less than three bytes and its share of the index
+ * and of the room that a list has; a window a slot, a header, and the room
+ * of a list of a few pieces; and one that is far from others two nodes of
+ * the directory.  A table that snapshots share has a kind for each number
+ * of them.
+ */
 uint64_t
-overlap_enough (uint64_t pieces, uint64_t clusters, uint64_t snapshots)
+overlap_most_memory (unsigned cluster_bits, uint64_t pieces,
+                     uint64_t clusters, uint64_t snapshots)
 {
-  const uint64_t windows = clusters / 65536 + 1;
-  const uint64_t need = 16384 + 8 * (pieces + 1)
-    + 256 * (pieces < windows ? pieces + 1 : windows) + 64 * snapshots;
-  uint64_t round;
+  const uint64_t windows = (clusters >> ov_window_bits (cluster_bits)) + 1;
+  const uint64_t places = (windows >> OV_WAY_BITS) + 1;
 
-  for (round = 65536; round < need; round *= 2)
-    ;
-  return round;
+  return 4096 + 3 * pieces + 96 * MIN (pieces, windows)
+    + 2 * sizeof (struct ov_node) * MIN (pieces, places) + 64 * snapshots;
 }
 
 static void

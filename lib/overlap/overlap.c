@@ -115,6 +115,15 @@
 #include "cleanup.h"
 #include "overlap-fast.h"
 
+unsigned
+ov_window_bits (unsigned cluster_bits)
+{
+  if (cluster_bits == 0)
+    return OV_WINDOW_BITS;
+  return MIN (MAX (cluster_bits + OV_WINDOW_BITS_MORE, OV_PAGE_BITS),
+              OV_WINDOW_BITS);
+}
+
 struct overlap *
 overlap_new (const struct overlap_config *config)
 {
@@ -123,10 +132,7 @@ overlap_new (const struct overlap_config *config)
   if (!o)
     return NULL;
   o->config = *config;
-  o->window_bits = OV_WINDOW_BITS;
-  if (config->cluster_bits > 0)
-    o->window_bits = MIN (MAX (config->cluster_bits + OV_WINDOW_BITS_MORE,
-                               OV_PAGE_BITS), OV_WINDOW_BITS);
+  o->window_bits = ov_window_bits (config->cluster_bits);
   o->window_mask = (UINT32_C (1) << o->window_bits) - 1;
   o->used = ov_size (o);
   o->retry_below = UINT64_MAX;

@@ -98,13 +98,13 @@ struct overlap_config {
 
 struct overlap;
 
-/* A total_limit with which nothing has to leave, as a round number: what
- * so many pieces of metadata in a file of so many clusters can take at
- * most, wherever they lie (a run each, most of a window's fixed part each,
- * counts of tables that snapshots share).
+/* The memory, in bytes and without a bytemap cache, that so many pieces of
+ * metadata (a cluster each, or in a row) in a file of so many clusters can
+ * take at most, wherever they lie: with more than that as its total_limit
+ * nothing has to leave.
  */
-uint64_t overlap_enough (uint64_t pieces, uint64_t clusters,
-                         uint64_t snapshots);
+uint64_t overlap_most_memory (unsigned cluster_bits, uint64_t pieces,
+                              uint64_t clusters, uint64_t snapshots);
 
 /* NULL only for want of memory for the fixed part; no total_limit makes
  * it fail.

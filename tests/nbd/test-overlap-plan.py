@@ -2,12 +2,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
 
 """qcow2-overlap plan against the server itself: with the limit that it
-recommends nothing ever leaves the map, and with a lower one the events name
-the ranges that it named.  And that it forecasts a full disk well."""
+recommends, which is the one that the server's log recommends, nothing ever
+leaves the map, and with a lower one the events name the ranges that it named.
+And that it forecasts a full disk well."""
 
 import json
 import os
 import random
+import re
 import shutil
 import sys
 
@@ -44,11 +46,15 @@ def make(lab, size, cluster, snapshots=0, writes=60):
     return path
 
 
-def told(lab, path, limit, bitmap):
-    """The ranges of a server's events, when it opens the image."""
+def told(lab, path, limit, bitmap="64k", enough=None):
+    """The ranges of a server's events, when it opens the image.  ENOUGH: the
+    limit that its log says would do."""
     with lab.server(path, readonly=True,
                     **{LIMIT: limit, BITMAP: bitmap}) as server:
         server.connect()
+        advice = re.findall(LIMIT + r"=(\d+) would do", server.log())
+    check(enough is None or set(advice) == {str(enough)},
+          "the log recommends %s, plan %s", advice, enough)
     return [(e["data"]["start"], e["data"]["length"])
             for e in server.events(REACHED)]
 
@@ -61,7 +67,9 @@ def ladder(lab, path):
     """What plan says will leave, leaves, and nothing else."""
     left = 0
     for bitmap in ("64k", "0"):
-        steps = plan(path, "--bitmap-size", bitmap)["limits"]
+        answer = plan(path, "--bitmap-size", bitmap)
+        best = answer["recommended"]["total-size-limit"]
+        steps = answer["limits"]
         for step in steps:
             limit = step["limit"]
             # The same block may count 16 bytes more in another process:
@@ -72,12 +80,14 @@ def ladder(lab, path):
                 continue
             expected = ranges(step)
             left += len(expected)
-            found = told(lab, path, limit, bitmap)
+            found = told(lab, path, limit, bitmap,
+                         best if expected else None)
             check(found == expected, "limit %d: events name %s, plan %s",
                   limit, found, expected)
+        check(steps[0]["limit"] == best and
+              not any(steps[0][when]["outside"] for when in ("now", "full")),
+              "the recommended limit is too low: %s", steps[0])
     check(left > 0, "nothing left at any limit of %s", steps)
-    check(ranges(steps[0]) == [], "the recommended limit is too low: %s",
-          steps[0])
 
 
 def chosen(lab, path):
@@ -120,6 +130,54 @@ def full(lab, path, size, cluster):
           "it has %s, what was said is %s", now, before)
     check(now["memory"] <= before["memory"] * 1.25 + 512,
           "it takes %s, what was said is %s", now, before)
+
+
+def used_since(lab, path):
+    """While it is written to, what the log recommends does not change, and
+    is what is planned afterwards."""
+    before = plan(path)["recommended"]["total-size-limit"]
+    with lab.server(path, **{LIMIT: 1024}) as server:
+        handle = server.connect()
+        fill(handle, 16 * M, 4 * K)
+        handle.flush()
+    told(lab, path, 1024, enough=before)
+    after = plan(path)["recommended"]["total-size-limit"]
+    check(after == before, "%d is recommended, before it was %d", after,
+          before)
+
+
+def manual(lab):
+    """The table of the manual page."""
+    pod = os.path.join(os.environ["top_srcdir"], "docs",
+                       "nbdkit-qcow2-plugin.pod")
+    with open(pod) as f:
+        lines = f.read().split("\n cluster size ")[1].split("\n")
+    sizes = re.findall(r"\d+[GT]", lines[0])
+    check(len(sizes) == 4, "sizes %s", lines[0])
+    units = {"": 1, "K": K, "M": M, "G": G, "T": T}
+    cells = 0
+    for line in lines[1:]:
+        if not line:
+            break
+        cluster, unit = re.match(r" (\d+)([KM ])", line).groups()
+        row = re.findall(r" (-|([\d.]+)([KM]) +\((\d+)([KM])\))", line)
+        check(len(row) == 4, "row %s", line)
+        for size, (cell, memory, m_unit, limit, l_unit) in zip(sizes, row):
+            # Some take a second; with larger disks the rule is the same.
+            if cell == "-" or float(memory) * units[m_unit] > (
+                    100 * K if SLOW else 2 * M):
+                continue
+            answer = plan(create(lab.path(), size, cluster_size=int(cluster) *
+                                 units[unit.strip()]), "--limit", "1G")
+            found = answer["full"]["memory"]
+            check(abs(found - float(memory) * units[m_unit]) <
+                  max(found * 0.06, 1000),
+                  "%s of %s: %d bytes", line, size, found)
+            found = answer["recommended"]["total-size-limit"]
+            check(found == int(limit) * units[l_unit],
+                  "%s of %s: recommended are %d", line, size, found)
+            cells += 1
+    check(cells >= 8, "only %d cells", cells)
 
 
 def in_use(lab, path):
@@ -200,6 +258,8 @@ def main():
         if SLOW and name in ("tiny", "wide"):
             continue
         lab.case("ladder " + name, ladder, lab, path)
+    lab.case("used since", used_since, lab, make(lab, 64 * M, 4 * K, 2))
+    lab.case("manual", manual, lab)
     lab.case("chosen", chosen, lab, small)
     lab.case("text", text, lab, small)
     lab.case("in use", in_use, lab, small)

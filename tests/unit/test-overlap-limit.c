@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "checked.h"
 #include "overlap-test.h"
 
 /* A limit of nothing made opening the image fail. */
@@ -38,6 +39,65 @@ START_TEST (fault_17_any_limit_works_and_pinned_marks_stay)
   for (t = 0; t < OVERLAP_TYPES; ++t)
     leave (t, 10 * (uint64_t) t, 2);
   ck_assert_uint_eq (ask (0, OV_WINDOW).any, 0);
+  finish ();
+}
+END_TEST
+
+/* Marks at random places of windows that lie so far apart; LEAST is the
+ * share (in percent) that they take of what is said to be the most.
+ */
+static const struct bound {
+  unsigned cluster_bits, per_window, windows;
+  uint64_t stride;
+  unsigned least;
+} bounds[] = {
+  /* A few in each of many windows, or very many in some. */
+  { 16, 1, 1, 1, 0 },
+  { 16, 1, 3000, 1, 20 },
+  { 16, 7, 1000, 1, 20 },
+  { 16, 30, 300, 1, 20 },
+  { 16, 300, 30, 1, 20 },
+  { 16, 3000, 10, 1, 20 },
+  { 16, 30000, 3, 1, 20 },
+  { 12, 5, 1000, 1, 20 },
+  { 12, 150, 100, 1, 20 },
+  { 12, 10000, 3, 1, 20 },
+  { 9, 1, 3000, 1, 20 },
+  { 9, 20, 1000, 1, 20 },
+  { 9, 160, 300, 1, 20 },
+  { 9, 2000, 20, 1, 20 },
+  /* As dear as can be: each has a node of the directory to itself. */
+  { 16, 1, 300, 5000, 20 },
+  { 16, 5, 300, 77, 10 },
+  { 12, 1, 300, 100000, 20 },
+};
+
+START_TEST (the_most_memory_is_never_exceeded)
+{
+  const struct bound *b = &bounds[_i];
+  const struct overlap_config config = {
+    .cluster_bits = b->cluster_bits, .total_limit = UINT64_MAX,
+  };
+  const uint64_t window = UINT64_C (1) << ov_window_bits (b->cluster_bits);
+  uint64_t i, at, pieces = 0, share = 0;
+
+  srandom ((unsigned) _i);
+  o = overlap_new (&config);
+  ck_assert_ptr_nonnull (o);
+  for (i = 0; i < (uint64_t) b->windows * b->per_window; ++i) {
+    at = i / b->per_window * b->stride * window
+      + (uint64_t) random () % window;
+    if (ask (at, 1).any != 0)
+      continue;
+    enter (random () % 5 ? L2 : BLOCK, at, 1);
+    /* Not only in the end: lists have room to grow. */
+    pieces++;
+    share = 100 * used () / overlap_most_memory (b->cluster_bits, pieces,
+                                                 at + 1, 0);
+    ck_assert_uint_le (share, 100);
+  }
+  /* Nor is it so much that nobody would give it. */
+  ck_assert_uint_ge (share, b->least);
   finish ();
 }
 END_TEST
@@ -481,6 +541,8 @@ main (void)
   tcase_set_timeout (tc, 300);
   tcase_add_loop_test (tc, fault_17_any_limit_works_and_pinned_marks_stay,
                        0, 4);
+  tcase_add_loop_test (tc, the_most_memory_is_never_exceeded, 0,
+                       ARRAY_SIZE (bounds));
   tcase_add_test (tc, the_exact_limit_suffices_and_a_byte_less_does_not);
   tcase_add_test (tc,
                   fault_11_18_what_stays_is_right_and_each_notice_comes_once);
