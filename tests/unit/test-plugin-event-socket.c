@@ -12,7 +12,6 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,31 +19,13 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
-#include <time.h>
 #include <unistd.h>
 
-#include <jansson.h>
-
-#define NBDKIT_API_VERSION 2
-#include <nbdkit-plugin.h>
-
 #include "event-socket.h"
-#include "plugin.h"
+#include "event-test.h"
 #include "run-suite.h"
 
 #define MANY 8000
-
-int
-nbdkit_stdio_safe (void)
-{
-  return 1;
-}
-
-char *
-nbdkit_absolute_path (const char *name)
-{
-  return strdup (name);
-}
 
 /* What went to nbdkit's log, by what it is about. */
 static atomic_uint log_events, log_lost, log_full, log_other;
@@ -101,70 +82,10 @@ join (void)
 }
 
 static void
-emit (uint64_t from, uint64_t to)
-{
-  struct event e = {
-    .kind = EVENT_OVERLAP_PROTECTION_RESTORED, .image = "disk.qcow2",
-    .size = 65536
-  };
-
-  for (e.offset = from; e.offset < to; e.offset++)
-    events_sink (NULL, &e);
-}
-
-/* The numbers of the events rise by one from FROM to TO - 1; where they do
- * not, a line says how many are missing.  Returns how many were.
- */
-static uint64_t
-follow (FILE *f, uint64_t from, uint64_t to, unsigned pause)
-{
-  uint64_t next = from, lost = 0;
-  char line[1024];
-
-  while (next < to) {
-    json_t *root, *data;
-    const char *name;
-
-    ck_assert_msg (fgets (line, sizeof line, f) != NULL,
-                   "the end, after %u", (unsigned) next);
-    root = json_loads (line, JSON_REJECT_DUPLICATES, NULL);
-    ck_assert_msg (root != NULL, "not JSON: %s", line);
-    name = json_string_value (json_object_get (root, "event"));
-    data = json_object_get (root, "data");
-    if (strcmp (name, "QCOW2_EVENTS_LOST") == 0) {
-      json_int_t n = json_integer_value (json_object_get (data, "count"));
-
-      ck_assert_int_gt (n, 0);
-      next += (uint64_t) n;
-      lost += (uint64_t) n;
-    }
-    else {
-      ck_assert_int_eq (json_integer_value (json_object_get (data, "start")),
-                        (json_int_t) next);
-      next++;
-    }
-    json_decref (root);
-    if (pause)
-      usleep (pause);
-  }
-  ck_assert_uint_eq (next, to);
-  return lost;
-}
-
-static void
 expect_end (FILE *f)
 {
   ck_assert_int_eq (fgetc (f), EOF);
   fclose (f);
-}
-
-static double
-seconds (void)
-{
-  struct timespec t;
-
-  clock_gettime (CLOCK_MONOTONIC, &t);
-  return (double) t.tv_sec + (double) t.tv_nsec / 1e9;
 }
 
 /* Everyone gets what is sent after he connected, from the very first, also
@@ -178,17 +99,17 @@ START_TEST (test_from_connecting_on)
   emit (0, 2);
   ck_assert_int_eq (event_socket_start (), 0);
   ck_assert_int_eq (event_socket_start (), 0);
-  ck_assert_uint_eq (follow (a, 0, 2, 0), 0);
+  follow_all (a, 0, 2);
   b = join ();
   emit (2, 3);
-  ck_assert_uint_eq (follow (b, 2, 3, 0), 0);
+  follow_all (b, 2, 3);
   /* The next ones are sent at the end. */
   c = join ();
   emit (3, 6);
   event_socket_stop ();
-  ck_assert_uint_eq (follow (a, 2, 6, 0), 0);
-  ck_assert_uint_eq (follow (b, 3, 6, 0), 0);
-  ck_assert_uint_eq (follow (c, 3, 6, 0), 0);
+  follow_all (a, 2, 6);
+  follow_all (b, 3, 6);
+  follow_all (c, 3, 6);
   expect_end (a);
   expect_end (b);
   expect_end (c);
@@ -218,10 +139,10 @@ START_TEST (test_slow_beside_prompt)
   start = seconds ();
   while (late_from < MANY + 800) {
     emit (late_from, late_from + 100);
-    ck_assert_uint_eq (follow (prompt, late_from, late_from + 100, 0), 0);
+    follow_all (prompt, late_from, late_from + 100);
     late_from += 100;
     if (late_from == MANY + 400) {
-      ck_assert_uint_eq (follow (leaves, MANY, MANY + 3, 0), 0);
+      follow_all (leaves, MANY, MANY + 3);
       fclose (leaves);          /* in the middle of a line, perhaps */
     }
   }
@@ -229,10 +150,9 @@ START_TEST (test_slow_beside_prompt)
 
   /* Now more than buffers hold, while the slow one reads a little. */
   ck_assert_int_eq (pthread_create (&thread, NULL, burst, NULL), 0);
-  lost = follow (slow, MANY, MANY + 800, 20);
-  ck_assert_uint_eq (lost, 0);
+  ck_assert_uint_eq (follow (slow, MANY, MANY + 800, 20).events, 0);
   pthread_join (thread, NULL);
-  lost = follow (slow, 0, MANY, 20);
+  lost = follow (slow, 0, MANY, 20).events;
   ck_assert_uint_gt (lost, 0);
   ck_assert (seconds () - start < 60);
   ck_assert_uint_ge (event_socket_losses (), lost);
@@ -263,8 +183,8 @@ START_TEST (test_talkative)
   fflush (a);
   ck_assert_int_eq (shutdown (fileno (b), SHUT_WR), 0);
   emit (0, 3);
-  ck_assert_uint_eq (follow (a, 0, 3, 0), 0);
-  ck_assert_uint_eq (follow (b, 0, 3, 0), 0);
+  follow_all (a, 0, 3);
+  follow_all (b, 0, 3);
   fclose (a);
   fclose (b);
 }
@@ -283,7 +203,7 @@ START_TEST (test_crowd)
     f[i] = join ();
   emit (0, 2);
   for (i = 0; i < 64; i++)
-    ck_assert_uint_eq (follow (f[i], 0, 2, 0), 0);
+    follow_all (f[i], 0, 2);
   for (; i < 70; i++)
     expect_end (f[i]);
   ck_assert_uint_eq (log_full, 1);
@@ -292,7 +212,7 @@ START_TEST (test_crowd)
   usleep (100000);
   f[0] = join ();
   emit (2, 4);
-  ck_assert_uint_eq (follow (f[0], 2, 4, 0), 0);
+  follow_all (f[0], 2, 4);
   fclose (f[0]);
 }
 END_TEST
@@ -309,7 +229,7 @@ START_TEST (test_no_descriptors)
   ck_assert_int_eq (event_socket_start (), 0);
   f = join ();
   emit (0, 1);
-  ck_assert_uint_eq (follow (f, 0, 1, 0), 0);
+  follow_all (f, 0, 1);
   fclose (f);
   f = join ();
   ck_assert_int_eq (getrlimit (RLIMIT_NOFILE, &was), 0);
@@ -326,7 +246,7 @@ START_TEST (test_no_descriptors)
   f = join ();
   usleep (1200000);
   emit (2, 3);
-  ck_assert_uint_eq (follow (f, 2, 3, 0), 0);
+  follow_all (f, 2, 3);
   fclose (f);
 }
 END_TEST

@@ -12,35 +12,16 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
-#include <jansson.h>
-
-#define NBDKIT_API_VERSION 2
-#include <nbdkit-plugin.h>
-
 #include "checked.h"
-#include "plugin.h"
+#include "event-test.h"
 #include "run-suite.h"
-
-int
-nbdkit_stdio_safe (void)
-{
-  return 1;
-}
-
-char *
-nbdkit_absolute_path (const char *name)
-{
-  return strdup (name);
-}
 
 /* Check's assertions are for one thread. */
 static void
@@ -84,53 +65,9 @@ open_pipe (void)
 }
 
 static void
-emit (uint64_t number)
-{
-  struct event e = {
-    .kind = EVENT_OVERLAP_PROTECTION_RESTORED, .image = "disk.qcow2",
-    .offset = number, .size = 65536
-  };
-
-  events_sink (NULL, &e);
-}
-
-static double
-seconds (void)
-{
-  struct timespec t;
-
-  clock_gettime (CLOCK_MONOTONIC, &t);
-  return (double) t.tv_sec + (double) t.tv_nsec / 1e9;
-}
-
-/* One line of F as an object; NULL at the end. */
-static json_t *
-next_line (FILE *f)
-{
-  static char *line;
-  static size_t size;
-  ssize_t len = getline (&line, &size, f);
-  json_t *root, *stamp;
-
-  if (len == -1)
-    return NULL;
-  ck_assert_int_eq (line[len - 1], '\n');
-  line[len - 1] = '\0';
-  root = json_loads (line, JSON_REJECT_DUPLICATES, NULL);
-  ck_assert_msg (root != NULL, "not JSON: %s", line);
-  ck_assert_uint_eq (json_object_size (root), 3);
-  stamp = json_object_get (root, "timestamp");
-  ck_assert (llabs (json_integer_value (json_object_get (stamp, "seconds"))
-                    - (json_int_t) time (NULL)) < 3600);
-  ck_assert (json_integer_value (json_object_get (stamp, "microseconds"))
-             < 1000000);
-  return root;
-}
-
-static void
 check_line (FILE *f, const char *name, const char *data)
 {
-  json_t *root = next_line (f);
+  json_t *root = next_event (f);
   json_t *expected = json_loads (data, 0, NULL);
 
   ck_assert (root != NULL && expected != NULL);
@@ -193,7 +130,7 @@ START_TEST (test_lines)
                     "are checked by searching the tables, which is slow "
                     "(17 bytes of memory used); it comes back when there "
                     "is memory");
-  emit (99);
+  emit (99, 100);
   ck_assert_str_eq (last_line, "QCOW2_OVERLAP_CHECK_PROTECTION_RESTORED: "
                     "disk.qcow2: metadata in 65536 bytes from host "
                     "offset 99 is tracked again, writes there are checked");
@@ -220,7 +157,7 @@ START_TEST (test_lines)
   check_line (f, "QCOW2_OVERLAP_CHECK_PROTECTION_RESTORED",
               "{\"image\": \"disk.qcow2\", \"start\": 99,"
               " \"length\": 65536}");
-  ck_assert_ptr_null (next_line (f));   /* and the descriptor is closed */
+  ck_assert_ptr_null (next_event (f));   /* and the descriptor is closed */
 }
 END_TEST
 
@@ -265,58 +202,20 @@ START_TEST (test_never_started)
   events_stop ();
   events_close ();
   open_pipe ();
-  emit (1);
+  emit (1, 2);
   events_stop ();
   events_close ();
-  emit (2);                     /* no log: only nbdkit's */
+  emit (2, 3);                  /* no log: only nbdkit's */
   ck_assert_uint_eq (log_lines, 2);
   f = reader ();
   check_line (f, "QCOW2_OVERLAP_CHECK_PROTECTION_RESTORED",
               "{\"image\": \"disk.qcow2\", \"start\": 1,"
               " \"length\": 65536}");
-  ck_assert_ptr_null (next_line (f));
+  ck_assert_ptr_null (next_event (f));
 }
 END_TEST
 
 #define MANY 8000
-
-/* The numbers on the lines rise by one; where they do not, a line before
- * says how many are missing.  Reads until all are accounted for, also if
- * the last ones are missing.  Takes some PAUSE microseconds for a line.
- * Returns the number of announcements.
- */
-static unsigned
-check_numbers (FILE *f, unsigned pause)
-{
-  uint64_t next = 0;
-  unsigned announcements = 0;
-
-  while (next < MANY) {
-    json_t *root = next_line (f);
-    const char *name = json_string_value (json_object_get (root, "event"));
-    json_t *data = json_object_get (root, "data");
-
-    if (strcmp (name, "QCOW2_EVENTS_LOST") == 0) {
-      json_int_t n = json_integer_value (json_object_get (data, "count"));
-
-      ck_assert_int_gt (n, 0);
-      ck_assert_str_eq (json_string_value (json_object_get (data, "image")),
-                        "disk.qcow2");
-      next += (uint64_t) n;
-      announcements++;
-    }
-    else {
-      ck_assert_int_eq (json_integer_value (json_object_get (data, "start")),
-                        (json_int_t) next);
-      next++;
-    }
-    json_decref (root);
-    if (pause)
-      usleep (pause);
-  }
-  ck_assert_uint_eq (next, MANY);
-  return announcements;
-}
 
 /* A burst, a while of one at a time, and a burst. */
 static void *
@@ -325,7 +224,7 @@ bursts (void *arg)
   uint64_t i;
 
   for (i = 0; i < MANY; i++) {
-    emit (i);
+    emit (i, i + 1);
     if (i > MANY / 4 && i < MANY / 2)
       usleep (20);
   }
@@ -337,7 +236,7 @@ bursts (void *arg)
  */
 START_TEST (test_slow_reader)
 {
-  unsigned announcements;
+  struct losses lost;
   pthread_t thread;
   FILE *f;
 
@@ -346,17 +245,17 @@ START_TEST (test_slow_reader)
   ck_assert_int_eq (events_start (), 0);
   ck_assert_int_eq (pthread_create (&thread, NULL, bursts, NULL), 0);
   usleep (100000);              /* nobody reads so far */
-  announcements = check_numbers (f, 50);
-  ck_assert_uint_gt (announcements, 0);
+  lost = follow (f, 0, MANY, 50);
+  ck_assert_uint_gt (lost.lines, 0);
   /* Not one for every line that found room. */
-  ck_assert_uint_lt (announcements, 100);
+  ck_assert_uint_lt (lost.lines, 100);
   pthread_join (thread, NULL);
   events_stop ();
   events_close ();
-  ck_assert_ptr_null (next_line (f));
+  ck_assert_ptr_null (next_event (f));
   fclose (f);
   ck_assert_uint_eq (log_undelivered, 0);
-  ck_assert_uint_eq (log_lines, MANY + announcements);
+  ck_assert_uint_eq (log_lines, MANY + lost.lines);
 }
 END_TEST
 
@@ -364,13 +263,11 @@ END_TEST
 START_TEST (test_never_reads)
 {
   double start;
-  uint64_t i;
 
   open_pipe ();
   ck_assert_int_eq (events_start (), 0);
   start = seconds ();
-  for (i = 0; i < MANY; i++)
-    emit (i);
+  emit (0, MANY);
   ck_assert (seconds () - start < 60);
   start = seconds ();
   events_stop ();
@@ -402,7 +299,7 @@ START_TEST (test_nonblocking)
   ck_assert_int_ne (fcntl (writer_fd, F_GETFL) & O_NONBLOCK, 0);
   close (writer_fd);
   f = reader ();
-  check_numbers (f, 0);
+  follow (f, 0, MANY, 0);
   pthread_join (thread, NULL);
   events_stop ();
   events_close ();
@@ -414,13 +311,10 @@ END_TEST
 /* The reader goes away: counted, said once, no signal. */
 START_TEST (test_broken_pipe)
 {
-  uint64_t i;
-
   open_pipe ();
   ck_assert_int_eq (events_start (), 0);
   close (reader_fd);
-  for (i = 0; i < 100; i++)
-    emit (i);
+  emit (0, 100);
   events_stop ();
   events_close ();
   ck_assert_uint_eq (log_write_errors, 1);
@@ -463,7 +357,7 @@ START_TEST (test_disk_full)
 {
   char path[] = "events-XXXXXX";
   struct rlimit limit = { .rlim_cur = 1000, .rlim_max = RLIM_INFINITY };
-  uint64_t events = 0, torn = 0, lost = 0, i;
+  uint64_t events = 0, torn = 0, lost = 0;
   char *line = NULL;
   size_t size = 0;
   FILE *f;
@@ -473,15 +367,13 @@ START_TEST (test_disk_full)
   ck_assert_int_eq (events_open (path, "disk.qcow2"), 0);
   ck_assert_int_eq (events_start (), 0);
   ck_assert_int_eq (setrlimit (RLIMIT_FSIZE, &limit), 0);
-  for (i = 0; i < 50; i++)
-    emit (i);
+  emit (0, 50);
   wait_for_size (path, 1000);
   wait_for_write_error ();
   usleep (100000);
   limit.rlim_cur = RLIM_INFINITY;
   ck_assert_int_eq (setrlimit (RLIMIT_FSIZE, &limit), 0);
-  for (; i < 60; i++)
-    emit (i);
+  emit (50, 60);
   events_stop ();
   events_close ();
 
@@ -493,8 +385,7 @@ START_TEST (test_disk_full)
     if (!root)
       torn++;
     else if (strstr (line, "QCOW2_EVENTS_LOST"))
-      lost += (uint64_t) json_integer_value
-        (json_object_get (json_object_get (root, "data"), "count"));
+      lost += event_number (root, "count");
     else
       events++;
     json_decref (root);
@@ -515,10 +406,9 @@ END_TEST
 static void *
 sender (void *arg)
 {
-  uint64_t first = *(uint64_t *) arg, i;
+  uint64_t first = *(uint64_t *) arg;
 
-  for (i = 0; i < EACH; i++)
-    emit (first + i);
+  emit (first, first + EACH);
   return arg;
 }
 
@@ -548,9 +438,8 @@ START_TEST (test_threads)
 
   f = fopen (path, "r");
   unlink (path);
-  while ((root = next_line (f)) != NULL) {
-    uint64_t number = (uint64_t) json_integer_value
-      (json_object_get (json_object_get (root, "data"), "start"));
+  while ((root = next_event (f)) != NULL) {
+    const uint64_t number = event_number (root, "start");
 
     ck_assert_uint_lt (number, ARRAY_SIZE (seen));
     ck_assert (!seen[number]);
