@@ -293,7 +293,7 @@ guard_reserve (struct image *img, int owner, uint64_t offset,
 int
 guard_set_external_length (struct image *img, uint64_t len, bool exact)
 {
-  uint64_t now;
+  uint64_t now = 0;
   int r = enter (img, GUARD_EXTERNAL, 0, 0);
 
   if (r == 0)
