@@ -290,6 +290,19 @@ draw_layers (struct picture *p)
  * Cells.
  */
 
+/* Is there nothing in it but what stays protected at any limit? */
+static bool
+is_pinned (const struct bin *bin)
+{
+  uint64_t pinned = 0;
+  unsigned type;
+
+  for (type = 0; type < OVERLAP_TYPES; ++type)
+    if (OVERLAP_PINNED & OVERLAP_BIT (type))
+      pinned += bin->count[type];
+  return pinned == bin->clusters;
+}
+
 /* Is any of it outside the map of the tracker? */
 static bool
 is_outside (const struct picture *p, const struct bin *bin)
@@ -298,6 +311,8 @@ is_outside (const struct picture *p, const struct bin *bin)
   const unsigned bits = p->map->facts.cluster_bits;
   size_t i;
 
+  if (is_pinned (bin))
+    return false;
   for (i = 0; i < t->n_outside; ++i)
     if (bin->first < (t->outside[i].start + t->outside[i].length) >> bits
         && t->outside[i].start >> bits < bin->first + bin->clusters)
