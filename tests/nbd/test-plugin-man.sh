@@ -3,7 +3,8 @@
 #
 # The man page, --help and the table of parameters in the source name
 # the same parameters; likewise events, debug flags and the keys of
-# --dump-plugin; and the defaults that two of them state are the same.
+# --dump-plugin.  test-plugin-man-details.py compares values, defaults and
+# examples.
 
 # shellcheck source=../functions.sh
 source "$top_srcdir/tests/functions.sh"
