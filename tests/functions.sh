@@ -221,6 +221,17 @@ choose_mirror ()
 #--------------------------------------------------------------------
 # Oracles.
 
+# map_onto_l1 IMAGE: damage it; guest cluster 0, which has data, is then
+# mapped to the L1 table, so that a write there must be refused.
+map_onto_l1 ()
+{
+  PYTHONPATH=$top_srcdir/tests/nbd "$PYTHON_NBD" -B -c '
+import sys
+from qcow2parse import COPIED, Qcow2
+with Qcow2(sys.argv[1]) as q:
+    q.set_l2_entry(0, q.u64(40) | COPIED)' "$1"
+}
+
 # check_image IMAGE: neither corruption nor leaks in QEMU's eyes.
 check_image ()
 {

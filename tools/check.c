@@ -111,9 +111,7 @@ print_json (const char *name, const struct offline_facts *facts,
   set (all, "leaks", res->leaks_left, false);
   set (all, "leaks-fixed", fixed (res->leaks, res->leaks_left), false);
   set (all, "overlaps", res->overlaps, false);
-  json_dumpf (all, stdout, JSON_INDENT (4));
-  putchar ('\n');
-  json_decref (all);
+  tool_print_json (all);
 }
 
 static int

@@ -134,17 +134,11 @@ print_outside (const struct map *m)
 static void
 print_text (const struct map *m)
 {
-  char disk[UNITS_MAX], cluster[UNITS_MAX], file[UNITS_MAX];
   struct image_snapshot info;
   char text[80];
   unsigned i, k;
 
-  printf ("%s: a disk of %s in clusters of %s, %" PRIu32 " snapshot%s, "
-          "a file of %s\n\n", m->options->image,
-          units_bytes (m->facts.size, disk),
-          units_bytes (UINT64_C (1) << m->facts.cluster_bits, cluster),
-          m->facts.snapshots, m->facts.snapshots == 1 ? "" : "s",
-          units_bytes (m->facts.file_size, file));
+  tool_print_image (m->options, &m->facts);
   printf ("  %-32s %14s %12s %10s\n", "", "clusters", "size", "share");
   for (i = 0; i < CLASSES; ++i) {
     if (i == CLASS_SNAPSHOT) {  /* each, here */
@@ -206,12 +200,10 @@ outside_to_json (const struct map *m)
 static void
 print_json (const struct map *m)
 {
-  json_t *all = json_pack (
-    "{s:o, s:I, s:I, s:I, s:I, s:o, s:I, s:I, s:I, s:o, s:I, s:I}",
-    "filename", tool_json_string (m->options->image),
-    "virtual-size", (json_int_t) m->facts.size,
-    "cluster-size", (json_int_t) 1 << m->facts.cluster_bits,
-    "file-size", (json_int_t) m->facts.file_size,
+  json_t *all = tool_image_to_json (m->options, &m->facts);
+
+  json_object_update_new (all, json_pack (
+    "{s:I, s:o, s:I, s:I, s:I, s:o, s:I, s:I}",
     "clusters", (json_int_t) m->facts.clusters,
     "metadata", types_to_json (m),
     "data", (json_int_t) m->count[CLASS_DATA],
@@ -219,16 +211,13 @@ print_json (const struct map *m)
     "compressed-data", (json_int_t) m->count[CLASS_COMPRESSED],
     "snapshots", snapshots_to_json (m),
     "leaked", (json_int_t) m->count[CLASS_LEAKED],
-    "free", (json_int_t) m->count[CLASS_FREE]);
-
+    "free", (json_int_t) m->count[CLASS_FREE]));
   if (m->limited) {
     json_object_set_new (all, "limit", json_integer (
       (json_int_t) m->options->limits[0]));
     json_object_set_new (all, "outside", outside_to_json (m));
   }
-  json_dumpf (all, stdout, JSON_INDENT (4));
-  putchar ('\n');
-  json_decref (all);
+  tool_print_json (all);
 }
 
 /*----------------------------------------------------------------------

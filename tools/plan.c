@@ -168,16 +168,10 @@ print_ranges (const struct step *s)
 static void
 print_text (const struct plan *p)
 {
-  char disk[UNITS_MAX], cluster[UNITS_MAX], file[UNITS_MAX];
   char limit[UNITS_MAX], bitmap[UNITS_MAX];
   size_t i;
 
-  printf ("%s: a disk of %s in clusters of %s, %" PRIu32 " snapshot%s, "
-          "a file of %s\n\n", p->options->image,
-          units_bytes (p->facts.size, disk),
-          units_bytes (UINT64_C (1) << p->facts.cluster_bits, cluster),
-          p->facts.snapshots, p->facts.snapshots == 1 ? "" : "s",
-          units_bytes (p->facts.file_size, file));
+  tool_print_image (p->options, &p->facts);
   printf ("  %-16s %14s %14s %14s\n", "metadata", "pieces", "clusters",
           "memory");
   print_need ("now", &p->now);
@@ -221,7 +215,8 @@ limited_to_json (const struct trial *t)
 static void
 print_json (const struct plan *p)
 {
-  json_t *limits = json_array (), *all;
+  json_t *all = tool_image_to_json (p->options, &p->facts);
+  json_t *limits = json_array ();
   size_t i;
 
   for (i = 0; i < p->n_steps; ++i)
@@ -229,20 +224,14 @@ print_json (const struct plan *p)
       "{s:I, s:o, s:o}", "limit", (json_int_t) p->steps[i].limit,
       "now", limited_to_json (&p->steps[i].now),
       "full", limited_to_json (&p->steps[i].full)));
-  all = json_pack (
-    "{s:o, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:{s:I, s:I}}",
-    "filename", tool_json_string (p->options->image),
-    "virtual-size", (json_int_t) p->facts.size,
-    "cluster-size", (json_int_t) 1 << p->facts.cluster_bits,
-    "file-size", (json_int_t) p->facts.file_size,
+  json_object_update_new (all, json_pack (
+    "{s:I, s:o, s:o, s:o, s:{s:I, s:I}}",
     "snapshots", (json_int_t) p->facts.snapshots,
     "now", need_to_json (&p->now), "full", need_to_json (&p->full),
     "limits", limits,
     "recommended", "bitmap-size", (json_int_t) p->advice.bitmap_size,
-    "total-size-limit", (json_int_t) p->advice.total_limit);
-  json_dumpf (all, stdout, JSON_INDENT (4));
-  putchar ('\n');
-  json_decref (all);
+    "total-size-limit", (json_int_t) p->advice.total_limit));
+  tool_print_json (all);
 }
 
 int

@@ -157,6 +157,39 @@ tool_json_string (const char *text)
   return s ? s : json_null ();
 }
 
+void
+tool_print_image (const struct options *options,
+                  const struct offline_facts *facts)
+{
+  char disk[UNITS_MAX], cluster[UNITS_MAX], file[UNITS_MAX];
+
+  printf ("%s: a disk of %s in clusters of %s, %" PRIu32 " snapshot%s, "
+          "a file of %s\n\n", options->image,
+          units_bytes (facts->size, disk),
+          units_bytes (UINT64_C (1) << facts->cluster_bits, cluster),
+          facts->snapshots, facts->snapshots == 1 ? "" : "s",
+          units_bytes (facts->file_size, file));
+}
+
+json_t *
+tool_image_to_json (const struct options *options,
+                    const struct offline_facts *facts)
+{
+  return json_pack ("{s:o, s:I, s:I, s:I}",
+                    "filename", tool_json_string (options->image),
+                    "virtual-size", (json_int_t) facts->size,
+                    "cluster-size", (json_int_t) 1 << facts->cluster_bits,
+                    "file-size", (json_int_t) facts->file_size);
+}
+
+void
+tool_print_json (json_t *all)
+{
+  json_dumpf (all, stdout, JSON_INDENT (4));
+  putchar ('\n');
+  json_decref (all);
+}
+
 int
 tool_finish (int status)
 {

@@ -49,6 +49,15 @@ int tool_open_and_check (const struct options *options, struct image **img,
 /* TEXT as a JSON string, even if it is not UTF-8. */
 json_t *tool_json_string (const char *text);
 
+/* The first line, and the first fields, of what is said of an image. */
+void tool_print_image (const struct options *options,
+                       const struct offline_facts *facts);
+json_t *tool_image_to_json (const struct options *options,
+                            const struct offline_facts *facts);
+
+/* ALL, which is released, on standard output. */
+void tool_print_json (json_t *all);
+
 /* Standard output was written completely?  The exit status. */
 int tool_finish (int status);
 

@@ -14,17 +14,7 @@ make_damaged ()
 {
   qemu-img create -q -f qcow2 "$1" 16M
   qemu-io -f qcow2 -c "write -P 1 0 64k" -c "write -P 2 1M 64k" "$1" >/dev/null
-  "$PYTHON_NBD" - "$1" <<'PY'
-import struct, sys
-with open(sys.argv[1], "r+b") as f:
-    def be64(offset):
-        f.seek(offset)
-        return struct.unpack(">Q", f.read(8))[0]
-    l1 = be64(40)
-    l2 = be64(l1) & 0x00fffffffffffe00
-    f.seek(l2)
-    f.write(struct.pack(">Q", l1 | 1 << 63))
-PY
+  map_onto_l1 "$1"
 }
 
 # Writes to cluster 0 and sees it refused, twice; reads what is sound.

@@ -10,6 +10,8 @@
 
 # shellcheck source=../functions.sh
 source "$top_srcdir/tests/functions.sh"
+# shellcheck source=ops-functions.sh
+source "$top_srcdir/tests/ops/ops-functions.sh"
 requires nbdinfo --version
 requires nbdcopy --version
 requires qemu-nbd --version
@@ -32,16 +34,7 @@ commands ()
     on && begun { on = 0; begun = 0; print "" }' "$guide"
 }
 
-# The machine that the guide starts does not run: it connects, says what
-# its disk is, and ends.
-mkdir bin
-qemu=$(command -v qemu-system-x86_64)
-cat >bin/qemu-system-x86_64 <<END
-#!/usr/bin/env bash
-printf '%s\n' '{"execute": "qmp_capabilities"}' '{"execute": "query-block"}' \
-       '{"execute": "quit"}' |
-  exec "$qemu" -S -display none -accel tcg -qmp stdio "\$@" >machine.json
-END
+fake_qemu bin
 # tail --pid looks once a second.
 tail=$(command -v tail)
 cat >bin/tail <<END

@@ -7,25 +7,19 @@
 
 # shellcheck source=../functions.sh
 source "$top_srcdir/tests/functions.sh"
+# shellcheck source=ops-functions.sh
+source "$top_srcdir/tests/ops/ops-functions.sh"
 requires nbdinfo --version
 requires nbdcopy --version
 requires qemu-system-x86_64 --version
 requires_python
 
-mkdir bin blocks new
+mkdir blocks new
 awk -v RS= '/^## / { on = /^## Install and use it/ }
             on && /^    / { print >sprintf ("blocks/%02d", ++n) }' \
     "$top_srcdir/README.md"
 
-# The machine connects, says what its disk is, and ends.
-qemu=$(command -v qemu-system-x86_64)
-cat >bin/qemu-system-x86_64 <<END
-#!/usr/bin/env bash
-printf '%s\n' '{"execute": "qmp_capabilities"}' '{"execute": "query-block"}' \
-       '{"execute": "quit"}' |
-  exec "$qemu" -S -display none -accel tcg -qmp stdio "\$@" >machine.json
-END
-chmod +x bin/*
+fake_qemu bin
 PATH=$workdir/bin:$PATH
 
 cd new
