@@ -143,8 +143,8 @@ log_limit_reached (const struct event *e)
                   "%" PRIu64 " is not tracked: writes there %s (%" PRIu64
                   " bytes of memory used, the limit is %" PRIu64 "); "
                   "overlap-structures.total-size-limit=%" PRIu64
-                  " would do", name, e->image, e->size, e->offset, means,
-                  e->used, e->limit, e->enough);
+                  "k would do", name, e->image, e->size, e->offset, means,
+                  e->used, e->limit, e->enough >> 10);
 }
 
 /* For humans: one line that begins with the event's name.  It goes

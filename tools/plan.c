@@ -184,7 +184,8 @@ print_text (const struct plan *p)
     print_ranges (&p->steps[i]);
   printf ("\nRecommended, with this disk full and these snapshots:\n"
           "  overlap-structures.bitmap-size=%s\n"
-          "  overlap-structures.total-size-limit=%s\n",
+          "  overlap-structures.total-size-limit=%s\n"
+          "(This has room for the cache, and for tables in any place.)\n",
           units_parameter (p->advice.bitmap_size, bitmap),
           units_parameter (p->advice.total_limit, limit));
 }

@@ -33,7 +33,8 @@ struct event {
   uint64_t limit;               /* LIMIT_REACHED: total-size-limit */
   uint64_t used;                /* LIMIT_REACHED: bytes accounted */
   const char *policy;           /* LIMIT_REACHED: overlap-limit */
-  uint64_t enough;              /* LIMIT_REACHED: a limit that suffices */
+  uint64_t enough;              /* LIMIT_REACHED: a limit that suffices,
+                                   whole KiB */
   bool is_protected;            /* LIMIT_REACHED: range is still safe
                                    (policy verify or refuse) */
 };

@@ -52,8 +52,8 @@ def told(lab, path, limit, bitmap="64k", enough=None):
     with lab.server(path, readonly=True,
                     **{LIMIT: limit, BITMAP: bitmap}) as server:
         server.connect()
-        advice = re.findall(LIMIT + r"=(\d+) would do", server.log())
-    check(enough is None or set(advice) == {str(enough)},
+        advice = re.findall(LIMIT + r"=(\d+)k would do", server.log())
+    check(enough is None or {int(a) * K for a in advice} == {enough},
           "the log recommends %s, plan %s", advice, enough)
     return [(e["data"]["start"], e["data"]["length"])
             for e in server.events(REACHED)]

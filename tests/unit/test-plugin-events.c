@@ -184,7 +184,7 @@ START_TEST (test_limit_in_words)
             "QCOW2_OVERLAP_CHECK_MEMORY_LIMIT_REACHED: disk.qcow2: metadata "
             "in 8192 bytes from host offset 4096 is not tracked: %s (1990 "
             "bytes of memory used, the limit is 2000); "
-            "overlap-structures.total-size-limit=65536 would do",
+            "overlap-structures.total-size-limit=64k would do",
             means[_i]);
   events_sink (NULL, &limit);
   ck_assert_str_eq (last_line, expected);
