@@ -123,6 +123,25 @@ def manual_and_readme(manual):
                   "page", key, p.default, manual[key].default)
 
 
+def limits(lab, pod):
+    """The largest size, and the longest time, are as is said."""
+    path = create(lab.path(), M)
+    for unit in ("SIZE", "SECONDS"):
+        most = int(re.search(r"I<%s>.*?at most C<(\d+)>" % unit, pod,
+                             re.S)[1])
+        keys = re.findall(r"^=item B<([a-z0-9.-]+)=>%s" % unit, pod, re.M)
+        check(len(keys) > 3, "%s: only %s", unit, keys)
+        for key in keys:
+            done = run("nbdkit", "-U", "-", "qcow2", path, "%s=%d" % (
+                key, most + 1), "--run", "true", ok=(1,))
+            check("%s=%d: expected" % (key, most + 1) in done.stderr,
+                  "%s: %s", key, done.stderr)
+        fit = ["%s=%d" % (key, most) for key in keys
+               if not key.startswith(("create", "resize"))]
+        check(len(fit) > 3, "only %s", fit)
+        run("nbdkit", "-U", "-", "qcow2", path, *fit, "--run", "true")
+
+
 def events(pod):
     table = read("README.md").split("\n## Events\n")[1].split("\n## ")[0]
     ours = re.findall("^[|] `([A-Z0-9_]+)`", table, re.M)
@@ -158,6 +177,8 @@ def examples_work(lab, pod):
     for line in examples(pod):
         if "nbd+unix" in line or "/dev/" in line:
             continue
+        # Half a second for each key would be a long time here.
+        line = re.sub("iter-time=[0-9]+", "iter-time=5", line)
         words = shlex.split(re.sub(r"/(srv|var|run|etc)/([^/ ]*/)*", "./",
                                    line))
         if "--run" not in words:
@@ -185,6 +206,7 @@ def main():
     groups, manual = from_manual(pod)
     lab.case("manual page and --help", manual_and_help, manual)
     lab.case("manual page and README", manual_and_readme, manual)
+    lab.case("limits", limits, lab, pod)
     lab.case("events", events, pod)
     lab.case("an example each", an_example_each, pod, groups)
     if not SLOW:
