@@ -56,30 +56,34 @@ make_iv (const struct crypt *c, uint64_t sector,
     cipher_encrypt (c->essiv, iv, iv, cipher_block_size (c->essiv));
 }
 
-void
-crypt_encrypt (const struct crypt *c, uint64_t sector, uint8_t *buf,
-               size_t len)
+typedef void cipher_fn (const struct cipher *cipher, const uint8_t *iv,
+                        uint8_t *buf, size_t len);
+
+static void
+each_sector (const struct crypt *c, cipher_fn *fn, uint64_t sector,
+             uint8_t *buf, size_t len)
 {
   uint8_t iv[CIPHER_MAX_BLOCK];
   size_t i;
 
   for (i = 0; i < len; i += CRYPT_SECTOR) {
     make_iv (c, sector++, iv);
-    cipher_encrypt (c->cipher, iv, buf + i, CRYPT_SECTOR);
+    fn (c->cipher, iv, buf + i, CRYPT_SECTOR);
   }
+}
+
+void
+crypt_encrypt (const struct crypt *c, uint64_t sector, uint8_t *buf,
+               size_t len)
+{
+  each_sector (c, cipher_encrypt, sector, buf, len);
 }
 
 void
 crypt_decrypt (const struct crypt *c, uint64_t sector, uint8_t *buf,
                size_t len)
 {
-  uint8_t iv[CIPHER_MAX_BLOCK];
-  size_t i;
-
-  for (i = 0; i < len; i += CRYPT_SECTOR) {
-    make_iv (c, sector++, iv);
-    cipher_decrypt (c->cipher, iv, buf + i, CRYPT_SECTOR);
-  }
+  each_sector (c, cipher_decrypt, sector, buf, len);
 }
 
 bool

@@ -70,11 +70,9 @@ raise_count (struct image *img)
   uint64_t value;
   int r;
 
-  r = refcounts_block (img, cluster >> rc->block_bits, &block);
+  r = refcounts_block_of (img, cluster, &block);
   if (r < 0)
     return r;
-  if (!block)
-    return -EIO;
   value = refcount_get (block->data, rc->order, entry);
   if (value == refcount_max (rc->order))
     return 1;

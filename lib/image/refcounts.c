@@ -424,6 +424,15 @@ refcounts_set_run (struct image *img, struct refblock *block,
   return 0;
 }
 
+int
+refcounts_block_of (struct image *img, uint64_t cluster,
+                    struct refblock **block)
+{
+  int r = refcounts_block (img, cluster >> img->refcounts.block_bits, block);
+
+  return r == 0 && !*block ? -EIO : r;
+}
+
 /* The count, with the lock held. */
 static int
 get (struct image *img, uint64_t cluster, uint64_t *value)
@@ -533,11 +542,9 @@ lower_in_block (struct image *img, uint64_t cluster, uint64_t next)
   uint64_t value;
   int r;
 
-  r = refcounts_block (img, cluster >> rc->block_bits, &block);
+  r = refcounts_block_of (img, cluster, &block);
   if (r < 0)
     return r;
-  if (!block)
-    return -EIO;
   for (; cluster < next; ++cluster) {
     value = refcount_get (block->data, rc->order, cluster & mask);
     if (value == 0)

@@ -159,6 +159,10 @@ int refcounts_take (struct image *img, uint64_t want, uint64_t *first,
                     uint64_t *count, bool *zeroes);
 int refcounts_block (struct image *img, uint64_t index,
                      struct refblock **block);
+
+/* That of a cluster which is in use: -EIO if there is none. */
+int refcounts_block_of (struct image *img, uint64_t cluster,
+                        struct refblock **block);
 int refcounts_add_block (struct image *img, uint64_t index,
                          uint64_t offset, struct refblock **block);
 /* Undo the last N refcounts_add_block of the open epoch. */
