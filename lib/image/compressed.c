@@ -7,7 +7,8 @@
  * in one go: straight into the buffer of a request that wants the whole
  * cluster, else by way of the cache (unpacked.c).  Each thread does so
  * for its own request, with a codec of its own, so that requests are
- * unpacked in parallel.
+ * unpacked in parallel; those of one large request are by all threads
+ * that have nothing else to do (read.c).
  *
  * Streams are neither encrypted nor in a data file: they are read from
  * the image file itself.
@@ -35,6 +36,7 @@ compressed_open (struct image *img)
   if (img->parent) {
     img->codecs = img->parent->codecs;
     img->unpacked = img->parent->unpacked;
+    img->workers = img->parent->workers;
     return 0;
   }
   img->codecs = codecs_create (img->header.compression_type);

@@ -94,7 +94,7 @@ struct image {
   struct bitmaps bitmaps;
   struct codecs *codecs;        /* these two: a view has its parent's */
   struct unpacked *unpacked;
-  struct workers *workers;      /* NULL unless COMPRESS, once started */
+  struct workers *workers;      /* the top image's, once it is started */
 
   atomic_int preallocated;      /* extents.c: -1 not known yet */
 };

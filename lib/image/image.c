@@ -75,14 +75,15 @@ image_description (const struct image *img)
 int
 image_start (struct image *img)
 {
-  if (img->read_only)
-    return 0;
-  if (compress_wanted (img)) {
-    img->workers = workers_start ();
-    if (!img->workers)
-      return -ENOMEM;
-  }
-  return commit_start (img);
+  struct layer *layer;
+
+  img->workers = workers_create ();
+  if (!img->workers)
+    return -ENOMEM;
+  for (layer = img->backing; layer && layer->image;
+       layer = layer->image->backing)
+    layer->image->workers = img->workers;
+  return img->read_only ? 0 : commit_start (img);
 }
 
 int
@@ -112,8 +113,6 @@ image_stop (struct image *img)
   int r;
 
   commit_stop (img);
-  workers_stop (img->workers);
-  img->workers = NULL;
   if (!atomic_load (&img->writing))
     return 0;
   r = commit_all (img);

@@ -582,7 +582,8 @@ image_close (struct image *img)
   if (!img)
     return;
   commit_stop (img);
-  workers_stop (img->workers);
+  if (img->is_top)
+    workers_free (img->workers);
   if (!img->parent) {
     layer_close (img->backing);
     crypt_close (img->crypt);

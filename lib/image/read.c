@@ -8,6 +8,10 @@
  * meanwhile.  A request over many slices goes slice by slice and lets go
  * between them.
  *
+ * Compressed clusters that follow one another are unpacked in parallel
+ * (workers.c): a client with one large request at a time would else have
+ * no more of the machine than one processor.
+ *
  * Locks: the range lock only.
  */
 
@@ -23,6 +27,9 @@
 #include "image-internal.h"
 #include "read.h"
 #include "report.h"
+
+/* Clusters of a request that are unpacked at a time: 1 MiB of 64 KiB. */
+#define BATCH 16
 
 static int
 read_failed (struct image *img, const char *what, uint64_t offset,
@@ -58,22 +65,78 @@ read_extent (struct image *img, uint8_t *buf, uint64_t offset,
   }
 }
 
+/* Compressed clusters, each a part for a thread. */
+struct batch {
+  struct image *img;
+  unsigned n;
+  struct {
+    uint8_t *buf;
+    uint64_t offset;
+    struct map_extent extent;
+    int result;
+  } part[BATCH];
+};
+
+static void
+read_part (void *opaque, unsigned i)
+{
+  struct batch *b = opaque;
+
+  b->part[i].result = read_extent (b->img, b->part[i].buf, b->part[i].offset,
+                                   &b->part[i].extent);
+}
+
+/* From a compressed extent on, as many as follow it within LEN bytes;
+ * *DONE says how many bytes they are.  What else follows, and be it that
+ * it cannot be looked up, is left to the caller.
+ */
+static int
+read_compressed (struct image *img, uint8_t *buf, uint64_t offset,
+                 uint64_t len, struct map_extent e, uint64_t *done)
+{
+  struct batch b;
+  unsigned i;
+  int r = 0;
+
+  b.img = img;
+  b.n = 0;
+  *done = 0;
+  do {
+    b.part[b.n].buf = buf + *done;
+    b.part[b.n].offset = offset + *done;
+    b.part[b.n++].extent = e;
+    *done += e.len;
+  } while (b.n < BATCH && *done < len
+           && map_lookup (img, offset + *done, len - *done, &e) == 0
+           && e.kind == L2_COMPRESSED);
+  workers_run (img->workers, b.n, read_part, &b);
+  for (i = 0; i < b.n && r == 0; ++i)
+    r = b.part[i].result;
+  return r;
+}
+
 int
 read_range (struct image *img, void *buf, size_t len, uint64_t offset)
 {
   struct map_extent e;
   uint8_t *p = buf;
+  uint64_t done;
   int r;
 
   while (len > 0) {
     r = map_lookup (img, offset, len, &e);
-    if (r == 0)
+    if (r < 0)
+      return r;
+    done = e.len;
+    if (e.kind == L2_COMPRESSED)
+      r = read_compressed (img, p, offset, len, e, &done);
+    else
       r = read_extent (img, p, offset, &e);
     if (r < 0)
       return r;
-    p += e.len;
-    offset += e.len;
-    len -= e.len;
+    p += done;
+    offset += done;
+    len -= done;
   }
   return 0;
 }

@@ -10,6 +10,9 @@
  * processors are busy with other requests, nothing is lost: the request
  * never waits for a thread to come, only for parts that have begun.
  *
+ * Most servers never have such a request.  So the threads are started
+ * with the first one.
+ *
  * Locks: that of the struct, for taking a part and for saying that it is
  * done.
  */
@@ -39,7 +42,7 @@ struct workers {
   pthread_mutex_t lock;
   pthread_cond_t offered;
   struct job *jobs;             /* those with parts to take */
-  bool stop;
+  bool started, stop;
   unsigned threads;
   pthread_t thread[MAX_THREADS];
 };
@@ -83,23 +86,31 @@ work (void *opaque)
 }
 
 struct workers *
-workers_start (void)
+workers_create (void)
 {
   struct workers *w = calloc (1, sizeof *w);
-  const long processors = sysconf (_SC_NPROCESSORS_ONLN);
 
   if (!w)
     return NULL;
   pthread_mutex_init (&w->lock, NULL);
   pthread_cond_init (&w->offered, NULL);
-  while (w->threads < MAX_THREADS && (long) w->threads + 1 < processors
-         && pthread_create (&w->thread[w->threads], NULL, work, w) == 0)
-    w->threads++;
   return w;
 }
 
+/* With the lock held.  Without a thread all goes on, only slower. */
+static void
+start_threads (struct workers *w)
+{
+  const long processors = sysconf (_SC_NPROCESSORS_ONLN);
+
+  while (w->threads < MAX_THREADS && (long) w->threads + 1 < processors
+         && pthread_create (&w->thread[w->threads], NULL, work, w) == 0)
+    w->threads++;
+  w->started = true;
+}
+
 void
-workers_stop (struct workers *w)
+workers_free (struct workers *w)
 {
   unsigned i;
 
@@ -123,6 +134,8 @@ do_job (struct workers *w, struct job *job)
 {
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&w->lock);
 
+  if (!w->started)
+    start_threads (w);
   job->next_job = w->jobs;
   w->jobs = job;
   pthread_cond_broadcast (&w->offered);
@@ -138,7 +151,7 @@ workers_run (struct workers *w, unsigned n, worker_fn *fn, void *opaque)
   struct job job = { .fn = fn, .opaque = opaque, .n = n };
   unsigned i;
 
-  if (!w || w->threads == 0 || n <= 1) {
+  if (!w || n <= 1) {
     for (i = 0; i < n; ++i)
       fn (opaque, i);
     return;

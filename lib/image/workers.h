@@ -10,15 +10,14 @@ typedef void worker_fn (void *opaque, unsigned i);
 
 struct workers;
 
-/* Start one thread fewer than there are processors, at most seven; none
- * is fine, too.  NULL for want of memory.
+/* One thread fewer than there are processors, at most seven, which the
+ * first job of several parts starts; none is fine, too.  NULL for want of
+ * memory.
  */
-struct workers *workers_start (void);
+struct workers *workers_create (void);
 
-/* Jobs that are under way are finished by those who wait for them.  NULL
- * is allowed.
- */
-void workers_stop (struct workers *w);
+/* Ends the threads.  Nobody has a job any more.  NULL is allowed. */
+void workers_free (struct workers *w);
 
 /* Call FN for each I below N, in any order and at the same time, and
  * return when all have ended.  The calling thread does its share, and all

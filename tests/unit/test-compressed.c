@@ -295,6 +295,41 @@ START_TEST (bad_stream)
 }
 END_TEST
 
+/* The clusters of one request are unpacked by several threads: each comes
+ * to its own place, whatever lies between them, and one that cannot be
+ * unpacked fails the request.
+ */
+START_TEST (many_in_one_request)
+{
+  struct compressed_place place;
+  uint8_t rubbish[16], *buf = malloc (512 * K);
+  struct iovec iov = { .iov_base = rubbish, .iov_len = sizeof rubbish };
+  unsigned i;
+
+  make_image ("-o cluster_size=4k", "512k");
+  ck_assert_int_eq (image_start (img), 0);
+  for (i = 0; i < 128; ++i)
+    if (i % 29 != 28)
+      ck_assert_int_eq (write_byte (i * 4 * K, 4 * K, (uint8_t) (i + 1)), 0);
+  ck_assert_int_eq (write_byte (50 * 4 * K, K, 51), 0);
+
+  ck_assert_int_eq (image_read (img, buf, 512 * K - K, K), 0);
+  for (i = K; i < 512 * K; ++i)
+    ck_assert_uint_eq (buf[i - K],
+                       i / (4 * K) % 29 == 28 ? 0 : i / (4 * K) + 1);
+
+  ck_assert (l2_compressed_place (entry_at (40 * 4 * K), 12, &place));
+  memset (rubbish, 0xff, sizeof rubbish);
+  ck_assert_int_eq (storage_write (storage, &iov, 1, place.offset, false), 0);
+  ck_assert_int_eq (image_read (img, buf, 512 * K, 0), -EIO);
+  ck_assert_int_eq (image_read (img, buf, 160 * K, 0), 0);
+  ck_assert_int_eq (image_read (img, buf, 300 * K, 164 * K), 0);
+  ck_assert_int_eq (write_byte (40 * 4 * K, 4 * K, 0), 0);
+  free (buf);
+  stop_clean ();
+}
+END_TEST
+
 /*----------------------------------------------------------------------
  * The packer.
  */
@@ -488,6 +523,7 @@ main (void)
   tcase_add_test (tc, nothing_stale);
   tcase_add_test (tc, cached);
   tcase_add_test (tc, bad_stream);
+  tcase_add_test (tc, many_in_one_request);
   tcase_add_loop_test (tc, streams_and_counts, 0, 7);
   tcase_add_test (tc, packed);
   tcase_add_test (tc, left_when_released);

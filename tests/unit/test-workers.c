@@ -68,13 +68,13 @@ START_TEST (each_part_once)
   static struct task tasks[6];
   unsigned i;
 
-  workers = _i ? workers_start () : NULL;
+  workers = _i ? workers_create () : NULL;
   for (i = 0; i < 6; ++i)
     ck_assert_int_eq (pthread_create (&tasks[i].thread, NULL, be_client,
                                       &tasks[i]), 0);
   for (i = 0; i < 6; ++i)
     pthread_join (tasks[i].thread, NULL);
-  workers_stop (workers);
+  workers_free (workers);
 }
 END_TEST
 
@@ -101,9 +101,9 @@ START_TEST (at_the_same_time)
 {
   struct meeting m = { 0 };
 
-  workers = workers_start ();
+  workers = workers_create ();
   workers_run (workers, 2, meet, &m);
-  workers_stop (workers);
+  workers_free (workers);
 }
 END_TEST
 
