@@ -416,8 +416,14 @@ make_file (const char *filename, const struct create_options *o,
 
   if (r == -EEXIST)
     report_error ("%s: cannot create the image: the file exists, or the "
-                  "device does not begin with zeroes; remove or wipe it, or "
-                  "leave the size out to serve it", filename);
+                  "device does not begin with zeroes; if nothing in it is "
+                  "needed remove the file, or clear the device with "
+                  "\"blkdiscard -z -l 1M\"; to serve what is there leave "
+                  "create= out", filename);
+  else if (r == -EAGAIN)
+    report_error ("%s: cannot create the image: another process has the file "
+                  "open, and may be making one there; see who with lsof",
+                  filename);
   else if (r == -ENOSPC)
     report_error ("%s: cannot create the image: there is no space for %"
                   PRIu64 " bytes", filename, contents.size);

@@ -8,7 +8,7 @@
  *   symbolic link counts as there.  A block device is always there, and
  *   links to it are what its users know it by; it is filled only if it
  *   begins with a MiB of zeroes, where partition tables, file systems and
- *   images have their marks.  So a server that is started a second time
+ *   images have their magic.  So a server that is started a second time
  *   does not make a second image.
  *
  * - Until all of it is durable the file does not begin with what makes
@@ -16,11 +16,16 @@
  *   after a sync.  So a crash leaves no file, or one that nobody takes for
  *   an image.  When it is there its name is made durable, too.
  *
+ * - What a crash leaves can be told from all that is not to be changed:
+ *   before anything else a mark is written to the first sector, and
+ *   synced.  Who begins with exactly that is filled anew.
+ *
  * - If anything fails the file is removed again, the beginning of the
  *   device made zero.
  *
- * Locks: none; the file is locked as a writer's while it is filled, so
- * that nobody serves half of it.
+ * Locks: none; the file is locked as a writer's before it is looked at
+ * and while it is filled, so that nobody serves half of it, and of two
+ * who make it one is told so and touches nothing.
  */
 
 #include <config.h>
@@ -45,7 +50,28 @@
 
 #define SECTOR UINT64_C (512)
 
-/* The piece at OFFSET; at 0 without the first sector. */
+/* What a file begins with while it is being filled. */
+static const char mark[SECTOR] =
+  "A disk image was being made here by nbdkit-qcow2-plugin, and is not "
+  "complete.\n";
+
+static int
+write_mark (struct storage *s)
+{
+  const struct iovec iov = { .iov_base = (void *) mark, .iov_len = SECTOR };
+
+  return storage_write (s, &iov, 1, 0, true);
+}
+
+static int
+lock_it (struct storage *s)
+{
+  const char *conflict;
+
+  return storage_lock (s, STORAGE_LOCK_WRITER, LOCKING_AUTO, &conflict);
+}
+
+/* The piece at OFFSET; at 0 with the mark for the first sector. */
 static int
 write_piece (struct storage *s, const struct storage_contents *c,
              uint64_t offset, uint8_t *buf)
@@ -56,7 +82,7 @@ write_piece (struct storage *s, const struct storage_contents *c,
   int r = c->fill (c->opaque, offset, buf, iov.iov_len);
 
   if (offset == 0)
-    memset (buf, 0, MIN (SECTOR, iov.iov_len));
+    memcpy (buf, mark, MIN (SECTOR, iov.iov_len));
   return r < 0 ? r : storage_write (s, &iov, 1, offset, false);
 }
 
@@ -92,17 +118,20 @@ fill_rest (struct storage *s, const struct storage_contents *c)
   return -EINVAL;
 }
 
+/* It is locked. */
 static int
 fill_file (struct storage *s, const struct storage_contents *c)
 {
   CLEANUP_FREE uint8_t *buf = malloc (PIECE);
-  const char *conflict;
   uint64_t offset;
-  int r;
+  int r = 0;
 
   if (!buf)
     return -ENOMEM;
-  r = storage_lock (s, STORAGE_LOCK_WRITER, LOCKING_AUTO, &conflict);
+  if (c->filled > 0)
+    r = write_mark (s);
+  if (r == 0 && storage_can_grow (s))
+    r = storage_truncate (s, MIN (SECTOR, c->size));
   if (r == 0 && storage_can_grow (s))
     r = storage_truncate (s, c->size);
   if (r == 0)
@@ -116,26 +145,36 @@ fill_file (struct storage *s, const struct storage_contents *c)
   return r < 0 ? r : storage_sync (s);
 }
 
-/* 0 if the device is large enough and may be filled, else -ENOSPC,
- * -EEXIST.
- */
+/* Is all of it zero, or was it begun and not completed? */
+static bool
+may_be_filled (const uint8_t *beginning, bool zeroes_will_do)
+{
+  uint64_t i;
+
+  if (memcmp (beginning, mark, SECTOR) == 0)
+    return true;
+  for (i = 0; zeroes_will_do && i < BEGINNING; ++i)
+    if (beginning[i] != 0)
+      return false;
+  return zeroes_will_do;
+}
+
+/* 0 if what is there may be filled, else -ENOSPC, -EEXIST. */
 static int
-check_device (struct storage *s, const struct storage_contents *c)
+check_existing (struct storage *s, const struct storage_contents *c)
 {
   CLEANUP_FREE uint8_t *buf = malloc (BEGINNING);
-  uint64_t size, i;
+  const bool device = !storage_can_grow (s);
+  uint64_t size;
   int r = storage_size (s, &size);
 
   if (!buf)
     return -ENOMEM;
-  if (r == 0 && size < c->size)
-    return -ENOSPC;
   if (r == 0)
     r = storage_read (s, buf, BEGINNING, 0);
-  for (i = 0; r == 0 && i < BEGINNING; ++i)
-    if (buf[i] != 0)
-      return -EEXIST;
-  return r;
+  if (r == 0 && !may_be_filled (buf, device))
+    return -EEXIST;
+  return r == 0 && device && size < c->size ? -ENOSPC : r;
 }
 
 static int
@@ -149,33 +188,41 @@ zero_beginning (struct storage *s)
   return r < 0 ? r : storage_sync (s);
 }
 
-/* What exists is -EEXIST, unless it is a block device. */
 static int
-open_device (const char *path, struct storage **s)
+open_existing (const char *path, struct storage **s)
 {
   int r = storage_open_file (path, true, false, s);
 
-  if (r == 0 && storage_can_grow (*s)) {
-    storage_close (*s);
-    *s = NULL;
-    return -EEXIST;
-  }
   return r == -EINVAL || r == -ELOOP || r == -ENOENT ? -EEXIST : r;
 }
 
+static void
+remove_it (const char *path, struct storage *s)
+{
+  if (s && !storage_can_grow (s))
+    zero_beginning (s);
+  else
+    unlink (path);
+}
+
 static int
-fill_device (const char *path, const struct storage_contents *c)
+fill_existing (const char *path, const struct storage_contents *c)
 {
   struct storage *s = NULL;
-  int r = open_device (path, &s);
+  int r = open_existing (path, &s);
 
   if (r < 0)
     return r;
-  r = check_device (s, c);
+  /* Not before the lock only: another may have begun meanwhile. */
+  r = check_existing (s, c);
+  if (r == 0)
+    r = lock_it (s);
+  if (r == 0)
+    r = check_existing (s, c);
   if (r == 0) {
     r = fill_file (s, c);
     if (r < 0)
-      zero_beginning (s);
+      remove_it (path, s);
   }
   storage_close (s);
   return r;
@@ -188,10 +235,12 @@ storage_create_file (const char *path, const struct storage_contents *c)
   int r = storage_create_empty (path);
 
   if (r == -EEXIST)
-    return fill_device (path, c);
+    return fill_existing (path, c);
   if (r < 0)
     return r;
   r = storage_open_file (path, true, true, &s);
+  if (r == 0)
+    r = lock_it (s);
   if (r == 0)
     r = fill_file (s, c);
   if (r == 0)
@@ -207,9 +256,8 @@ storage_remove_created (const char *path)
 {
   struct storage *s = NULL;
 
-  if (open_device (path, &s) < 0)
-    unlink (path);
-  else
-    zero_beginning (s);
+  if (open_existing (path, &s) < 0)
+    s = NULL;
+  remove_it (path, s);
   storage_close (s);
 }

@@ -56,8 +56,10 @@ struct storage_contents {
 };
 
 /* Make a regular file that was not there and make it durable, or fill a
- * block device.  -EEXIST: there is such a file, or the device does not
- * begin with zeroes; -ENOSPC: the device is too small.
+ * block device that begins with zeroes, or either where a crash ended
+ * this half way.  -EEXIST: there is such a file, or the device does not
+ * begin with zeroes; -ENOSPC: the device is too small; -EAGAIN: somebody
+ * else has it open.
  * What it begins with is written last.  This cannot change an image,
  * and so is not among what only the guard may do.
  */

@@ -2,7 +2,9 @@
 
 /* Power losses while an image is made (lib/image/create.c).  A crash
  * leaves a file that is no image, or the whole image; and the image is
- * there once image_create has returned.
+ * there once image_create has returned.  What is no image can be told from
+ * what is not to be overwritten: it is empty, zero, or has the mark of
+ * lib/storage/storage-create.c, so that making it can be tried again.
  *
  * The file is a recorder (recorder.h), in place of what the library opens.
  */
@@ -57,17 +59,34 @@ fail (const struct create_options *o, size_t moment, enum loss loss,
   exit (EXIT_FAILURE);
 }
 
+static bool
+is_zero (const struct disk *d)
+{
+  const uint64_t size = disk_size (d);
+  char buf[4096];
+  uint64_t at;
+  size_t i;
+
+  for (at = 0; at < size; at += sizeof buf) {
+    disk_read (d, buf, sizeof buf, at);
+    for (i = 0; i < sizeof buf; i++)
+      if (buf[i] != 0)
+        return false;
+  }
+  return true;
+}
+
 static void
 judge (const struct create_options *o, const struct states *st,
        size_t moment, enum loss loss, uint64_t choice, bool must_be)
 {
   struct disk *d = states_make (st, loss, choice);
   struct fsck_result r;
-  char magic[4];
+  char magic[512], beginning[] = "A disk image was being made here";
 
   states_seen++;
   disk_read (d, magic, sizeof magic, 0);
-  if (memcmp (magic, "QFI\xfb", sizeof magic) == 0) {
+  if (memcmp (magic, "QFI\xfb", 4) == 0) {
     images_seen++;
     if (!fsck (d, &r))
       fail (o, moment, loss, r.problem);
@@ -76,6 +95,9 @@ judge (const struct create_options *o, const struct states *st,
   }
   else if (must_be)
     fail (o, moment, loss, "the image is not there");
+  else if (memcmp (magic, beginning, strlen (beginning)) != 0
+           && !is_zero (d))
+    fail (o, moment, loss, "what is left is neither zero nor marked");
   disk_free (d);
 }
 

@@ -6,6 +6,7 @@ be allowed to make, else this test is skipped.  (Random requests to such images
 are in test-differential.py.)"""
 
 import errno
+import fcntl
 import os
 import random
 import sys
@@ -49,7 +50,7 @@ def made_on_it(lab):
                   "what was written is gone")
         # A restart with the same parameters does not make a second one.
         lab.refuses(device.path, "does not begin with zeroes",
-                    create="4M")
+                    "blkdiscard -z -l 1M", create="4M")
         expect_clean(device.path)
         device.end()
 
@@ -75,6 +76,40 @@ def not_over_others(lab):
     check(os.path.exists(device.path), "the node is gone")
     device.end()
     check(os.path.getsize(path) == 2 * M, "the length has changed")
+
+
+def begun_and_not_ended(lab):
+    """A crash while the image was made left a device, or a file, that create=
+    refused.  What it leaves is known by what the server writes first, and
+    syncs before all else."""
+    mark = (b"A disk image was being made here by nbdkit-qcow2-plugin, and is"
+            b" not complete.\n").ljust(512, b"\0")
+    device, _ = device_of(lab, 8 * M, mark + os.urandom(1 * M))
+    path = lab.path()
+    with open(path, "wb") as f:
+        f.write(mark + os.urandom(12 * M))
+    for name in device.path, path:
+        with lab.server(name, create="4M") as server:
+            handle = server.connect()
+            check(handle.pread(4 * M, 0) == bytes(4 * M), "not zero")
+            handle.pwrite(b"x" * 100000, 1000)
+        expect_clean(name)
+    device.end()
+
+    # Of two who make one, the second must not clear what the first has: it
+    # did when it failed to lock it.
+    device, _ = device_of(lab, 8 * M, mark)
+    with open(device.path, "rb") as f:
+        fcntl.lockf(f, fcntl.LOCK_SH, 5, 200)   # QEMU's: nobody may write
+        lab.refuses(device.path, "another process has the file open",
+                    create="4M")
+    check(first_mib(device.path)[:512] == mark, "it was changed")
+    device.end()
+
+    # Nearly so begins what is not ours to overwrite.
+    with open(path, "wb") as f:
+        f.write(mark[:-1] + b"x")
+    lab.refuses(path, "exists", "remove the file", create="4M")
 
 
 def attempt(call, *args):
@@ -194,6 +229,7 @@ def main():
         sys.exit(77)
     lab.case("made on it", made_on_it, lab)
     lab.case("not over others", not_over_others, lab)
+    lab.case("begun and not ended", begun_and_not_ended, lab)
     lab.case("full", full, lab)
     lab.case("kept out", kept_out, lab)
     lab.case("space comes back", space_comes_back, lab)
