@@ -31,6 +31,7 @@
 #include "checked.h"
 #include "image-internal.h"
 #include "report.h"
+#include "selfcheck.h"
 #include "small-image.h"
 #include "storage-memory.h"
 #include "storage-write.h"
@@ -49,6 +50,19 @@ int LLVMFuzzerTestOneInput (const uint8_t *data, size_t size);
 
 #define MAX_FILE (UINT64_C (256) << 10)
 #define MAX_OPS 100
+
+/* Guest bytes.  With clusters of 512 bytes that takes two L2 tables and
+ * more than one refcount block of 64 bits; more only takes longer.
+ */
+#define MAX_DISK (UINT64_C (40) << 10)
+
+/* And some are so large that the refcount table must move when they are
+ * written.  One takes as long as thirty others; they would be half of
+ * what libFuzzer keeps.
+ */
+#ifndef LARGE_DISK
+#define LARGE_DISK (UINT64_C (2) << 20)
+#endif
 
 /* The last error that was reported, and the last reason of ours. */
 static char said[1024];
@@ -125,12 +139,10 @@ take_plan (struct run *run, struct small_plan *plan)
   plan->snapshot = (shape & 8) && plan->refcount_order >= 1;
   plan->compressed = shape & 16;
   run->over_backing = shape & 32;
-  /* Larger ones only take longer. */
-  plan->disk = (clusters + 1) * cs % (96 << 10) + cs - cut % cs;
-  /* So large that the refcount table must move when it is written. */
+  plan->disk = (clusters + 1) * cs % MAX_DISK + cs - cut % cs;
   if (shape >> 6 == 3 && cut >> 12 == 15 && plan->refcount_order == 6
       && plan->cluster_bits == 9)
-    plan->disk += 2 << 20;
+    plan->disk += LARGE_DISK;
   plan->filled = filled;
   plan->pattern = order / 7;
 }
@@ -255,6 +267,10 @@ take_config (struct run *run)
   image_config_init (&run->config);
   run->config.filename = "memory";
   run->config.external_files = none;
+  /* The smallest caches that have all of their parts: large ones only
+     take longer to make. */
+  run->config.compressed_cache_size = MAX_DISK;
+  run->config.overlap_bitmap_size = 32768;
   run->config.discard = !(c & 1);
   if (c & 2)
     run->config.l2_cache_size = 1;
@@ -267,7 +283,8 @@ take_config (struct run *run)
     run->config.overlap_total_limit = c & 32 ? 0 : 600;
     run->config.overlap_limit = OVERLAP_LIMIT_VERIFY;
   }
-  run->config.overlap_debug = c & 64;
+  /* It takes longer than all the rest: after each commit in some only. */
+  run->config.overlap_debug = (c & 70) == 70;
   run->repair = c & 128;
 }
 
@@ -301,11 +318,12 @@ static void
 model_backing (struct run *run)
 {
   const uint64_t cs = run->img->cluster_size;
+  const uint64_t end = MIN (run->disk / 2 + 1, run->disk);
   uint64_t at;
 
-  for (at = 0; at < run->disk / 2 + 1 && at < run->disk; ++at)
+  for (at = 0; at < end; at += cs)
     if (run->small.holes[at / cs])
-      run->small.guest[at] = below;
+      memset (run->small.guest + at, below, MIN (cs, end - at));
 }
 
 static int
@@ -612,8 +630,11 @@ static void
 close_image (struct run *run)
 {
   const bool writable = image_is_writable (run->img);
-  int r = image_stop (run->img);
+  int r;
 
+  if (run->mode == SOUND && run->config.overlap_debug)
+    MUST (verify_tracker (run->img) == 0);
+  r = image_stop (run->img);
   ended (run, r);
   check_file (run, writable);
 }
