@@ -53,7 +53,8 @@ encode_string (uint32_t type, const char *s, uint8_t *buf, size_t at)
     return at;
   store_be32 (buf + at, type);
   store_be32 (buf + at + 4, (uint32_t) len);
-  memcpy (buf + at + 8, s, len);
+  /* Its length is stored; there is no terminator in the file. */
+  memcpy (buf + at + 8, s, len);  /* NOLINT(bugprone-not-null-*) */
   return at + length_of_string (s);
 }
 

@@ -226,7 +226,8 @@ luks_header_encode (const struct luks_header *h, const char *uuid,
   memcpy (buf + 112, h->digest, sizeof h->digest);
   memcpy (buf + 132, h->digest_salt, sizeof h->digest_salt);
   store_be32 (buf + 164, h->digest_iterations);
-  memcpy (buf + 168, uuid, strlen (uuid));
+  /* The field was zeroed, and is longer. */
+  memcpy (buf + 168, uuid, strlen (uuid));  /* NOLINT(bugprone-not-null-*) */
   for (i = 0; i < LUKS_SLOTS; ++i)
     store_slot (&h->slots[i], buf + SLOTS_OFFSET + (size_t) i * SLOT_LENGTH);
 }
