@@ -161,21 +161,17 @@ shift_index (struct ov_runs *r, uint32_t chunk, uint32_t by)
     UINT64_C (0x0101010101010101), UINT64_C (0x0001000100010001),
     UINT64_C (0x0000000100000001),
   };
-  static const uint8_t masks[16] = {
-    0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
-  };
   const bool down = by >> 31;
-  const uint64_t step = ones[ov_entry_log (r)] * (down ? 0u - by : by);
+  uint64_t step = ones[ov_entry_log (r)] * (down ? 0u - by : by);
   const uint8_t *first = index_entry (r, chunk + 1);
   uint8_t *p = index_entry (r, ov_chunks (r) + 1);
-  uint64_t word, mask;
+  const uint64_t change = down ? 0 - step : step;
 
-  while (p > first) {
-    memcpy (&mask, masks + (p - first < 8 ? p - first : 8), sizeof mask);
-    p -= sizeof word;
-    memcpy (&word, p, sizeof word);
-    word = down ? word - (step & mask) : word + (step & mask);
-    memcpy (p, &word, sizeof word);
+  for (; p - first >= 8; p -= 8)
+    store64 (p - 8, ov_load64 (p - 8) + change);
+  if (p > first) {
+    step &= ~ov_mask (64 - (unsigned) (p - first) * 8);
+    store64 (p - 8, ov_load64 (p - 8) + (down ? 0 - step : step));
   }
 }
 
@@ -188,58 +184,67 @@ ov_packed_find (const struct ov_runs *r, uint32_t chunk, uint32_t cluster)
   uint32_t lo = ov_packed_prefix (r, chunk);
   uint32_t n = ov_packed_prefix (r, chunk + 1) - lo;
   size_t before = ov_piece_at (r, lo) - 1;
+  size_t at = ov_search (r, before, n, ov_piece_bits (r),
+                         ov_top_of (r, cluster));
 
-  return lo + (uint32_t) ((ov_search (r, before, n, ov_piece_bits (r),
-                                   ov_top_of (r, cluster)) - before)
-                          / ov_piece_bits (r));
+  /* A division of 64 bits would take longer than the search. */
+  return lo + (uint32_t) (at - before) / ov_piece_bits (r);
 }
 
-/* Move N bits of the block up, from bit FROM to bit FROM + BY.  Whole
- * bytes first, then what is left of BY, from the top down.
+/* Word I of the block, whose size is a multiple of eight bytes. */
+static uint64_t
+word_at (const uint8_t *block, size_t i)
+{
+  return ov_load64 (block + i * 8);
+}
+
+static void
+set_word (uint8_t *block, size_t i, uint64_t v)
+{
+  store64 (block + i * 8, v);
+}
+
+/* Move N bits of the block up, from bit FROM to bit FROM + BY, word by
+ * word from the last.  The bits of the gap that this makes, and those behind
+ * the last moved, become anything.
  */
 static void
 bits_up (uint8_t *block, size_t from, size_t n, size_t by)
 {
-  size_t first = from / 8, last = (from + n - 1) / 8, bytes = by / 8;
-  unsigned s = by % 8;
-  uint8_t *lo = block + first + bytes, *hi = block + last + bytes;
-  uint8_t below = block[first];
-  uint8_t keep = (uint8_t) ov_mask (from % 8);
+  size_t words = by / 64, first = from / 64 + words;
+  size_t i = (from + n + by - 1) / 64;
+  unsigned s = by % 64;
+  uint64_t keep = ov_mask (from % 64);
+  uint64_t v = word_at (block, i - words), below;
 
-  memmove (lo, block + first, last - first + 1);
-  if (s > 0) {
-    if ((from + n + by - 1) / 8 > last + bytes)
-      hi[1] = (uint8_t) (*hi >> (8 - s));
-    for (; hi - lo >= 8; hi -= 8)
-      store64 (hi - 7, ov_load64 (hi - 7) << s | (uint64_t) hi[-8] >> (8 - s));
-    for (; hi > lo; --hi)
-      *hi = (uint8_t) (*hi << s | hi[-1] >> (8 - s));
-    *lo = (uint8_t) (*lo << s);
+  for (; i > first; --i, v = below) {
+    below = word_at (block, i - words - 1);
+    set_word (block, i, v << s | below >> 1 >> (63 - s));
   }
-  block[first] = (uint8_t) ((block[first] & ~keep) | (below & keep));
+  if (words > 0)                /* below it is nothing but the gap */
+    keep = 0;
+  set_word (block, i, (v & ~keep) << s | (v & keep));
 }
 
-/* Move N bits of the block down, from bit FROM to bit FROM - BY. */
+/* Move N bits of the block down, from bit FROM to bit FROM - BY.  The bits
+ * behind the last become anything.
+ */
 static void
 bits_down (uint8_t *block, size_t from, size_t n, size_t by)
 {
-  size_t to = from - by, bytes = by / 8;
-  unsigned s = by % 8;
-  uint8_t *lo = block + to / 8, *hi = block + (from + n - 1) / 8 - bytes;
-  uint8_t below = *lo;
-  uint8_t keep = (uint8_t) ov_mask (to % 8);
+  size_t words = by / 64, first = (from - by) / 64;
+  size_t last = (from + n - 1) / 64 - words, i;
+  unsigned s = by % 64;
+  uint64_t keep = ov_mask ((from - by) % 64), below = word_at (block, first);
+  uint64_t v = word_at (block, first + words), above;
 
-  memmove (block + from / 8 - bytes, block + from / 8,
-           (from + n - 1) / 8 - from / 8 + 1);
-  if (s > 0) {
-    for (; hi - lo >= 8; lo += 8)
-      store64 (lo, ov_load64 (lo) >> s | (uint64_t) lo[8] << (64 - s));
-    for (; lo < hi; ++lo)
-      *lo = (uint8_t) (*lo >> s | lo[1] << (8 - s));
-    *lo = (uint8_t) (*lo >> s);
+  for (i = first; i < last; ++i, v = above) {
+    above = word_at (block, i + words + 1);
+    set_word (block, i, v >> s | above << 1 << (63 - s));
   }
-  lo = block + to / 8;
-  *lo = (uint8_t) ((*lo & ~keep) | (below & keep));
+  set_word (block, i, v >> s);
+  set_word (block, first,
+            (word_at (block, first) & ~keep) | (below & keep));
 }
 
 /* Bits that a piece's kind takes. */
@@ -565,23 +570,26 @@ best_chunk_bits (uint32_t n, unsigned window_bits)
   return window_bits - log;
 }
 
-/* True if the list is far from its best form.  The bounds are so far
- * apart that a list is recoded only after it has changed by a good part.
+/* True if the chunks of a list of N pieces are far from their best size.
+ * The bounds are so far apart that a list is recoded only after it has
+ * changed by a good part.
  */
 static bool
-needs_tuning (const struct ov_runs *r)
+needs_other_chunks (const struct ov_runs *r, uint32_t n)
 {
-  const uint32_t n = ov_count (r), few = most_pieces (n) * ov_chunks (r);
-  size_t bytes;
+  const uint32_t few = most_pieces (n) * ov_chunks (r);
 
-  if (2 * n > 3 * few && r->chunk_bits > MIN_CHUNK_BITS)
-    return true;
-  if (4 * n < few && ov_chunks (r) > 1)
-    return true;
-  if (r->units == 0)
-    return false;
-  bytes = bytes_for (r, n);
-  return ov_block_bytes (r) - bytes
+  return (2 * n > 3 * few && r->chunk_bits > MIN_CHUNK_BITS)
+    || (4 * n < few && ov_chunks (r) > 1);
+}
+
+/* True if the block of N pieces is much larger than they need. */
+static bool
+has_room_to_spare (const struct ov_runs *r, uint32_t n)
+{
+  const size_t bytes = bytes_for (r, n);
+
+  return r->units > 0 && ov_block_bytes (r) - bytes
     > OV_BLOCK_UNIT + OV_BLOCK_UNIT / 2 + bytes / 8;
 }
 
@@ -622,8 +630,12 @@ remake (struct overlap *o, struct ov_runs **list,
 void
 ov_packed_tune (struct overlap *o, struct ov_runs **list)
 {
-  if (*list && needs_tuning (*list))
+  const uint32_t n = *list ? ov_count (*list) : 0;
+
+  if (n > 0 && needs_other_chunks (*list, n))
     remake (o, list, NULL, 0);
+  else if (n > 0 && has_room_to_spare (*list, n))
+    move_list (o, list, n, ov_kind_bits (*list), false);
 }
 
 int

@@ -11,8 +11,8 @@
  * Shape
  *
  * The host file is cut into windows of 2^18 clusters (16 GiB of 64 KiB
- * clusters), or fewer where clusters are smaller than 16 KiB and their
- * tables close together.  From the outside in:
+ * clusters), or fewer where clusters are smaller and their tables close
+ * together.  From the outside in:
  *
  *     directory    a radix tree that skips levels; its leaves have a
  *                  slot for each window      (overlap-directory.c)
@@ -486,15 +486,15 @@ update (struct overlap *o, uint64_t first, uint64_t end, struct ov_edit *e)
   ov_slot *slot;
 
   for (; first < end && !e->failed; first = next) {
+    last = ov_window_last (o, ov_window_of (o, first));
     /* Where no mark was ever made there is none to take back. */
-    if (e->what == OV_LEAVE && nothing_fixed (o)) {
+    if (e->what == OV_LEAVE && last < end - 1 && nothing_fixed (o)) {
       next = next_stretch (o, first, end, &slot);
       if (!slot) {
         e->missing += next - first;
         continue;
       }
     }
-    last = ov_window_last (o, ov_window_of (o, first));
     next = last < end - 1 ? last + 1 : end;
     if (e->what == OV_LEAVE)
       next = ov_kept_border (o, first, next);
@@ -531,11 +531,13 @@ enter (struct overlap *o, enum overlap_type type, uint64_t first,
        uint64_t count, overlap_set *met)
 {
   struct ov_edit e = { .what = OV_ENTER, .type = type };
-  struct ov_edit back = { .what = OV_LEAVE, .type = type };
 
   update (o, first, end_of (first, count), &e);
-  if (e.failed && e.failed_at > first)
+  if (e.failed && e.failed_at > first) {
+    struct ov_edit back = { .what = OV_LEAVE, .type = type };
+
     update (o, first, e.failed_at, &back);
+  }
   if (met)
     *met = e.met;
   return !e.failed;
