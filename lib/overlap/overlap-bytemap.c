@@ -273,8 +273,8 @@ ov_page_promote (struct overlap *o, struct ov_window *w, uint32_t a,
       || a / OV_PAGE != (b - 1) / OV_PAGE
       || (w->paged && ov_page_of (w->paged, a)))
     return;
-  if (recent->page != page) {
-    recent->page = page;
+  if (recent->page != (uint32_t) page) {
+    recent->page = (uint32_t) page;
     recent->updates = 0;
   }
   if (++recent->updates == OV_PROMOTE) {

@@ -18,7 +18,7 @@
  * ones.
  */
 #ifndef OV_WINDOW_BITS
-#define OV_WINDOW_BITS 18
+#define OV_WINDOW_BITS 20
 #endif
 #ifndef OV_PAGE_BITS
 #define OV_PAGE_BITS 12
@@ -56,9 +56,16 @@ struct ov_kind {
 };
 
 #define OV_KINDS_MAX 65536u
-#define OV_KINDS_HERE 16u       /* the first ones are in struct overlap */
-#define OV_KIND_BLOCKS 12
-#define OV_KIND_HASH_HERE 32u
+#define OV_KINDS_HERE 8u        /* the first ones are in struct overlap */
+#define OV_KIND_BLOCKS 13
+#define OV_KIND_HASH_HERE 16u
+
+/* Which of the blocks after those has kind ID. */
+static inline unsigned
+ov_kind_block (unsigned id)
+{
+  return 28 - (unsigned) __builtin_clz (id);
+}
 
 void ov_kind_init (struct overlap *o);
 
@@ -199,9 +206,10 @@ struct ov_paged {
   struct ov_page *page[];       /* ov_pages */
 };
 
+/* A page that was updated lately; the low bits of its number will do. */
 struct ov_recent {
-  uint64_t page;
-  unsigned updates;
+  uint32_t page;
+  uint32_t updates;
 };
 #define OV_RECENT 8
 #define OV_PROMOTE 16           /* updates in a row that earn a page */
@@ -538,7 +546,7 @@ ov_kind (const struct overlap *o, unsigned id)
 
   if (id < OV_KINDS_HERE)
     return &o->kind[id];
-  block = 27 - (unsigned) __builtin_clz (id);
+  block = ov_kind_block (id);
   return atomic_load_explicit (&o->kind_block[block], memory_order_acquire)
     + (id - (OV_KINDS_HERE << block));
 }

@@ -15,8 +15,8 @@
  *    run list or page that was published after the kind was written.
  * 2. No two kinds are equal; "hash" finds each of them (open addressing,
  *    at most half full).
- * 3. Kinds 0 to 15 are in struct overlap, block B has the 16 << B from
- *    16 << B on.  Blocks do not move.
+ * 3. Kinds 0 to 7 are in struct overlap, block B has the 8 << B from 8 << B
+ *    on.  Blocks do not move.
  *
  * A dictionary that is full (65536 kinds) counts as memory that is not
  * there.
@@ -92,7 +92,7 @@ next_kind (struct overlap *o, bool force)
     return &o->kind[id];
   if (id >= OV_KINDS_MAX)
     return NULL;
-  block = 27 - (unsigned) __builtin_clz (id);
+  block = ov_kind_block (id);
   first = OV_KINDS_HERE << block;
   kinds = atomic_load_explicit (&o->kind_block[block], memory_order_relaxed);
   if (!kinds) {

@@ -74,9 +74,10 @@ const struct ov_group_of_pieces ov_groups[OV_PIECE_BITS_MAX + 1] = {
 #if OV_PIECE_BITS_MAX > 22
   GROUP (23), GROUP (24), GROUP (25), GROUP (26), GROUP (27), GROUP (28),
   GROUP (29), GROUP (30), GROUP (31), GROUP (32), GROUP (33), GROUP (34),
+  GROUP (35), GROUP (36),
 #endif
 };
-_Static_assert (OV_PIECE_BITS_MAX == 22 || OV_PIECE_BITS_MAX == 34,
+_Static_assert (OV_PIECE_BITS_MAX == 22 || OV_PIECE_BITS_MAX == 36,
                 "ov_groups has other sizes of pieces");
 _Static_assert (MIN_CHUNK_BITS == 3, "ov_groups begins at 3");
 

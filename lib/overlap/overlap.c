@@ -10,7 +10,7 @@
  *
  * Shape
  *
- * The host file is cut into windows of 2^18 clusters (16 GiB of 64 KiB
+ * The host file is cut into windows of 2^20 clusters (64 GiB of 64 KiB
  * clusters), or fewer where clusters are smaller and their tables close
  * together.  From the outside in:
  *

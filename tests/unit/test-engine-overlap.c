@@ -589,7 +589,7 @@ END_TEST
  */
 START_TEST (fault_17_any_limit_will_do)
 {
-  static const uint64_t limits[] = { 0, 1, 1000, 1500, 1800, 2200, 2600 };
+  static const uint64_t limits[] = { 0, 1, 800, 1200, 1500, 1900, 2300 };
   struct overlap_stats s;
   uint64_t enough;
   unsigned i;
@@ -707,7 +707,7 @@ START_TEST (what_left_comes_back_after_a_commit)
   struct overlap_stats s;
   unsigned i;
 
-  limit = _i ? 1800 : 0;
+  limit = _i ? 1500 : 0;
   policy = OVERLAP_LIMIT_VERIFY;
   open_rich ();
   ck_assert_uint_gt (seen_events.limit_reached, 0);

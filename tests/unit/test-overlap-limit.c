@@ -345,7 +345,7 @@ START_TEST (fault_15_22_any_allocation_may_fail)
     ov_fail_alloc (n, how[_i].forever);
     for (i = 0; i < 150; ++i) {
       enter (i % 2 ? L2 : BLOCK, i * 5, 2);
-      enter (OLD_L2, i * 9001 + 2000, 1);
+      enter (OLD_L2, i * (OV_WINDOW / 29) + 2000, 1);
       if (i % 5 == 4)
         overlap_leave (o, i % 2 ? L2 : BLOCK, i * 5 - 4, 8);
     }
@@ -355,7 +355,7 @@ START_TEST (fault_15_22_any_allocation_may_fail)
     verify ();
     told_runs += failed;
     for (i = 0; i < 150; ++i) {
-      struct overlap_answer a = ask (i * 9001 + 2000, 1);
+      struct overlap_answer a = ask (i * (OV_WINDOW / 29) + 2000, 1);
       ck_assert (a.outside || a.all == BIT (OLD_L2));
       if (a.outside)
         ck_assert (failed);
