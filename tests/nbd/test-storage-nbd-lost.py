@@ -229,7 +229,21 @@ def at_the_end(lab):
 
 
 def stop_and_go(below, go):
-    os.killpg(below.process.pid, signal.SIGCONT if go else signal.SIGSTOP)
+    """When told to stop it has: each thread does so when it is scheduled,
+    which on a busy machine leaves another the time for an answer."""
+    pid = below.process.pid
+    os.killpg(pid, signal.SIGCONT if go else signal.SIGSTOP)
+    end = time.monotonic() + PATIENCE
+    while not go and any(state != "T" for state in thread_states(pid)):
+        check(time.monotonic() < end, "%d does not stop", pid)
+        time.sleep(0.001)
+
+
+def thread_states(pid):
+    """As in proc(5), /proc/PID/stat."""
+    for thread in os.listdir("/proc/%d/task" % pid):
+        with open("/proc/%d/task/%s/stat" % (pid, thread)) as f:
+            yield f.read().rpartition(")")[2].split()[0]
 
 
 def wait_for(handle, cookie):

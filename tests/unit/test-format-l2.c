@@ -109,6 +109,7 @@ check_compressed (uint64_t entry, uint32_t cluster_bits)
 START_TEST (compressed)
 {
   const uint32_t cluster_bits = (uint32_t) _i;
+  const unsigned times = getenv ("QCOW2_VALGRIND") ? 2000 : 100000;
   uint64_t state = 3;
   unsigned n;
 
@@ -116,7 +117,7 @@ START_TEST (compressed)
   check_compressed (UINT64_MAX & ~ENTRY_COPIED, cluster_bits);
   check_compressed (ENTRY_COMPRESSED | MAX_HOST_OFFSET, cluster_bits);
   check_compressed (ENTRY_COMPRESSED | UINT64_C (1) << 56, cluster_bits);
-  for (n = 0; n < 100000; n++) {
+  for (n = 0; n < times; n++) {
     state = state * UINT64_C (6364136223846793005) + 1;
     /* Few large ones, so that small clusters see good offsets too. */
     check_compressed (((state ^ state << 29) >> n % 32) | ENTRY_COMPRESSED,
@@ -136,9 +137,10 @@ START_TEST (compressed_encoded)
   const uint64_t cluster = UINT64_C (1) << cluster_bits;
   uint64_t state = 5, entry, offset, length;
   struct compressed_place p;
+  const unsigned times = getenv ("QCOW2_VALGRIND") ? 1000 : 20000;
   unsigned n;
 
-  for (n = 0; n < 20000; n++) {
+  for (n = 0; n < times; n++) {
     state = state * UINT64_C (6364136223846793005) + 1442695040888963407;
     offset = (state >> 3) >> n % 60;
     length = (state >> 20) % (2 * cluster) + 1;
@@ -247,12 +249,13 @@ START_TEST (extended)
     0, UINT32_MAX, (uint64_t) UINT32_MAX << 32, UINT64_MAX,
   };
   const unsigned at = (unsigned) _i;
+  const unsigned step = getenv ("QCOW2_VALGRIND") ? 21 : 1;
   uint64_t bitmap, bit;
   unsigned w, o, state, i;
 
   for (w = 0; w < sizeof words / sizeof words[0]; w++)
     for (o = 0; o < 4; o++)
-      for (state = 0; state < 64; state++) {
+      for (state = 0; state < 64; state += step) {
         bitmap = others[o];
         for (i = 0; i < 3; i++) {
           bit = UINT64_C (1) << (at + i) % 32;
