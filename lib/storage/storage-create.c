@@ -18,14 +18,19 @@
  *
  * - What a crash leaves can be told from all that is not to be changed:
  *   before anything else a mark is written to the first sector, and
- *   synced.  Who begins with exactly that is filled anew.
+ *   synced.  Who begins with exactly that is filled anew.  (Before that,
+ *   a crash leaves an empty file, which might be anybody's.)
  *
  * - If anything fails the file is removed again, the beginning of the
  *   device made zero.
  *
- * Locks: none; the file is locked as a writer's before it is looked at
- * and while it is filled, so that nobody serves half of it, and of two
- * who make it one is told so and touches nothing.
+ * - Nothing is removed but a regular file: never the name of a device.
+ *
+ * Locks: none; the file is locked as a writer's while it is filled, so
+ * that nobody serves half of it, and of two who make it one is told so and
+ * touches nothing.  What exists is looked at before it is locked, since
+ * what is refused is nobody's to lock, and again afterwards, since another
+ * may have made an image there meanwhile.
  */
 
 #include <config.h>
@@ -33,6 +38,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "checked.h"
@@ -199,9 +205,11 @@ open_existing (const char *path, struct storage **s)
 static void
 remove_it (const char *path, struct storage *s)
 {
+  struct stat st;
+
   if (s && !storage_can_grow (s))
     zero_beginning (s);
-  else
+  else if (lstat (path, &st) == 0 && S_ISREG (st.st_mode))
     unlink (path);
 }
 
@@ -213,7 +221,6 @@ fill_existing (const char *path, const struct storage_contents *c)
 
   if (r < 0)
     return r;
-  /* Not before the lock only: another may have begun meanwhile. */
   r = check_existing (s, c);
   if (r == 0)
     r = lock_it (s);

@@ -67,7 +67,7 @@ int storage_create_file (const char *path,
                          const struct storage_contents *contents);
 
 /* Undo that: remove the file, or make the beginning of the device zero,
- * as it was.
+ * as it was.  A device that cannot be opened stays as it is.
  */
 void storage_remove_created (const char *path);
 

@@ -17,6 +17,7 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 
+#include "checked.h"
 #include "storage-memory.h"
 #include "storage-test.h"
 
@@ -653,6 +654,26 @@ START_TEST (open_name_too_long)
 }
 END_TEST
 
+/* A device that could not be opened any more lost its name. */
+START_TEST (only_a_file_is_removed)
+{
+  static const char *const stay[] = { "fifo", "socket", "link", "dir" };
+  struct stat st;
+  size_t i;
+
+  for (i = 0; i < ARRAY_SIZE (stay); i++) {
+    if (strcmp (stay[i], "link") == 0)
+      ck_assert_int_eq (rename ("file", "elsewhere"), 0);
+    storage_remove_created (stay[i]);
+    ck_assert_msg (lstat (stay[i], &st) == 0, "%s is gone", stay[i]);
+  }
+  ck_assert_int_eq (rename ("elsewhere", "file"), 0);
+  ck_assert_int_eq (close (open ("made", O_CREAT | O_RDWR, 0600)), 0);
+  storage_remove_created ("made");
+  ck_assert_int_eq (lstat ("made", &st), -1);
+}
+END_TEST
+
 /* The hook of the memory storage. */
 
 struct hook_log {
@@ -803,6 +824,7 @@ make_suite (void)
   tcase_add_unchecked_fixture (tc, make_dir, remove_dir);
   tcase_add_loop_test (tc, open_kinds, 0, 4);
   tcase_add_test (tc, open_name_too_long);
+  tcase_add_test (tc, only_a_file_is_removed);
   suite_add_tcase (suite, tc);
 
   tc = tcase_create ("memory");
