@@ -7,7 +7,7 @@
 # shellcheck source=../functions.sh
 source "$top_srcdir/tests/functions.sh"
 
-mutations=5000 images=30
+mutations=20000 images=30
 # What is slow tries less.
 if [ "$QCOW2_SANITIZER${QCOW2_VALGRIND-}" ]; then mutations=2000 images=2; fi
 
