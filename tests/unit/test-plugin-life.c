@@ -66,6 +66,16 @@ START_TEST (test_close)
 }
 END_TEST
 
+/* An image over NBD is opened after the fork; this is before it. */
+static void
+get_ready_over_nbd (void)
+{
+  set_up ();
+  configure ();
+  engine.open_result = -EINPROGRESS;
+  ck_assert_int_eq (p->get_ready (), 0);
+}
+
 /* Any of the callbacks that make up the image's life may be missing. */
 START_TEST (test_life)
 {
@@ -94,29 +104,20 @@ START_TEST (test_life)
   p->unload ();
   ck_assert (engine.starts == 0 && engine.stops > 0 && engine.closes == 1);
 
-  /* an image over NBD: opened after the fork */
-  set_up ();
-  configure ();
-  engine.open_result = -EINPROGRESS;
-  ck_assert_int_eq (p->get_ready (), 0);
+  /* an image over NBD */
+  get_ready_over_nbd ();
   engine.open_result = 0;
   ck_assert_int_eq (p->after_fork (), 0);
   p->cleanup ();
   p->unload ();
   ck_assert (engine.starts == 1 && engine.stops > 0 && engine.closes == 1);
 
-  set_up ();
-  configure ();
-  engine.open_result = -EINPROGRESS;
-  ck_assert_int_eq (p->get_ready (), 0);
+  get_ready_over_nbd ();
   p->cleanup ();
   p->unload ();
   ck_assert_uint_eq (engine.stops + engine.closes, 0);
 
-  set_up ();
-  configure ();
-  engine.open_result = -EINPROGRESS;
-  ck_assert_int_eq (p->get_ready (), 0);
+  get_ready_over_nbd ();
   engine.open_result = -EIO;
   ck_assert_int_eq (p->after_fork (), -1);
   p->unload ();
