@@ -13,8 +13,8 @@
  * Most servers never have such a request.  So the threads are started
  * with the first one.
  *
- * Locks: that of the struct, for taking a part and for saying that it is
- * done.
+ * Locks: that of the struct, for taking a part, for saying that it is
+ * done, and for starting the threads.
  */
 
 #include <config.h>

@@ -64,7 +64,7 @@ struct ov_kind {
 static inline unsigned
 ov_kind_block (unsigned id)
 {
-  return 28 - (unsigned) __builtin_clz (id);
+  return (unsigned) (__builtin_clz (OV_KINDS_HERE) - __builtin_clz (id));
 }
 
 void ov_kind_init (struct overlap *o);

@@ -2,10 +2,10 @@
 
 /* Fuzz target: a compressed cluster.  The first byte says which kind of
  * stream the rest is, and the cluster size: few are larger than 64 KiB,
- * since packing 2 MiB takes as long as a thousand small ones.  The rest is unpacked as it
- * is; then it is the cluster's contents, over and over, which packed and
- * unpacked must come out the same.  The codecs are used again for the
- * next input, whatever became of this one.
+ * since packing 2 MiB takes as long as a thousand small ones.  The rest is
+ * unpacked as it is; then it is the cluster's contents, over and over,
+ * which packed and unpacked must come out the same.  The codecs are used
+ * again for the next input, whatever became of this one.
  */
 
 #include <config.h>
