@@ -116,7 +116,7 @@ step "install what is missing" ./install-deps -y test || finish
 step "autogen.sh" ./autogen.sh || finish
 step "build" configure_and_make "$build/plain" || finish
 
-run_tests "All tests" "$build/plain" check
+run_tests "All tests" "$build/plain" check-at-once
 
 if step "build with ASan and UBSan" configure_and_make "$build/asan" \
         --enable-asan CFLAGS='-g -O1'; then
