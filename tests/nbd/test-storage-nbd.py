@@ -161,9 +161,11 @@ def errors_of_writes(lab, kind, error="EIO", **options):
     path = image(lab, **options)
     params = {"passphrase": "abc"} if "encryption" in options else {}
     trigger = lab.path("trigger")
+    # For want of space a write is tried three times in all.
+    rate = 60 if error == "ENOSPC" else 20
     below = Below(lab, path, filters=["error"],
                   args=["error-%s=%s" % (kind, error),
-                        "error-%s-rate=20%%" % kind,
+                        "error-%s-rate=%d%%" % (kind, rate),
                         "error-%s-file=%s" % (kind, trigger)])
     with over(lab, below, **params) as server:
         handle = server.connect()
