@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 #
 # The man page, --help and the table of parameters in the source name
-# the same parameters; likewise events, debug flags and the keys of
-# --dump-plugin.  test-plugin-man-details.py compares values, defaults and
+# the same parameters; likewise events, exports, debug flags and the keys
+# of --dump-plugin.  test-plugin-man-details.py compares values, defaults and
 # examples.
 
 # shellcheck source=../functions.sh
@@ -85,6 +85,13 @@ same "events of man page and --dump-plugin" events.man events.dump
 cat "$top_srcdir/lib/base/event.c" "$source"/event*.c |
   grep -oE '"(QCOW2|BLOCK)_[A-Z_]+"' | tr -d '"' | sort -u >events.source
 same "events of man page and source" events.man events.source
+
+# Exports.
+section EXPORTS | sed -nE 's/^=item C<([a-z-]+:)>[A-Z]+$/\1/p' | sort \
+  >exports.man
+sed -nE 's/^#define (BY_NAME|BY_ID|BITMAP) +"([a-z-]+:)"$/\2/p' \
+    "$source/exports.c" | sort >exports.source
+same "exports of man page and source" exports.man exports.source
 
 # Debug flags.
 section "DEBUG FLAGS" | grep -oE '^=item B<.*-D qcow2\.[a-z0-9]+' |
