@@ -320,6 +320,23 @@ def outside(lab):
     check(stats.get("tracker_outside_clusters") * 4 * K ==
           sum(e["data"]["length"] for e in told), "clusters")
     check(stats.get("events_total", event=reached) == len(told), "events")
+    refused(lab, path)
+
+
+def refused(lab, path):
+    """What overlap-limit=refuse refuses is counted apart."""
+    out = lab.path()
+    with lab.server(path, stats=out, **{
+            "overlap-structures.total-size-limit": 1,
+            "overlap-limit": "refuse"}) as server:
+        handle = server.connect()
+        for _ in range(3):
+            check(errno_of(handle.pwrite, b"x" * 512, 0) == errno.EIO,
+                  "not refused")
+    stats = read(out)
+    check(stats.get("overlap_outside_refusals_total") == 3, "refusals")
+    check(stats.get("overlap_refusals_total") == 0, "called corruption")
+    check(stats.get("request_errors_total", request="write") == 3, "errors")
 
 
 def strange_name(lab):

@@ -69,15 +69,28 @@ check_first ()
   cmp -n $((1 << 30)) old-disk.raw copy.raw || fail "the copies differ"
 }
 
-setup_qemu () { new_disk; serve_disk; }
-setup_qemu_drive () { setup_qemu; }
+# The one with reconnect-delay sees the server die and come back.
+setup_qemu ()
+{
+  new_disk
+  serve_disk
+  cat >meanwhile <<'END'
+#!/bin/sh -ex
+nbdinfo --size 'nbd+unix:///?socket=disk.sock'
+kill -KILL $(cat disk.pid)
+while kill -0 $(cat disk.pid); do sleep 0.1; done
+rm disk.sock
+nbdkit -U disk.sock -P disk.pid qcow2 disk.qcow2
+END
+  chmod +x meanwhile
+}
+setup_qemu_drive () { new_disk; serve_disk; }
 check_qemu ()
 {
-  grep -q '"virtual-size": 67108864' machine.json ||
-    fail "QEMU did not find the disk: $(<machine.json)"
-  grep -q 'nbd' machine.json || fail "not by NBD"
+  grep -q 'rm disk.sock' meanwhile.log || fail "the server was not restarted"
+  used_disk 67108864
 }
-check_qemu_drive () { check_qemu; }
+check_qemu_drive () { used_disk 67108864; }
 
 setup_psk () { new_disk; }
 setup_certificates () { new_disk; }

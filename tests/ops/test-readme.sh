@@ -65,8 +65,7 @@ with Qcow2("disk.qcow2") as q:
 h.pwrite(b"\1" * 65536, 0)'
       ;;
     *qemu-system*)
-      grep -q '"virtual-size": 21474836480' machine.json ||
-        fail "QEMU did not find the disk" ;;
+      used_disk 21474836480 ;;
     *stats=*)
       if ! [ -S events.sock ] || ! [ -s disk.prom ]; then fail "no files"; fi
       ;;
