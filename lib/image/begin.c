@@ -24,7 +24,6 @@
 #include <string.h>
 
 #include "byteorder.h"
-#include "check.h"
 #include "cleanup.h"
 #include "corrupt.h"
 #include "image-internal.h"
@@ -88,13 +87,13 @@ repair_dirty (struct image *img)
   guard_distrust (img);
   r = guard_sync (img);
   if (r == 0 && SABOTAGED (SABOTAGE_DIRTY_BIT))
-    r = check_clear_bits (img, INCOMPAT_DIRTY);
+    r = image_clear_incompatible (img, INCOMPAT_DIRTY);
   if (r == 0)
     r = image_check (img, CHECK_ALL, &result);
   if (r == 0 && result.grave)
     r = -EIO;
   if (r == 0)
-    r = check_clear_bits (img, INCOMPAT_DIRTY);
+    r = image_clear_incompatible (img, INCOMPAT_DIRTY);
   if (r == 0) {
     report_warning ("%s: the image is not dirty any more",
                     img->config.filename);

@@ -25,7 +25,7 @@
  *     forget what they have.
  *
  * Locks: begin_lock is held, or the image not served yet.  Takes
- * refcounts.lock, shards' locks, corrupt_lock.
+ * refcounts.lock, shards' locks.
  */
 
 #include <config.h>
@@ -37,10 +37,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "byteorder.h"
 #include "check.h"
 #include "checked.h"
-#include "cleanup.h"
 #include "report.h"
 
 /* An image must not be able to flood a server's log. */
@@ -254,28 +252,4 @@ image_check (struct image *img, enum image_check what,
   else if (!img->config.check_result)
     tell (img, res);
   return r;
-}
-
-int
-check_clear_bits (struct image *img, uint64_t bits)
-{
-  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&img->corrupt_lock);
-  const uint64_t value = img->header.incompatible & ~bits;
-  uint8_t buf[8];
-  int r;
-
-  if (value == img->header.incompatible)
-    return 0;
-  store_be64 (buf, value);
-  r = guard_write_buf (img, OVERLAP_MAIN_HEADER, buf, sizeof buf,
-                       HEADER_OFFSET_INCOMPATIBLE);
-  if (r == 0)
-    r = guard_sync (img);
-  if (r < 0) {
-    report_error ("%s: check: writing incompatible_features in the header: "
-                  "%s", img->config.filename, strerror (-r));
-    return r;
-  }
-  img->header.incompatible = value;
-  return 0;
 }

@@ -102,8 +102,4 @@ int check_flags (struct check *c);
  */
 int check_rebuild (struct check *c);
 
-/* check.c: take away BITS of the header's incompatible features, durably.
- */
-int check_clear_bits (struct image *img, uint64_t bits);
-
 #endif /* QCOW2_CHECK_H */

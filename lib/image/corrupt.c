@@ -35,13 +35,31 @@
 
 static _Thread_local bool marking;
 
+/* Write the header's incompatible features, durably, with corrupt_lock
+ * held.
+ */
+static int
+write_incompatible (struct image *img, uint64_t value)
+{
+  uint8_t buf[8];
+  int r;
+
+  store_be64 (buf, value);
+  marking = true;
+  r = guard_write_buf (img, OVERLAP_MAIN_HEADER, buf, sizeof buf,
+                       HEADER_OFFSET_INCOMPATIBLE);
+  if (r == 0)
+    r = guard_sync (img);
+  marking = false;
+  return r;
+}
+
 /* Set the bit and make it durable.  Only a writer may: a reader's lock
  * does not entitle us to change the header.
  */
 static void
 set_corrupt_bit (struct image *img)
 {
-  uint8_t buf[8];
   int r;
 
   if (img->header.version < 3) {
@@ -53,11 +71,7 @@ set_corrupt_bit (struct image *img)
   if (!atomic_load (&img->writing))
     return;
   img->header.incompatible |= INCOMPAT_CORRUPT;
-  store_be64 (buf, img->header.incompatible);
-  r = guard_write_buf (img, OVERLAP_MAIN_HEADER, buf, sizeof buf,
-                       HEADER_OFFSET_INCOMPATIBLE);
-  if (r == 0)
-    r = guard_sync (img);
+  r = write_incompatible (img, img->header.incompatible);
   if (r < 0)
     report_error ("%s: the corrupt bit could not be stored: %s",
                   img->config.filename, strerror (-r));
@@ -113,11 +127,8 @@ image_corrupt (struct image *img, uint64_t offset, uint64_t len,
                 img->config.offline ? ""
                 : img->opening ? "; it is served read-only"
                 : "; further writes are refused");
-  if (!img->opening) {
-    marking = true;
+  if (!img->opening)
     set_corrupt_bit (img);
-    marking = false;
-  }
   send_event (img, msg, offset, len);
   return -EIO;
 }
@@ -139,7 +150,24 @@ image_corrupt_store (struct image *img)
   if (!atomic_load (&img->guard.corrupt)
       || (img->header.incompatible & INCOMPAT_CORRUPT))
     return;
-  marking = true;
   set_corrupt_bit (img);
-  marking = false;
+}
+
+int
+image_clear_incompatible (struct image *img, uint64_t bits)
+{
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&img->corrupt_lock);
+  const uint64_t value = img->header.incompatible & ~bits;
+  int r;
+
+  if (value == img->header.incompatible)
+    return 0;
+  r = write_incompatible (img, value);
+  if (r < 0) {
+    report_error ("%s: check: writing incompatible_features in the header: "
+                  "%s", img->config.filename, strerror (-r));
+    return r;
+  }
+  img->header.incompatible = value;
+  return 0;
 }

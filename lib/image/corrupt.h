@@ -29,4 +29,9 @@ void image_corrupt_wait (struct image *img);
  */
 void image_corrupt_store (struct image *img);
 
+/* After a repair: take away BITS of the header's incompatible features
+ * (dirty, corrupt), durably.  0 or a negative errno, reported.
+ */
+int image_clear_incompatible (struct image *img, uint64_t bits);
+
 #endif /* QCOW2_CORRUPT_H */

@@ -22,7 +22,6 @@
 #include <string.h>
 
 #include "advice.h"
-#include "check.h"
 #include "checked.h"
 #include "cleanup.h"
 #include "compress.h"
@@ -511,7 +510,7 @@ check_now (struct image *img, enum image_check what)
     return r < 0 ? r : 1;
   if (result.errors_left + result.overlaps == 0 && what == CHECK_ALL
       && (img->header.incompatible & (INCOMPAT_DIRTY | INCOMPAT_CORRUPT))) {
-    r = check_clear_bits (img, INCOMPAT_DIRTY | INCOMPAT_CORRUPT);
+    r = image_clear_incompatible (img, INCOMPAT_DIRTY | INCOMPAT_CORRUPT);
     return r < 0 ? r : 1;
   }
   /* Wrong COPIED flags harm nobody: they are not believed. */
