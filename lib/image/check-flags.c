@@ -3,6 +3,8 @@
 /* The check, third part: the COPIED flags of the active disk, which must
  * be set where a reference count is one, and only there (qcow2
  * specification, "Cluster mapping").  Those of snapshots mean nothing.
+ * The clusters of a data file have no counts: each is its entry's alone,
+ * as if the count were one.
  *
  * It comes after the counts, so that the flags are compared with what
  * these have become.  A flag is corrected by a write of its entry's 8
@@ -25,11 +27,13 @@
 #include "refcount.h"
 #include "report.h"
 
-/* The count of the cluster at OFFSET; false if it cannot be known.  A
- * block past the end of the file reads as zeroes.
+/* The count of the cluster at OFFSET that a table (TYPE) leads to; false
+ * if it cannot be known.  A block past the end of the file reads as
+ * zeroes.
  */
 static bool
-count_of (struct check *c, uint64_t offset, uint64_t *count, int *r)
+count_of (struct check *c, int type, uint64_t offset, uint64_t *count,
+          int *r)
 {
   struct image *img = c->img;
   const uint64_t cluster = offset >> img->cluster_bits;
@@ -37,7 +41,9 @@ count_of (struct check *c, uint64_t offset, uint64_t *count, int *r)
     = refcounts_block_offset (img, cluster >> img->refcounts.block_bits);
 
   *r = 0;
-  *count = 0;
+  *count = type == OVERLAP_ACTIVE_L2 && img->map.layout.data_file;
+  if (*count)
+    return true;
   if (!check_block_is_sound (c, entry))
     return is_aligned (entry & ~REFCOUNT_TABLE_RESERVED,
                        img->cluster_size);
@@ -70,7 +76,7 @@ check_flag (struct check *c, int type, uint64_t place, uint64_t *entry)
   uint64_t count;
   int r;
 
-  if (!count_of (c, *entry & ENTRY_OFFSET, &count, &r)
+  if (!count_of (c, type, *entry & ENTRY_OFFSET, &count, &r)
       || (count == 1) == ((*entry & ENTRY_COPIED) != 0))
     return r;
   check_mistake (c, CHECK_KIND_COPIED, 1, "%s entry 0x%" PRIx64 " at host "
@@ -108,7 +114,6 @@ int
 check_flags (struct check *c)
 {
   struct image *img = c->img;
-  const bool data = !(img->header.incompatible & INCOMPAT_DATA_FILE);
   uint64_t i, entry;
   int r = 0;
 
@@ -120,7 +125,7 @@ check_flags (struct check *c)
     r = check_flag (c, OVERLAP_ACTIVE_L1,
                     img->header.l1_table_offset + i * sizeof entry, &entry);
     atomic_store (&img->map.l1[i], entry);
-    if (r == 0 && data)
+    if (r == 0)
       r = check_table (c, entry & ENTRY_OFFSET);
   }
   return r;

@@ -85,6 +85,14 @@ check_read_l2 (struct check *c, uint64_t offset, int *r)
   return *r == 0;
 }
 
+/* In a data file a cluster may be at offset 0, and has the COPIED flag. */
+static bool
+has_cluster (const struct check *c, uint64_t entry)
+{
+  return (entry & ENTRY_OFFSET) != 0
+    || (c->img->map.layout.data_file && (entry & ENTRY_COPIED));
+}
+
 /* An entry of the active disk that has a host cluster, or is compressed:
  * where it lies, for the statistics.  *NEXT is where it would follow the
  * entry before it.  (An image that is spread out is slow to read on
@@ -100,7 +108,7 @@ note_allocated (struct check *c, uint64_t entry, uint64_t *next)
     c->compressed++;
     c->fragmented++;
   }
-  else if (offset != 0) {
+  else if (has_cluster (c, entry)) {
     c->allocated++;
     if (*next != 0 && offset != *next)
       c->fragmented++;
@@ -173,8 +181,6 @@ refer_entry (struct check *c, uint64_t table, uint64_t entry,
 {
   const uint64_t offset = entry & ENTRY_OFFSET;
   const uint32_t allocated = (uint32_t) bitmap;
-  const bool data_file = c->img->map.layout.data_file;
-  const bool host = offset != 0 || (data_file && (entry & ENTRY_COPIED));
 
   if (entry & ENTRY_COMPRESSED)
     return refer_compressed (c, table, entry, bitmap);
@@ -182,12 +188,11 @@ refer_entry (struct check *c, uint64_t table, uint64_t entry,
     check_mistake (c, CHECK_KIND_BROKEN, 1, "entry 0x%" PRIx64 " in the L2 "
                    "table at host offset 0x%" PRIx64 " has reserved bits "
                    "set", entry, table);
-  if ((allocated & bitmap >> 32) || (!host && allocated)) {
+  if ((allocated & bitmap >> 32) || (allocated && !has_cluster (c, entry))) {
     check_mistake (c, CHECK_KIND_BROKEN, 1, "entry 0x%" PRIx64 " in the L2 "
                    "table at host offset 0x%" PRIx64 " has an invalid "
                    "subcluster bitmap 0x%016" PRIx64, entry, table, bitmap);
-    c->unseen = true;
-    return 0;
+    c->unseen = true;           /* but it has its cluster */
   }
   if (offset == 0)
     return 0;
@@ -198,7 +203,7 @@ refer_entry (struct check *c, uint64_t table, uint64_t entry,
     c->unseen = true;
     return 0;
   }
-  if (data_file)
+  if (c->img->map.layout.data_file)
     return 0;                   /* nothing of this file is referred to */
   check_overlap (c, offset);
   return refer (c, "a data cluster", offset, c->img->cluster_size);

@@ -5,9 +5,10 @@
 over images whose reference counts and flags are damaged at random.
 
 check=report and 'qcow2-overlap check' must find errors and leaks where
-'qemu-img check' finds them, and as many, and must not change the file.  What check=leaks and check=all
-say that they repaired is sound in QEMU's eyes, and the guest sees what it
-saw before.
+'qemu-img check' finds them, and as many, and must not change the file; where
+the two differ over an image of cases.py, differences.py says why.  What
+check=leaks and check=all say that they repaired is sound in QEMU's eyes, and
+the guest sees what it saw before.
 
     test-check.py [CASE...]
 
@@ -30,15 +31,14 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 # pylint: disable=wrong-import-position
 from cases import CASES  # noqa: E402
+from differences import (CHECKED, NOT_ASKED, NOT_CHECKED,  # noqa: E402
+                         NUMBERS, REFUSED, names)
 from make import Maker  # noqa: E402
 
 COPIED = 1 << 63
 OFFSET = 0x00fffffffffffe00
+LARGE = 1 << 28                 # to copy for a repair
 SLOW = os.environ.get("QCOW2_SANITIZER") or os.environ.get("QCOW2_VALGRIND")
-
-
-# QEMU follows the same table very often.
-TOO_LONG = {"l1-entries-same-1000000", "snapshots-65536-shared"}
 
 
 class Failure(Exception):
@@ -50,10 +50,10 @@ def check(condition, text, *args):
         raise Failure(text % args if args else text)
 
 
-def run(*argv):
+def run(*argv, cwd=None):
     return subprocess.run([str(a) for a in argv], stdin=subprocess.DEVNULL,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                          timeout=60, check=False)
+                          timeout=60, check=False, cwd=cwd)
 
 
 def read(path):
@@ -61,11 +61,18 @@ def read(path):
         return f.read()
 
 
-def ours(path, what):
+def state(path):
+    """Changes when the file does."""
+    st = os.stat(path)
+    return st.st_mtime_ns, st.st_size
+
+
+def ours(path, what, passphrase=None):
     """(found, left, log): pairs of errors and leaks; None if the image was
     not opened."""
+    given = [] if passphrase is None else ["passphrase=" + passphrase]
     done = run("nbdkit", "-U", "-", "-v", "qcow2", path, "check=" + what,
-               "--run", "true")
+               *given, "--run", "true")
     log = done.stdout.decode(errors="replace")
     check(done.returncode in (0, 1), "nbdkit ended with %d:\n%s",
           done.returncode, log)
@@ -103,9 +110,18 @@ def status(answer):
     return 2 if errors or answer.get("overlaps") else 3 if leaks else 0
 
 
-def qemu_check(path):
-    """The answer of QEMU; None if it cannot tell."""
-    done = run("qemu-img", "check", "--output=json", "-f", "qcow2", path)
+def qemu_check(path, passphrase=None):
+    """The answer of QEMU, which does not need the backing file; None if it
+    cannot tell."""
+    image = {"driver": "qcow2", "backing": None,
+             "file": {"driver": "file", "filename": path}}
+    secret = []
+    if passphrase is not None:
+        image["encrypt.key-secret"] = "s"
+        secret = ["--object", "secret,id=s,data=" + passphrase]
+    # It looks for data files where it is.
+    done = run("qemu-img", "check", "--output=json", *secret,
+               "json:" + json.dumps(image), cwd=os.path.dirname(path))
     text = done.stdout.decode(errors="replace")
     if "{\n" not in text:
         return None
@@ -128,6 +144,17 @@ def agree(found, reference, log):
                                   found[0] and reference[0])
 
 
+def agree_on_case(name, found, reference):
+    """Of an image of cases.py: differences.py knows when not."""
+    if found == reference:
+        return True
+    if found is None:
+        return name in names(REFUSED)
+    if reference is None:
+        return name in names(CHECKED)
+    return name in names(NUMBERS) and found[0] and reference[0]
+
+
 def same(one, other):
     """Does a guest see the same in both?  Huge disks are not looked at, nor
     what QEMU cannot read."""
@@ -143,48 +170,57 @@ class Tester:
     def __init__(self, folder):
         self.folder = folder
         self.images = self.refused = self.repaired = 0
-        self.offline_opened = self.all_fields = 0
+        self.offline_opened = self.all_fields = self.differ = 0
         self.failed = []
 
-    def report(self, path):
-        """Compare the two; what was found, or None if the image was not
-        opened."""
-        before = os.stat(path)
-        found, _, log = ours(path, "report")
-        after = os.stat(path)
-        check((before.st_mtime_ns, before.st_size) ==
-              (after.st_mtime_ns, after.st_size), "the file was changed")
-        if found is None:
-            self.refused += 1
-            return None
-        reference = theirs(path)
-        if reference is None:
-            return found
-        check(agree(found, reference, log),
-              "errors and leaks are %s, of QEMU %s\n%s", found, reference,
-              "\n".join(line for line in log.splitlines()
-                        if "check:" in line))
-        return found
-
-    def offline(self, path, found):
-        """The offline tool, which opens more than the server does, finds
-        what the server found and QEMU finds."""
-        before = read(path)
+    def offline(self, path):
+        """What the offline tool says, which opens more than the server
+        does, and its log; (None, log) if it does not open the image."""
+        before = state(path)
         code, answer, log = tool(path)
-        check(read(path) == before, "the tool changed the file")
+        check(state(path) == before, "the tool changed the file")
         if code == 1:
-            check(found is None, "the tool does not open it: %s", log)
-            return
+            return None, log
         self.offline_opened += 1
         check(code == status(answer), "exit %d with %s", code, answer)
-        check(found in (None, pair(answer)), "the tool finds %s, the server "
-              "%s", answer, found)
-        if found == (0, 0):
-            reference = qemu_check(path)
-            answer.pop("overlaps", None)
-            check(reference in (None, answer), "the tool says %s, QEMU %s",
-                  answer, reference)
-            self.all_fields += reference is not None
+        return answer, log
+
+    def compare(self, case, answer, reference, log):
+        """The tool with QEMU."""
+        found = answer and pair(answer)
+        wanted = reference and pair(reference)
+        if case:
+            check(agree_on_case(case.name, found, wanted),
+                  "errors and leaks are %s, of QEMU %s, and differences.py "
+                  "does not say why\n%s", found, wanted, log)
+            self.differ += found != wanted
+        else:
+            check(not wanted or found and agree(found, wanted, log),
+                  "errors and leaks are %s, of QEMU %s\n%s", found, wanted,
+                  log)
+        if found == wanted == (0, 0):
+            for one in answer, reference:
+                one.pop("overlaps", None)
+                one.pop("filename")
+            check(reference == answer, "the tool says %s, QEMU %s", answer,
+                  reference)
+            self.all_fields += 1
+
+    def report(self, case, path):
+        """Compare server, tool and QEMU; what was found, or None if the
+        server did not open the image."""
+        passphrase = case and case.passphrase
+        before = state(path)
+        found, _, log = ours(path, "report", passphrase)
+        check(state(path) == before, "the file was changed")
+        self.refused += found is None
+        answer, said = self.offline(path)
+        check(answer or found is None, "the tool does not open it: %s", said)
+        check(found in (None, answer and pair(answer)), "the tool finds %s, "
+              "the server %s\n%s", answer, found, log)
+        if not case or case.name not in NOT_ASKED:
+            self.compare(case, answer, qemu_check(path, passphrase), said)
+        return found
 
     def offline_repair(self, path, what, repaired):
         """Byte for byte what the server makes of it."""
@@ -217,21 +253,22 @@ class Tester:
         os.unlink(copy)
         return left
 
-    def one(self, name, path, must_heal=False):
+    def one(self, name, path, case=None):
+        """A case, or else something that must be healed."""
         self.images += 1
         start = time.monotonic()
         try:
-            if os.path.getsize(path) > 1 << 30 or name in TOO_LONG:
+            if name in NOT_CHECKED:
                 return
-            found = self.report(path)
-            self.offline(path, found)
-            check(found is not None or not must_heal, "it was not opened")
-            if not found or found == (0, 0):
+            found = self.report(case, path)
+            check(found is not None or case, "it was not opened")
+            if not found or found == (0, 0) or \
+               os.path.getsize(path) > LARGE:
                 return
             if found[1]:
                 self.repair(path, "leaks")
             left = self.repair(path, "all")
-            check(not must_heal or left == (0, 0), "left are %s of %s, %s",
+            check(case or left == (0, 0), "left are %s of %s, %s",
                   left, found, path)
         except (Failure, subprocess.TimeoutExpired) as e:
             self.failed.append(name)
@@ -345,7 +382,7 @@ def damaged(tester, rng, count):
             run("qemu-io", "-f", "qcow2", *writes[:4], path)
         check(theirs(path) == (0, 0), "%s is not sound", options)
         Damage(rng, path).save(path)
-        tester.one("damaged %d %s" % (i, options), path, must_heal=True)
+        tester.one("damaged %d %s" % (i, options), path)
 
 
 def main():
@@ -362,17 +399,17 @@ def main():
                SLOW and number % 10 and not wanted:
                 continue
             image = maker.case(case)
-            tester.one(case.name, image.path)
+            tester.one(case.name, image.path, case)
             os.unlink(image.path)
         if not wanted:
             damaged(tester, random.Random(seed), count)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    print("%d images, %d refused at open, %d by the tool, %d repairs, %d "
-          "failed; seed %s"
+    print("%d images, %d refused at open, %d by the tool, %d differ from "
+          "QEMU as differences.py says, %d repairs, %d failed; seed %s"
           % (tester.images, tester.refused,
-             tester.images - tester.offline_opened, tester.repaired,
-             len(tester.failed), seed))
+             tester.images - tester.offline_opened, tester.differ,
+             tester.repaired, len(tester.failed), seed))
     check(wanted or tester.repaired > 0, "nothing was repaired")
     check(wanted or tester.all_fields > 0, "no answer was compared with "
           "QEMU's field by field")
