@@ -39,6 +39,7 @@ AGAINST = ["ours-none", "raw", "qemu-none", "qemu-cached", "qemu-all"]
 
 def one_run(server, image, folder, client, options, seconds):
     socket = os.path.join(folder, "socket")
+    os.sync()               # what others left is no business of this run
     with server.start(image, socket, options) as running:
         if not getattr(client, "alone", False):
             running.hold()
@@ -145,8 +146,8 @@ def arguments():
     p.add_argument("--plugin", default=os.environ.get("QCOW2_PLUGIN"))
     p.add_argument("--folder", default=os.environ.get("BENCH_FOLDER", "/var/tmp"))
     p.add_argument("--output", default="bench-results")
-    p.add_argument("--rounds", type=int, default=3)
-    p.add_argument("--seconds", type=float, default=0.5)
+    p.add_argument("--rounds", type=int, default=5)
+    p.add_argument("--seconds", type=float, default=0.4)
     p.add_argument("--only", help="names of workloads, with commas between")
     p.add_argument("--quick", action="store_true")
     args = p.parse_args()

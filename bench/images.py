@@ -174,7 +174,6 @@ class Images:
             path += ".fresh"
             self.remove(path)
             make(path, layout)
-            os.sync()           # what others left is no business of this run
         elif key not in self.made:
             self.made[key] = path
             make(path, layout)

@@ -44,9 +44,8 @@
  * a commit is one sync; an epoch that only removed pointers needs no sync
  * before them.
  *
- * One commit runs at a time, in the thread of whoever asks first.  Who
- * asks while it runs waits for the next one, since the cut of the
- * running one may lie before his writes; all of them share it.
+ * One commit runs at a time, in the thread of whoever asks first, and
+ * those who ask meanwhile share the next: see commit-group.c.
  *
  * Locks: commit.lock for taking turns; epoch_lock for the cut.  Neither
  * is held across I/O.
@@ -69,6 +68,9 @@
  * lie scattered, 16 MB) are worth a commit.
  */
 #define MAX_FREED_CHUNKS 4096
+
+/* Nanoseconds that a flush waits for others, however slow the storage. */
+#define GROUP_MAX_WAIT UINT64_C (20000000)
 
 #ifdef QCOW2_SABOTAGE
 enum sabotage sabotage_now;
@@ -94,7 +96,9 @@ commit_init (struct image *img)
   pthread_condattr_init (&cond_attr);
   pthread_condattr_setclock (&cond_attr, CLOCK_MONOTONIC);
   pthread_cond_init (&c->changed, &cond_attr);
+  pthread_cond_init (&c->group.arrived, &cond_attr);
   pthread_condattr_destroy (&cond_attr);
+  c->group.longest = GROUP_MAX_WAIT;
   c->epoch = 1;
   return 0;
 }
@@ -107,6 +111,7 @@ commit_destroy (struct image *img)
   pthread_rwlock_destroy (&c->epoch_lock);
   pthread_mutex_destroy (&c->lock);
   pthread_cond_destroy (&c->changed);
+  pthread_cond_destroy (&c->group.arrived);
 }
 
 void
@@ -195,8 +200,8 @@ write_pointers (struct image *img, struct cut *cut)
   return r;
 }
 
-static int
-do_commit (struct image *img)
+int
+commit_run (struct image *img)
 {
   struct cut cut;
   bool pointers;
@@ -227,45 +232,6 @@ do_commit (struct image *img)
   if (img->config.overlap_debug)
     verify_tracker (img);
   return 0;
-}
-
-/* Run one commit; called and returns with commit.lock held. */
-static void
-take_turn (struct image *img)
-{
-  struct commit *c = &img->commit;
-  uint64_t number;
-  int r;
-
-  c->running = true;
-  number = ++c->started;
-  pthread_mutex_unlock (&c->lock);
-
-  r = do_commit (img);
-
-  pthread_mutex_lock (&c->lock);
-  c->running = false;
-  c->ended = number;
-  if (r == 0)
-    c->good = number;
-  pthread_cond_broadcast (&c->changed);
-}
-
-int
-commit_now (struct image *img)
-{
-  struct commit *c = &img->commit;
-  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&c->lock);
-  const uint64_t mine = c->started + 1;
-
-  while (c->ended < mine) {
-    if (c->running)
-      pthread_cond_wait (&c->changed, &c->lock);
-    else
-      take_turn (img);
-  }
-  /* A later success includes what an earlier failure left undone. */
-  return c->good >= mine ? 0 : -EIO;
 }
 
 /* Is no metadata waiting? */

@@ -12,6 +12,18 @@
 
 struct image;
 
+/* Flushes that share a commit (commit-group.c); guarded by commit.lock. */
+struct commit_group {
+  pthread_cond_t arrived;       /* the leader waits for it */
+  bool gathering;               /* a leader waits for others */
+  unsigned asking;              /* flushes that the next commit will answer */
+  unsigned expected;            /* flushes that may come before it */
+  unsigned skip;                /* so many commits wait for nobody */
+  unsigned missed;              /* what skip was after the last wait in vain */
+  uint64_t usual;               /* what a commit takes, nanoseconds */
+  uint64_t longest;             /* nobody is waited for longer */
+};
+
 struct commit {
   /* Changes of the map are made under this lock, shared; a commit takes
    * it alone for its cut.  Never held across I/O.
@@ -25,6 +37,7 @@ struct commit {
   bool running;
   uint64_t started, ended;      /* number of commits */
   uint64_t good;                /* the last that succeeded */
+  struct commit_group group;
 
   pthread_t thread;
   bool has_thread, stop, kicked;
@@ -44,6 +57,17 @@ void commit_stop (struct image *img);
  * errno (reported).  Hold no lock but range locks and a table_lock.
  */
 int commit_now (struct image *img);
+
+/* The same for a guest that waits for it: a flush, or a request with FUA.
+ * May begin a moment later, so that other guests' flushes, if some are
+ * expected, are answered by the same commit.
+ */
+int commit_flush (struct image *img);
+
+/* One commit, of what waits now.  For commit-group.c, which sees to it
+ * that one runs at a time; not with commit.lock held.
+ */
+int commit_run (struct image *img);
 
 /* Before a change of the map, without any lock: if too much is waiting
  * for a commit, have one.  0, or its failure.

@@ -91,7 +91,7 @@ image_flush (struct image *img)
 {
   if (!atomic_load (&img->writing))
     return 0;
-  return commit_now (img);
+  return commit_flush (img);
 }
 
 /* A commit's release lowers counts, which the next one writes; that one

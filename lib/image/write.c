@@ -432,6 +432,6 @@ image_write (struct image *img, const void *buf, size_t len,
       ? write_detecting_zeroes (img, buf, len, offset, fua, &commit)
       : write_range (img, buf, len, offset, fua, &commit);
   if (r == 0 && fua && commit && !SABOTAGED (SABOTAGE_FUA))
-    r = commit_now (img);
+    r = commit_flush (img);
   return image_request_end (img, "writing", offset, len, r);
 }

@@ -324,7 +324,7 @@ image_zero (struct image *img, uint64_t offset, uint64_t len,
    * not be durable yet.
    */
   if (r == 0 && fua)
-    r = commit_now (img);
+    r = commit_flush (img);
   return image_request_end (img, "zeroing", offset, len, r);
 }
 
@@ -347,6 +347,6 @@ image_trim (struct image *img, uint64_t offset, uint64_t len, bool fua)
                        RAW_TRIM)
       : zero_subclusters (img, p.body, p.body_end, true, NULL);
   if (r == 0 && fua)
-    r = commit_now (img);
+    r = commit_flush (img);
   return image_request_end (img, "trimming", offset, len, r);
 }

@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* Group commit: whose turn it is, and who shares it.
+ *
+ * A commit runs in the thread of whoever asks first.  Who asks while it
+ * runs waits for the next one, since the cut of the running one may lie
+ * before his writes; all who wait then share that.
+ *
+ * By itself this makes two groups of clients that flush after each
+ * write: while the commit of one group runs, the other waits for its
+ * turn, and is gone when the first group has sent its next flushes.  Each
+ * commit then answers half of them.  So whoever is to run the next commit
+ * for a guest, the leader, first waits a little if more flushes are to be
+ * expected: as many as the last commit answered and found waiting at its
+ * end.  A single client never waits for anybody:
+ *
+ *     IDLE --commit_flush--> asking >= expected? --yes--> RUNNING
+ *       ^                        | no                        |
+ *       |                        v                           |
+ *       |                    GATHERING --the last arrives,---^
+ *       |                             or half of what a      |
+ *       |                             commit takes is over   |
+ *       +---------- take_turn: expected is set anew ---------+
+ *
+ * A wait in vain costs the leader half a commit's time, so after one the
+ * next commit goes ahead at once, after two in a row the next two, then
+ * four, up to MAX_SKIP.  What is expected shrinks meanwhile to those that
+ * do come.
+ */
+
+#include <config.h>
+
+#include <errno.h>
+#include <time.h>
+
+#include "checked.h"
+#include "cleanup.h"
+#include "image-internal.h"
+
+/* After many waits in vain so many commits wait for nobody. */
+#define MAX_SKIP 64u
+
+static uint64_t
+now (void)
+{
+  struct timespec ts;
+
+  clock_gettime (CLOCK_MONOTONIC, &ts);
+  return (uint64_t) ts.tv_sec * 1000000000 + (uint64_t) ts.tv_nsec;
+}
+
+/* Run one commit; called and returns with commit.lock held. */
+static void
+take_turn (struct image *img)
+{
+  struct commit *c = &img->commit;
+  struct commit_group *g = &c->group;
+  const unsigned answered = g->asking;
+  const uint64_t number = ++c->started;
+  uint64_t began;
+  int r;
+
+  c->running = true;
+  g->asking = 0;
+  pthread_mutex_unlock (&c->lock);
+
+  began = now ();
+  r = commit_run (img);
+  began = now () - began;
+
+  pthread_mutex_lock (&c->lock);
+  g->usual = g->usual / 4 * 3 + began / 4;
+  g->expected = answered + g->asking;
+  c->running = false;
+  c->ended = number;
+  if (r == 0)
+    c->good = number;
+  pthread_cond_broadcast (&c->changed);
+  /* A leader whose commit this was need not wait any more. */
+  if (g->gathering)
+    pthread_cond_signal (&g->arrived);
+}
+
+static bool
+complete (const struct commit_group *g)
+{
+  return g->asking >= g->expected;
+}
+
+/* Is it worth waiting for others? */
+static bool
+worth_a_wait (struct commit_group *g)
+{
+  if (complete (g))
+    return false;
+  if (g->skip == 0)
+    return true;
+  g->skip--;
+  return false;
+}
+
+/* Wait, as leader, for the others to arrive; commit.lock is held but for
+ * that.  The caller looks again at what is to be done: another may have
+ * run a commit meanwhile.
+ */
+static void
+gather (struct commit *c)
+{
+  struct commit_group *g = &c->group;
+  const uint64_t started = c->started;
+  const uint64_t until = now () + MIN (g->usual / 2, g->longest);
+  const struct timespec ts = { (time_t) (until / 1000000000),
+                               (long) (until % 1000000000) };
+  int r = 0;
+
+  g->gathering = true;
+  while (r != ETIMEDOUT && !complete (g) && c->started == started)
+    r = pthread_cond_timedwait (&g->arrived, &c->lock, &ts);
+  g->gathering = false;
+
+  if (complete (g) || c->started != started)
+    g->missed = 0;
+  else
+    g->skip = g->missed = MIN (g->missed * 2 + (g->missed == 0), MAX_SKIP);
+}
+
+/* Wait for a commit that begins from now on, or run it. */
+static int
+commit_after (struct image *img, bool may_gather)
+{
+  struct commit *c = &img->commit;
+  const uint64_t mine = c->started + 1;
+
+  while (c->ended < mine) {
+    if (c->running || (may_gather && c->group.gathering))
+      pthread_cond_wait (&c->changed, &c->lock);
+    else if (may_gather && worth_a_wait (&c->group)) {
+      gather (c);
+      may_gather = false;       /* once */
+    }
+    else
+      take_turn (img);
+  }
+  /* A later success includes what an earlier failure left undone. */
+  return c->good >= mine ? 0 : -EIO;
+}
+
+int
+commit_now (struct image *img)
+{
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&img->commit.lock);
+
+  return commit_after (img, false);
+}
+
+int
+commit_flush (struct image *img)
+{
+  struct commit *c = &img->commit;
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&c->lock);
+
+  c->group.asking++;
+  if (c->group.gathering && complete (&c->group))
+    pthread_cond_signal (&c->group.arrived);
+  return commit_after (img, true);
+}

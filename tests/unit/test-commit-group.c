@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* Who shares a commit, and who waits for whom (lib/image/commit-group.c).
+ * How long is waited at most is set to what no test could wait for, or to
+ * next to nothing, so that nothing here depends on the machine's speed.
+ */
+
+#include <config.h>
+
+#include "cleanup.h"
+#include "held-test.h"
+#include "run-suite.h"
+
+#define K 1024u
+#define SECOND UINT64_C (1000000000)
+
+static struct request first = { .kind = FLUSH }, second = { .kind = FLUSH };
+
+/* Leaders wait at most so long. */
+static void
+wait_at_most (uint64_t nanoseconds)
+{
+  struct commit *c = &img->commit;
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&c->lock);
+
+  c->group.longest = nanoseconds;
+  c->group.usual = 1000 * SECOND;
+}
+
+static void
+write_in_place (int c)
+{
+  ck_assert_int_eq (write_byte (0, 4 * K, c), 0);
+}
+
+static void
+begin (uint64_t longest)
+{
+  make_image ("", "64M");
+  ck_assert_int_eq (write_byte (0, 64 * K, 1), 0);
+  ck_assert_int_eq (image_flush (img), 0);
+  wait_at_most (longest);
+}
+
+/* The first client's flush is answered, while the second's has waited for
+ * it to end.
+ */
+static void
+one_after_the_other (void)
+{
+  write_in_place (2);
+  hold_next (STORAGE_MEMORY_SYNC, 0, 0);
+  start (&first);
+  wait_until_held ();
+  write_in_place (3);
+  start (&second);
+  expect_waiting (&second);
+  let_go ();
+  done (&first, 0);
+}
+
+START_TEST (two_clients_that_flush_in_turns_share_each_commit)
+{
+  uint64_t started;
+
+  begin (1000 * SECOND);
+  one_after_the_other ();
+  started = img->commit.started;
+  /* It is the second's turn, but the first will be back. */
+  expect_waiting (&second);
+  write_in_place (4);
+  ck_assert_int_eq (image_flush (img), 0);
+  done (&second, 0);
+  ck_assert_uint_eq (img->commit.started, started + 1);
+  expect_byte (0, 4 * K, 4);
+  stop_clean ();
+}
+END_TEST
+
+START_TEST (a_single_client_waits_for_nobody)
+{
+  uint64_t started;
+  int i;
+
+  begin (1000 * SECOND);
+  started = img->commit.started;
+  for (i = 0; i < 5; ++i) {
+    write_in_place (i);
+    ck_assert_int_eq (image_flush (img), 0);
+  }
+  ck_assert_uint_eq (img->commit.started, started + 5);
+  ck_assert_uint_eq (img->commit.group.missed, 0);
+  stop_clean ();
+}
+END_TEST
+
+START_TEST (who_does_not_come_back_is_not_waited_for_again)
+{
+  begin (1);
+  one_after_the_other ();
+  done (&second, 0);
+  ck_assert_uint_eq (img->commit.group.missed, 1);
+  /* The next time nobody is waited for, however long one might. */
+  wait_at_most (1000 * SECOND);
+  one_after_the_other ();
+  done (&second, 0);
+  ck_assert_uint_eq (img->commit.group.skip, 0);
+  /* And then again. */
+  one_after_the_other ();
+  expect_waiting (&second);
+  ck_assert_int_eq (image_flush (img), 0);
+  done (&second, 0);
+  ck_assert_uint_eq (img->commit.group.missed, 0);
+  stop_clean ();
+}
+END_TEST
+
+START_TEST (a_commit_for_another_reason_answers_who_waits_for_others)
+{
+  begin (1000 * SECOND);
+  one_after_the_other ();
+  expect_waiting (&second);
+  ck_assert_int_eq (commit_now (img), 0);
+  done (&second, 0);
+  stop_clean ();
+}
+END_TEST
+
+int
+main (void)
+{
+  Suite *s = suite_create ("commit-group");
+  TCase *tc = tcase_create ("commit-group");
+
+  if (!have_qemu_img ())
+    return 77;
+  tcase_set_timeout (tc, 120);
+  tcase_add_test (tc, two_clients_that_flush_in_turns_share_each_commit);
+  tcase_add_test (tc, a_single_client_waits_for_nobody);
+  tcase_add_test (tc, who_does_not_come_back_is_not_waited_for_again);
+  tcase_add_test (tc,
+                  a_commit_for_another_reason_answers_who_waits_for_others);
+  suite_add_tcase (s, tc);
+  return run_suite (s);
+}
