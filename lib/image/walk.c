@@ -64,8 +64,9 @@ walk_active (const struct walk *w)
   uint64_t i, table;
   int r;
 
+  /* A larger table that a resize has just made is longer than the map. */
   r = visit (w, OVERLAP_ACTIVE_L1, img->header.l1_table_offset,
-             img->map.l1_size * sizeof (uint64_t));
+             img->header.l1_size * sizeof (uint64_t));
   for (i = 0; i < img->map.l1_size && r == 0
          && wants (w, OVERLAP_ACTIVE_L2); ++i) {
     table = atomic_load (&img->map.l1[i]) & ENTRY_OFFSET;

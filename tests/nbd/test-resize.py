@@ -56,8 +56,11 @@ def filled(lab, cluster, options, size, **more):
 
 
 def resized(lab, path, size, **more):
-    with lab.server(path, resize=size, resize_shrink="true",
-                    **more) as server:
+    # The tracker's marks are compared with the tables after each commit,
+    # also while the disk is resized: a larger L1 table is marked, and was
+    # not all of it counted as one.
+    with lab.server(path, args=["-D", "qcow2.overlap=1"], resize=size,
+                    resize_shrink="true", **more) as server:
         handle = server.connect()
         check(handle.get_size() == size, "size %d", handle.get_size())
     expect_clean(path)
