@@ -80,12 +80,15 @@ static const uint32_t colours[CLASSES] = {
 };
 
 /* Which metadata is shown if there is no room for all: the rarest. */
-static const uint8_t by_rarity[OVERLAP_TYPES] = {
+static const uint8_t by_rarity[] = {
   OVERLAP_MAIN_HEADER, OVERLAP_REFCOUNT_TABLE, OVERLAP_ACTIVE_L1,
   OVERLAP_SNAPSHOT_TABLE, OVERLAP_CRYPTO_HEADER, OVERLAP_BITMAP_DIRECTORY,
   OVERLAP_INACTIVE_L1, OVERLAP_BITMAP_TABLE, OVERLAP_BITMAP_DATA,
   OVERLAP_REFCOUNT_BLOCK, OVERLAP_INACTIVE_L2, OVERLAP_ACTIVE_L2,
 };
+
+_Static_assert (ARRAY_SIZE (by_rarity) == OVERLAP_TYPES,
+                "each type has a place here, and a colour above");
 
 /*----------------------------------------------------------------------
  * Bins.
