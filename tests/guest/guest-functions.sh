@@ -236,6 +236,26 @@ disk_options ()
   fi
 }
 
+# guide_options NAME SOCKET [PAYLOAD]: sets $disk to what the paragraph NAME
+# of nbdkit-qcow2-guide(1) gives QEMU, word by word but for the socket's name
+# and how much memory the machine has.
+guide_options ()
+{
+  local command
+
+  command=$(awk -v name="$1" '
+    /^=for test / { on = ($3 == name); next }
+    on && /^ / { print; begun = 1; next }
+    on && begun { exit }' "$top_srcdir/docs/nbdkit-qcow2-guide.pod")
+  eval "disk=($command)"
+  [ "${disk[0]-}" = qemu-system-x86_64 ] || fail "the guide has no $1"
+  disk=("${disk[@]//disk.sock/"$2"}" -m "${guest_memory:-320}")
+  disk=("${disk[@]:1}")
+  if [ "${3-}" ]; then
+    disk+=(-drive "if=virtio,format=raw,readonly=on,file=$3")
+  fi
+}
+
 # wait_guest SECONDS: for the machine to end by itself.
 wait_guest ()
 {
@@ -248,12 +268,17 @@ wait_guest ()
 }
 
 # run_guest NAME SECONDS APPEND [SOCKET [PAYLOAD]]: a machine from power
-# on to power off; its console goes to NAME.log.
+# on to power off; its console goes to NAME.log.  Its disk is as the guide's
+# paragraph $guest_example says, if that is set.
 run_guest ()
 {
   local disk=()
 
-  if [ "${4-}" ]; then disk_options "$4" "${5-}"; fi
+  if [ "${4-}" ] && [ "${guest_example-}" ]; then
+    guide_options "$guest_example" "$4" "${5-}"
+  elif [ "${4-}" ]; then
+    disk_options "$4" "${5-}"
+  fi
   start_guest "$1" "$3" -serial "file:$1.log" "${disk[@]}"
   wait_guest "$2"
 }

@@ -12,6 +12,9 @@
 #                some of them compressed too, with an internal snapshot
 #                before the first run and another before the second:
 #                their contents must not change, nor the base at all
+#
+# The first run on each takes the disk with the very options that
+# nbdkit-qcow2-guide(1) shows, the last with those of disk_options.
 
 source "$top_srcdir/tests/functions.sh"
 source "$top_srcdir/tests/guest/guest-functions.sh"
@@ -70,7 +73,7 @@ test_new ()
   touch watch
   watch_blocks new.qcow2 &
   watcher=$!
-  run_on new.qcow2 new 1
+  guest_example=qemu run_on new.qcow2 new 1
   rm watch
   wait "$watcher"
   most=$(cat most.blocks) left=$(stat -c %b new.qcow2)
@@ -168,7 +171,7 @@ test_overlay ()
   qemu-img snapshot -c first over.qcow2
   first=$(digest over.qcow2 first)
 
-  run_on over.qcow2 old 1
+  guest_example=qemu-drive run_on over.qcow2 old 1
   [ "$(digest over.qcow2 first)" = "$first" ] ||
     fail "the first run changed the snapshot"
 
