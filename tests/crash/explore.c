@@ -49,6 +49,7 @@ static struct {
   struct recorder *rec;
   struct history *history;
   struct states *states;
+  size_t small_hole;            /* the moment after the first of them */
   size_t crash;
   enum loss loss;
   uint64_t choice;
@@ -168,7 +169,8 @@ check_contents (void)
       wrong ("sector %u holds %" PRIx64, i, now.tags[i]);
     }
   }
-  if (now.base->kind->flags & KIND_RAW)
+  if (now.base->kind->flags & KIND_RAW
+      && !(now.base->kind->flags & KIND_ENCRYPTED))
     check_raw_data ();
 }
 
@@ -307,6 +309,7 @@ check_state (unsigned kind, enum loss loss, uint64_t choice,
   explore_stats.states++;
   explore_stats.by_kind[kind]++;
   explore_stats.by_loss[loss]++;
+  explore_stats.small_holes += now.crash >= now.small_hole;
   now.loss = loss;
   now.choice = choice;
   now.disk = states_make (now.states, loss, choice);
@@ -425,6 +428,8 @@ explore (unsigned kind, uint64_t seed, uint64_t most, unsigned qemu_share)
   explore_stats.requests += REQUESTS;
   explore_stats.syncs += recorder_syncs (now.rec);
 
+  now.small_hole
+    = recorder_small_hole (now.rec, UINT64_C (1) << now.base->kind->cluster_bits);
   now.states = states_create (now.rec);
   moments = recorder_now (now.rec);
   all = (moments + 1) * (2 + SOME_STATES);

@@ -18,6 +18,7 @@ struct explore_stats {
   uint64_t qemu;                /* states judged by qemu-img, too */
   uint64_t repaired;            /* states whose repair had not ended */
   uint64_t gone_on;             /* states that took requests afterwards */
+  uint64_t small_holes;         /* states with holes within a cluster */
   uint64_t blocks_made, tables_grown; /* refcounts, in runs */
 };
 extern struct explore_stats explore_stats;

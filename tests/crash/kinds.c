@@ -144,6 +144,63 @@ const struct kind kinds[] = {
   { "512k",               19, 3,  8, KIND_BACKING, 1 },
   { "1m-v2",              20, 2, 16, 0, 1 },
   { "2m-r64-2",           21, 3, 64, 0, 2 },
+  /* So that any two things that go together do so somewhere: see
+   * check_pairs in test-explore.c.
+   */
+  { "many-1", 17, 3, 16,
+    KIND_BACKING | KIND_COMPRESSED | KIND_ZSTD | KIND_BITMAPS | KIND_TINY
+    | KIND_REPAIR | KIND_IGNORE | KIND_FAILING,
+    4 },
+  { "many-2", 17, 3, 32,
+    KIND_DATA | KIND_RAW | KIND_AES | KIND_RESIZE | KIND_REPAIR
+    | KIND_REBUILD | KIND_DETECT,
+    1 },
+  { "many-3", 17, 3, 32,
+    KIND_EXTENDED | KIND_DATA | KIND_LUKS | KIND_TINY
+    | KIND_DIRTY | KIND_IGNORE,
+    1 },
+  { "many-4", 9, 3, 64,
+    KIND_BACKING | KIND_COMPRESS | KIND_BITMAPS | KIND_FAR | KIND_RESIZE
+    | KIND_DIRTY | KIND_DETECT,
+    2 },
+  { "many-5", 17, 2, 16,
+    KIND_SNAPSHOTS | KIND_COMPRESSED | KIND_COMPRESS | KIND_REPAIR
+    | KIND_REBUILD | KIND_DETECT | KIND_FAILING,
+    1 },
+  { "many-6", 10, 3, 4,
+    KIND_SNAPSHOTS | KIND_BACKING | KIND_AES | KIND_FULL | KIND_DIRTY
+    | KIND_IGNORE | KIND_FAILING,
+    1 },
+  { "many-7", 9, 3, 64,
+    KIND_BITMAPS | KIND_AES | KIND_FAR | KIND_TINY | KIND_REPAIR
+    | KIND_REBUILD | KIND_IGNORE,
+    1 },
+  { "many-8", 17, 3, 4,
+    KIND_COMPRESSED | KIND_ZSTD | KIND_EXTENDED | KIND_TINY | KIND_RESIZE
+    | KIND_DETECT | KIND_FAILING,
+    2 },
+  { "many-9", 14, 3, 1,
+    KIND_BACKING | KIND_EXTENDED | KIND_LUKS | KIND_RESIZE | KIND_REPAIR
+    | KIND_REBUILD | KIND_IGNORE,
+    1 },
+  { "many-10", 10, 3, 32,
+    KIND_BACKING | KIND_COMPRESSED | KIND_COMPRESS | KIND_ZSTD
+    | KIND_DIRTY | KIND_IGNORE,
+    2 },
+  { "many-11", 17, 3, 4,
+    KIND_EXTENDED | KIND_BITMAPS | KIND_DATA | KIND_RAW | KIND_AES
+    | KIND_FULL | KIND_DIRTY | KIND_IGNORE,
+    4 },
+  { "many-12", 17, 3, 16,
+    KIND_BACKING | KIND_COMPRESS | KIND_ZSTD | KIND_FULL | KIND_REPAIR
+    | KIND_REBUILD | KIND_DETECT,
+    1 },
+  { "many-13", 9, 3, 16,
+    KIND_LUKS | KIND_TINY | KIND_DETECT,
+    1 },
+  { "many-14", 17, 2, 16,
+    KIND_TINY | KIND_REPAIR | KIND_IGNORE,
+    2 },
 };
 const unsigned nr_kinds = sizeof kinds / sizeof kinds[0];
 
@@ -245,14 +302,22 @@ static void
 make_luks (const struct base *b)
 {
   const struct kind *k = b->kind;
+  char more[200] = "";
 
-  run ("rm -f disk.qcow2 && nbdkit -U - qcow2 disk.qcow2 create=%" PRIu64
+  if (k->flags & KIND_BACKING)
+    snprintf (more, sizeof more, "create.backing-file=%s.raw "
+              "create.backing-format=raw ", k->name);
+  if (k->flags & KIND_DATA)
+    snprintf (more, sizeof more, "create.data-file=" NAME_DATA
+              " create.data-file-raw=%s ",
+              k->flags & KIND_RAW ? "on" : "off");
+  run ("rm -f disk.qcow2 " NAME_DATA " && nbdkit -U - qcow2 disk.qcow2 create=%" PRIu64
        " create.cluster-size=%u create.refcount-bits=%u "
        "create.extended-l2=%s create.encrypt.format=luks "
-       "create.encrypt.cipher-alg=aes-128 create.encrypt.iter-time=1 "
+       "create.encrypt.cipher-alg=aes-128 create.encrypt.iter-time=1 %s"
        "passphrase=" KIND_PASSPHRASE " --run true", b->disk_size,
        1u << k->cluster_bits, k->refcount_bits,
-       k->flags & KIND_EXTENDED ? "on" : "off");
+       k->flags & KIND_EXTENDED ? "on" : "off", more);
 }
 
 static void
@@ -311,14 +376,17 @@ make_image (const struct base *b)
          ? "--object secret,id=s,data=" KIND_PASSPHRASE
          " -o encrypt.format=aes,encrypt.key-secret=s" : "",
          options, backing, b->disk_size);
+  if (k->flags & KIND_COMPRESSED && k->flags & KIND_BACKING)
+    run ("qemu-img rebase -q -u -f qcow2%s disk.qcow2", backing);
   if (k->flags & KIND_FAR)
     write_pattern (k, 5, 0, b->hot);
   if (k->flags & KIND_FULL)
     write_pattern (k, 4, b->hot, len);
   /* QEMU sets zero flags in raw ones, too. */
   if (k->flags & KIND_RAW)
-    run ("qemu-io -f qcow2 -c 'write -q -P 3 %" PRIu64 " %" PRIu64 "' "
-         "-c 'write -q -z %" PRIu64 " %" PRIu64 "' disk.qcow2", b->hot, len,
+    run ("qemu-io %s -c 'write -q -P 3 %" PRIu64 " %" PRIu64 "' "
+         "-c 'write -q -z %" PRIu64 " %" PRIu64 "'",
+         kind_named (k, "disk.qcow2"), b->hot, len,
          b->hot + len / 4 / SECTOR * SECTOR, len / 2 / SECTOR * SECTOR);
   if (k->flags & KIND_SNAPSHOTS) {
     write_pattern (k, 7, b->hot, len / 2 / SECTOR * SECTOR);

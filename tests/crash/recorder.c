@@ -521,6 +521,18 @@ recorder_syncs (struct recorder *rec)
   return n;
 }
 
+size_t
+recorder_small_hole (struct recorder *rec, uint64_t cluster)
+{
+  size_t i;
+
+  for (i = 0; i < rec->count; i++)
+    if (rec->records[i].kind == RECORDER_PUNCH
+        && (rec->records[i].offset | rec->records[i].len) % cluster != 0)
+      return i + 1;
+  return SIZE_MAX;
+}
+
 void
 recorder_set_hook (struct recorder *rec, recorder_hook *hook, void *opaque)
 {

@@ -55,6 +55,11 @@ size_t recorder_now (struct recorder *rec);
 /* How many of them are syncs. */
 size_t recorder_syncs (struct recorder *rec);
 
+/* The first moment after a hole was made that begins or ends within a
+ * cluster of so many bytes; SIZE_MAX if there is none.
+ */
+size_t recorder_small_hole (struct recorder *rec, uint64_t cluster);
+
 /* Asked before each change and each sync (a durable write is one): a
  * negative errno lets it fail.  Called with a lock held: it must not use
  * the storage.

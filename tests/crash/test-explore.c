@@ -62,7 +62,8 @@ FEATURE (far_away, k->flags & KIND_FAR)
 FEATURE (tiny, k->flags & KIND_TINY)
 FEATURE (data, k->flags & KIND_DATA)
 FEATURE (raw, k->flags & KIND_RAW)
-FEATURE (encrypted, k->flags & KIND_ENCRYPTED)
+FEATURE (luks, k->flags & KIND_LUKS)
+FEATURE (aes, k->flags & KIND_AES)
 FEATURE (resized, k->flags & KIND_RESIZE)
 FEATURE (dirty, k->flags & KIND_DIRTY)
 FEATURE (check_all, k->flags & KIND_REPAIR)
@@ -82,7 +83,7 @@ static const struct feature features[] = {
   { "snapshots", snapshots }, { "backing file", backing },
   { "compressed clusters", compressed },
   { "written compressed", compress },
-  { "extended L2 entries", extended }, { "encryption", encrypted },
+  { "extended L2 entries", extended }, { "LUKS", luks }, { "AES", aes },
   { "dirty bitmaps", bitmaps },
   { "the refcount table about to grow", far_away },
   { "tiny caches", tiny },
@@ -93,6 +94,59 @@ static const struct feature features[] = {
   { "the disk fails now and then", failing },
   { "one client", one }, { "2 or 4 clients", several },
 };
+
+/* What cannot go together; or, with "far_away", would make an image of
+ * many megabytes.
+ */
+static const struct { bool (*a) (const struct kind *k), (*b[9]) (const struct kind *k); }
+apart[] = {
+  { large, { medium, small } }, { small, { medium } }, { v2, { v3 } },
+  { one, { several } }, { narrow, { wide } }, { detect, { ignore } },
+  { v2, { narrow, wide, extended, bitmaps, data, raw, dirty, luks } },
+  { luks, { aes, raw, compress, compressed } }, { aes, { compress, compressed } },
+  { data, { compress, compressed, snapshots } },
+  { raw, { compress, compressed, snapshots, backing } },
+  { extended, { small } }, { dirty, { check_all } },
+  { far_away, { medium, large, v2, narrow, extended, data, raw, compressed,
+                luks } },
+  { far_away, { snapshots } },
+};
+
+static bool
+are_apart (const struct feature *x, const struct feature *y)
+{
+  size_t i, j;
+
+  for (i = 0; i < sizeof apart / sizeof apart[0]; i++)
+    for (j = 0; j < 9; j++)
+      if ((x->has == apart[i].a && y->has == apart[i].b[j])
+          || (y->has == apart[i].a && x->has == apart[i].b[j]))
+        return true;
+  return false;
+}
+
+/* Any two features that can go together are together in some kind. */
+static int
+check_pairs (void)
+{
+  const size_t n = sizeof features / sizeof features[0];
+  int missing = 0;
+  size_t i, j;
+  unsigned k;
+
+  for (i = 0; i < n; i++)
+    for (j = 0; j < i; j++) {
+      for (k = 0; k < nr_kinds; k++)
+        if (features[i].has (&kinds[k]) && features[j].has (&kinds[k]))
+          break;
+      if ((k == nr_kinds) == are_apart (&features[i], &features[j]))
+        continue;
+      printf ("FAIL: %s, %s: %s\n", features[i].name, features[j].name,
+              k == nr_kinds ? "in no kind" : "not apart");
+      missing = -1;
+    }
+  return missing;
+}
 
 static void
 print_figures (void)
@@ -121,6 +175,7 @@ print_figures (void)
           s->syncs, s->blocks_made, s->tables_grown);
   printf ("%10" PRIu64 "  had leaks, %" PRIu64 " clusters in all\n",
           s->leaky, s->leaks);
+  printf ("%10" PRIu64 "  after holes within a cluster\n", s->small_holes);
   printf ("%10" PRIu64 "  judged by qemu-img, too\n", s->qemu);
   printf ("%10" PRIu64 "  took requests afterwards\n", s->gone_on);
   printf ("%10" PRIu64 "  were not repaired yet\n", s->repaired);
@@ -153,6 +208,8 @@ main (int argc, char *argv[])
     fprintf (stderr, "skipped: needs qemu-img and qemu-io\n");
     return 77;
   }
+  if (check_pairs () < 0)
+    return EXIT_FAILURE;
   while (argc > 4 && kind < nr_kinds
          && strcmp (kinds[kind].name, argv[4]) != 0)
     kind++;

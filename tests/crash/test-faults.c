@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 
-/* Every storage call and every allocation of some work fails in turn:
- * once, or from then on.  Then
+/* Every storage call and every allocation of some work fails in turn,
+ * from the opening to the end: once, or from then on.  Then
  *
  *   - a request ends with success or with an error that fits the fault;
  *     what it says is true: each sector holds the new contents after
@@ -336,18 +336,35 @@ go_on (struct image *img)
   faults.kind = kind;
 }
 
+/* What a stop may say; before it a sync had FAILED. */
+static void
+judge_stop (int r, bool fired, bool failed)
+{
+  /* The bitmaps come last, and may be lost alone. */
+  if (r == 0 && faults.sync_failed
+      && (failed || !strstr (config->make, "qemu-img bitmap")))
+    fail ("stopping forgives a failed sync");
+  if (r < 0 && fired && !failed)
+    fail ("stopping fails after the fault is over");
+  if (r < 0 && !faults.fired)
+    fail ("stopping fails");
+  if (r < 0 && !fired && faults.kind == FAULT_FULL)
+    fail ("stopping fails for want of space: %s", strerror (-r));
+}
+
+/* The calls of the end fail as well, if none failed before. */
 static void
 stop_and_judge (struct image *img)
 {
-  const bool failed = faults.sync_failed;
+  const bool fired = faults.fired, failed = faults.sync_failed;
   int r;
 
   read_all (img);
+  if (!fired)
+    faults_on ();
   r = image_stop (img);
-  if (r < 0 && !failed)
-    fail ("stopping fails after the fault is over");
-  if (r == 0 && failed)
-    fail ("stopping forgives a failed sync");
+  faults_off ();
+  judge_stop (r, fired, failed);
   if (faults.changes_since > 0)
     fail ("%" PRIu64 " changes after a failed sync", faults.changes_since);
   image_close (img);
@@ -474,7 +491,6 @@ run (void)
       memcpy (at_fault, disk, sectors * sizeof *disk);
     }
   }
-  fired = faults.fired;
   if (seen)
     judge_crash ("after a crash at the fault", moment, at_fault);
   if (r == 0) {
@@ -490,6 +506,7 @@ run (void)
     image_close (img);
     judge_now ("after a failed opening");
   }
+  fired = faults.fired;
  out:
   if (recorder)
     recorder_free (recorder);

@@ -22,6 +22,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "checked.h"
 #include "report.h"
 #include "resize.h"
 #include "work.h"
@@ -193,6 +194,15 @@ work_open (const char *name)
  * Requests.
  */
 
+/* Of the first so many; it has not been cut off as a whole. */
+static const struct window *
+choose_window (uint64_t *random, unsigned windows)
+{
+  const struct window *w = &base->windows[rnd (random, windows)];
+
+  return w->offset < work_end ? w : &base->windows[0];
+}
+
 /* A place in a window: mostly any sector, often the begin of a cluster,
  * often in the first eighth, where requests meet.
  */
@@ -202,7 +212,7 @@ choose_offset (uint64_t *random)
   const uint64_t cluster = UINT64_C (1) << base->kind->cluster_bits;
   const unsigned windows = (unsigned) rnd (random, 2) ? base->nr_windows
     : base->nr_windows / 8 + 1;
-  const struct window *w = &base->windows[rnd (random, windows)];
+  const struct window *w = choose_window (random, windows);
   uint64_t offset = w->offset + rnd (random, w->len / SECTOR) * SECTOR;
 
   if (base->nr_windows == 1 && rnd (random, 2))
@@ -327,8 +337,8 @@ work_read_tags (struct image *img, tag *tags)
   for (i = 0; i < base->nr_windows && r == 0; i++) {
     const struct window *w = &base->windows[i];
 
-    len = image_size (img) - w->offset;
-    len = len < w->len ? len : w->len;
+    len = image_size (img) - MIN (w->offset, image_size (img));
+    len = MIN (len, w->len);
     buf = check_memory (malloc (len));
     r = image_read (img, buf, len, w->offset);
     for (j = 0; j < w->len; j += SECTOR)
@@ -375,8 +385,7 @@ pause_now (void *opaque)
 static int
 read_something (struct client *c)
 {
-  const struct window *w
-    = &base->windows[rnd (&c->random, base->nr_windows)];
+  const struct window *w = choose_window (&c->random, base->nr_windows);
   const uint64_t left = work_end - w->offset;
   const uint64_t there = left < w->len ? left : w->len;
   const uint64_t skip = rnd (&c->random, there / SECTOR) * SECTOR;
