@@ -223,6 +223,7 @@ stop_nbdkit w2
 
 # In the background: the locks outlive the process that took them.
 nbdkit -P bg.pid -U "$sockdir/bg.sock" qcow2 a.qcow2 </dev/null >bg.log 2>&1
+wait_for "$QCOW2_TEST_PATIENCE" test -s bg.pid || fail "no bg.pid"
 bg=$(cat bg.pid)
 cleanup_fn kill_background
 kill_background () { kill -KILL "$bg" 2>/dev/null || true; }
@@ -255,6 +256,43 @@ kill_qemu
 connect w
 held a.qcow2 "$writer"
 stop_nbdkit w
+
+# qemu-io and qemu-img that are at work keep us out as well.
+is_held () { [ "$("$PYTHON_NBD" held.py "$1")" = "$2" ]; }
+cp a.qcow2 w.qcow2
+mkfifo commands
+for tool in qemu-io qemu-img; do
+  for holds in "$writer" "$reader"; do
+    if [ $tool = qemu-io ]; then
+      option=(-f qcow2)
+      [ "$holds" = "$writer" ] || option+=(-r)
+      qemu-io "${option[@]}" w.qcow2 <commands >qemu-works.out 2>&1 &
+      qemu_pid=$!
+      exec 9>commands
+    else
+      option=(-f qcow2 -c 2000000000)
+      [ "$holds" = "$reader" ] || option+=(-w)
+      nice qemu-img bench "${option[@]}" w.qcow2 >qemu-works.out 2>&1 &
+      qemu_pid=$!
+    fi
+    wait_for "$QCOW2_TEST_PATIENCE" is_held w.qcow2 "$holds" ||
+      fail "$tool does not hold w.qcow2"
+    if [ "$holds" = "$writer" ]; then
+      server_refused w.qcow2 qcow2 w.qcow2
+      holder_named said $tool "$qemu_pid"
+      server_refused w.qcow2 -r qcow2 w.qcow2
+    else
+      start_nbdkit w qcow2 w.qcow2
+      connection_refused w w.qcow2
+      holder_named w.log $tool "$qemu_pid"
+      stop_nbdkit w
+    fi
+    exec 9>&-
+    kill "$qemu_pid" 2>/dev/null || true
+    wait "$qemu_pid" || true
+    qemu_pid=
+  done
+done
 
 # The lock comes before the first look inside: what QEMU holds, as a raw
 # disk even, need not be an image at all.
