@@ -3,7 +3,11 @@
 
 """Everything that docs/design/format-rules.md names exists: the functions
 that keep a rule, the damaged images and the tests that show it; and no rule
-has neither.  Every damaged image is there for a rule."""
+has neither.  Every damaged image is there for a rule.
+
+So does what docs/design/crash-safety.md names: in its diagram the function of
+each arrow calls what stands behind it, in this order; and the functions and
+files of its table of rules are there."""
 
 import glob
 import os
@@ -19,6 +23,8 @@ sys.path.insert(0, os.path.join(HERE, "images"))
 from cases import CASES  # noqa: E402
 
 TABLE = os.path.join(TOP, "docs", "design", "format-rules.md")
+CRASH_SAFETY = os.path.join(TOP, "docs", "design", "crash-safety.md")
+FUNCTION = re.compile(r"\b[a-z0-9]+(?:_[a-z0-9]+)+\b")
 SPAN = re.compile(r"`([^`]+)`")
 
 
@@ -66,8 +72,74 @@ def rows():
                 yield number, cells
 
 
+def bodies():
+    """The text of each function of the engine."""
+    found = {}
+    for path in glob.glob(os.path.join(TOP, "lib", "image", "*.c")):
+        with open(path, encoding="utf-8") as f:
+            for m in re.finditer(r"^(\w+) \(.*?^}", f.read(), re.M | re.S):
+                found[m.group(1)] = m.group(0)
+    return found
+
+
+def with_helpers(name, functions, depth=3):
+    """The text of a function, with what it calls, and what that calls."""
+    def expand(m):
+        return m.group(0) + (with_helpers(m.group(1), functions, depth - 1)
+                             if depth else "")
+    return re.sub(r"\b(\w+) \(", expand,
+                  functions.get(name, "").partition("{")[2])
+
+
+def in_order(names, text):
+    at = 0
+    for name in names:
+        at = text.find(name + " (", at)
+        if at < 0:
+            return False
+        at += len(name)
+    return True
+
+
+def arrows(text):
+    """Of each arrow down: the function, and what it calls."""
+    names = []
+    for line in text.splitlines():
+        if re.match(r" +\|  ", line):
+            names += FUNCTION.findall(line)
+        elif names:
+            yield names[0], names[1:]
+            names = []
+
+
+def crash_safety():
+    """What is wrong in its diagram and its table of rules."""
+    functions = bodies()
+    with open(CRASH_SAFETY, encoding="utf-8") as f:
+        text = f.read()
+    diagram = "\n".join(re.findall(r"^    .*$|^$", text, re.M))
+    found = list(arrows(diagram))
+    if len(found) < 5:
+        yield "the diagram has %d arrows" % len(found)
+    for function, called in found:
+        if not in_order(called, with_helpers(function, functions)):
+            yield "%s does not call %s" % (function, ", ".join(called))
+    for name in FUNCTION.findall(diagram):
+        if name not in functions:
+            yield "no function %s" % name
+    rules = text[text.index("| rule | kept by |"):]
+    for row in rules[:rules.index("\n\n")].splitlines()[2:]:
+        for name in SPAN.findall(row.split("|")[2]):
+            if name.rpartition("/")[2] not in SOURCES and \
+               name not in functions:
+                yield "no function %s" % name
+
+
 def main():
     wrong, count, named = [], 0, set()
+    for what in crash_safety():
+        print("crash-safety.md: %s" % what)
+        wrong.append((0, what))
     for number, cells in rows():
         count += 1
         if len(cells) != 4:

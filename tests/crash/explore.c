@@ -428,8 +428,8 @@ explore (unsigned kind, uint64_t seed, uint64_t most, unsigned qemu_share)
   explore_stats.requests += REQUESTS;
   explore_stats.syncs += recorder_syncs (now.rec);
 
-  now.small_hole
-    = recorder_small_hole (now.rec, UINT64_C (1) << now.base->kind->cluster_bits);
+  now.small_hole = recorder_small_hole (now.rec, UINT64_C (1)
+                                        << now.base->kind->cluster_bits);
   now.states = states_create (now.rec);
   moments = recorder_now (now.rec);
   all = (moments + 1) * (2 + SOME_STATES);

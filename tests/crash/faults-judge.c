@@ -122,7 +122,8 @@ count_events (void *opaque, const struct event *event)
 bool
 has_data_file (void)
 {
-  return strstr (config->make, "data_file=") != NULL;
+  return strstr (config->make, "data_file=") != NULL
+    || strstr (config->make, "data-file=") != NULL;
 }
 
 void

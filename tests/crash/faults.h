@@ -38,6 +38,11 @@ struct fault_config {
 extern const struct fault_config fault_configs[];
 extern const unsigned nr_fault_configs;
 
+/* Any two features that can go together do so in one of them, or it is
+ * printed which do not.
+ */
+bool all_pairs_are_there (void);
+
 /* ---- test-faults.c ---- */
 
 /* What is tried at the moment. */

@@ -108,6 +108,7 @@ const struct kind kinds[] = {
   { "16k-luks-extended-4", 14, 3, 16, KIND_LUKS | KIND_EXTENDED, 4 },
   { "4k-luks-failing",    12, 3, 16, KIND_LUKS | KIND_FULL | KIND_FAILING,
     1 },
+  { "4k-v2-luks",         12, 2, 16, KIND_LUKS, 1 },
   { "1k-v2-aes-2",        10, 2, 16, KIND_AES, 2 },
   { "64k-aes-backing",    16, 3, 16, KIND_AES | KIND_BACKING, 1 },
   { "4k-luks-bitmaps",    12, 3, 16, KIND_LUKS | KIND_BITMAPS, 1 },
@@ -302,22 +303,20 @@ static void
 make_luks (const struct base *b)
 {
   const struct kind *k = b->kind;
-  char more[200] = "";
+  char backing[200] = "";
 
   if (k->flags & KIND_BACKING)
-    snprintf (more, sizeof more, "create.backing-file=%s.raw "
+    snprintf (backing, sizeof backing, "create.backing-file=%s.raw "
               "create.backing-format=raw ", k->name);
-  if (k->flags & KIND_DATA)
-    snprintf (more, sizeof more, "create.data-file=" NAME_DATA
-              " create.data-file-raw=%s ",
-              k->flags & KIND_RAW ? "on" : "off");
-  run ("rm -f disk.qcow2 " NAME_DATA " && nbdkit -U - qcow2 disk.qcow2 create=%" PRIu64
-       " create.cluster-size=%u create.refcount-bits=%u "
+  run ("rm -f disk.qcow2 " NAME_DATA " && "
+       "nbdkit -U - qcow2 disk.qcow2 create=%" PRIu64
+       " create.cluster-size=%u create.compat=%s create.refcount-bits=%u "
        "create.extended-l2=%s create.encrypt.format=luks "
-       "create.encrypt.cipher-alg=aes-128 create.encrypt.iter-time=1 %s"
+       "create.encrypt.cipher-alg=aes-128 create.encrypt.iter-time=1 %s%s"
        "passphrase=" KIND_PASSPHRASE " --run true", b->disk_size,
-       1u << k->cluster_bits, k->refcount_bits,
-       k->flags & KIND_EXTENDED ? "on" : "off", more);
+       1u << k->cluster_bits, k->version == 2 ? "0.10" : "1.1",
+       k->refcount_bits, k->flags & KIND_EXTENDED ? "on" : "off", backing,
+       k->flags & KIND_DATA ? "create.data-file=" NAME_DATA " " : "");
 }
 
 static void

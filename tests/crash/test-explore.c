@@ -38,9 +38,11 @@ default_states (void)
   return sanitizer && *sanitizer ? 2000 : CHECK_STATES;
 }
 
+typedef bool has_fn (const struct kind *k);
+
 struct feature {
   const char *name;
-  bool (*has) (const struct kind *k);
+  has_fn *has;
 };
 
 #define FEATURE(fn, condition) \
@@ -98,12 +100,12 @@ static const struct feature features[] = {
 /* What cannot go together; or, with "far_away", would make an image of
  * many megabytes.
  */
-static const struct { bool (*a) (const struct kind *k), (*b[9]) (const struct kind *k); }
-apart[] = {
+static const struct { has_fn *a, *b[9]; } apart[] = {
   { large, { medium, small } }, { small, { medium } }, { v2, { v3 } },
   { one, { several } }, { narrow, { wide } }, { detect, { ignore } },
-  { v2, { narrow, wide, extended, bitmaps, data, raw, dirty, luks } },
-  { luks, { aes, raw, compress, compressed } }, { aes, { compress, compressed } },
+  { v2, { narrow, wide, extended, bitmaps, data, raw, dirty } },
+  { luks, { aes, raw, compress, compressed } },
+  { aes, { compress, compressed } },
   { data, { compress, compressed, snapshots } },
   { raw, { compress, compressed, snapshots, backing } },
   { extended, { small } }, { dirty, { check_all } },

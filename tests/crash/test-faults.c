@@ -698,6 +698,8 @@ main (int argc, char *argv[])
     perror (dir);
     return EXIT_FAILURE;
   }
+  if (!all_pairs_are_there ())
+    return EXIT_FAILURE;
   report_set_sink (quiet);
   wanted.limit /= (double) (nr_fault_configs * modes);
   for (i = 0; i < nr_fault_configs; ++i) {

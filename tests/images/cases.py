@@ -8,19 +8,20 @@ should see) and call image.cannot_read (where reading must fail).  The page
 docs/design/format-rules.md says which row is there for what.
 """
 
-from damages import (CLUSTER, G, K, M, T, U32, U64, backing, below_outside,
-                     bitmap_table_entry, bitmaps, bitmaps_field, chain, cut,
-                     cut_after_stream, data_file_fifo, data_file_in_chain,
-                     data_file_length, data_file_link, data_file_name,
-                     data_file_of_backing, directory_field, extension,
-                     extension_length, feature, fifo, first,
-                     full_of_extensions, header, in_another, l1_entry,
-                     l2_bitmap, l2_entry, link_outside, longer_header, loop, luks, luks_field,
-                     luks_slot, many_snapshots, nothing, padding, poke, raw_with_header,
-                     refcount_of_data, refcount_of_table,
+from damages import (CLUSTER, G, K, M, T, U32, U64, backing,
+                     behind_extensions, below_outside, bitmap_table_entry,
+                     bitmaps, bitmaps_field, chain, cut, cut_after_stream,
+                     data_file_fifo, data_file_in_chain, data_file_length,
+                     data_file_link, data_file_name, data_file_of_backing,
+                     directory, directory_field, extension, extension_length,
+                     feature, fifo, first, full_of_extensions, header,
+                     in_another, l1_entry, l2_bitmap, l2_entry, link_outside,
+                     longer_header, loop, luks, luks_field, luks_slot,
+                     many_snapshots, name_twice, nothing, padding, poke,
+                     raw_with_header, refcount_of_data, refcount_of_table,
                      refcount_table_entry, refcounts_all, shared_l2,
                      snapshot_field, snapshot_l1_entry, sparse, stream,
-                     zero_subcluster)
+                     unknown_extra, zero_subcluster)
 from imagefile import (BACKING_FORMAT, BITMAPS, COMPRESSED, COPIED, CRYPTO,
                        DATA_FILE, FEATURE_NAMES, OFFSET)
 
@@ -128,6 +129,8 @@ HEADER_CASES = [
     # Not a multiple of 8, which QEMU takes as well.
     Case("header-length-105", "v3", longer_header(105), Serves()),
     Case("header-length-200", "v3", longer_header(200), Serves()),
+    # Of the compression type's eight bytes only the first means anything.
+    Case("header-padding", "v3", poke(105, 4, U32), Serves()),
 
     Case("size-2e64", "v3", header(size=U64),
          Refused("size", "18446744073709551615")),
@@ -314,6 +317,7 @@ EXTENSION_CASES = [
          Refused("external data file name", "1024 bytes")),
     Case("extensions-without-end", "v3", full_of_extensions, Serves()),
     Case("extension-padding", "v3", padding, Serves()),
+    Case("extensions-and-rubbish", "v3", behind_extensions, Serves()),
     Case("extension-crypto-length", "luks", extension_length(CRYPTO, 15),
          Refused("crypto header", "15 bytes")),
     Case("extension-crypto-unaligned", "luks", lambda i, m: i.put(
@@ -430,6 +434,14 @@ BITMAP_CASES = [
          Serves("entry 0", "bitmap_table_offset is 0x0")),
     Case("bitmap-flags", "bitmaps", directory_field(12, 4, 0x80),
          Serves("entry 0", "flags")),
+    Case("bitmap-flags-extra", "bitmaps", directory_field(12, 4, 6),
+         Serves()),
+    Case("bitmap-name-0", "bitmaps", directory_field(18, 2, 0),
+         Serves("entry 0", "name")),
+    Case("bitmap-name-1024", "bitmaps", directory_field(18, 2, 1024),
+         Serves("entry 0", "name")),
+    Case("bitmap-name-twice", "bitmaps", name_twice,
+         Serves("two bitmaps", "'weekly'")),
     Case("bitmap-granularity", "bitmaps", directory_field(17, 1, 64),
          Serves("entry 0", "granularity")),
     Case("bitmap-extra", "bitmaps", directory_field(20, 4, U32),
@@ -534,6 +546,9 @@ TABLE_CASES = [
          ReadFails("0x80fffffffffff000", "guest offset 12288")),
     Case("l2-entry-copied-0", "v3", l2_entry(COPIED),
          ReadFails("0x8000000000000000", "guest offset 12288")),
+    Case("l2-entry-not-copied", "v3", first(
+        l2_entry(lambda i, old: old & ~COPIED, 12 * K, False),
+        l2_entry(lambda i, old: old & ~COPIED, 16 * K, False)), Serves()),
     Case("l2-entry-zero-v2", "v2", l2_entry(1),
          ReadFails("0x0000000000000001", "guest offset 12288")),
     Case("l2-entry-zero-kept-v2", "v2", l2_entry(lambda i, old: old | 1),
@@ -691,6 +706,7 @@ SNAPSHOT_CASES = [
         lambda i: i["l1_table_offset"]), ReadOnly("L2 table", "L1 table")),
     Case("snapshot-extra-8", "snapshots", snapshot_field(36, 4, 8),
          Serves()),
+    Case("snapshot-extra-64", "snapshots", unknown_extra, Serves()),
     Case("snapshot-disk-size", "snapshots", snapshot_field(48, 8, U64),
          Serves()),
     Case("snapshot-l1-size-0", "snapshots", snapshot_field(8, 4, 0),
@@ -725,8 +741,7 @@ BACKING_CASES = [
          Refused("backing file name", "NUL")),
     Case("backing-missing", "overlay", backing(b"missing.raw"),
          Refused("missing.raw", "No such file")),
-    Case("backing-directory", "overlay", backing(b"sound"),
-         Refused("sound")),
+    Case("backing-directory", "overlay", directory, Refused("folder")),
     Case("backing-outside", "overlay", backing(b"/etc/hostname"),
          Refused("/etc/hostname", "external-files")),
     Case("backing-dotdot", "overlay", lambda i, m: backing(

@@ -294,6 +294,36 @@ def many_snapshots(shared):
     return damage
 
 
+def unknown_extra(i, _m):
+    """Extra data of the future: a new table, with 64 bytes in each entry."""
+    table = b""
+    for at in i.snapshot_places():
+        old = i.get(at + 36, 4)
+        names = i.get(at + 12, 2) + i.get(at + 14, 2)
+        entry = bytes(i.data[at:at + 40 + old + names])
+        entry = (entry[:36] + struct.pack(">I", 64) + entry[40:40 + old]
+                 + b"\x5a" * (64 - old) + entry[40 + old:])
+        table += entry + bytes(-len(entry) % 8)
+    new = i.new_clusters()
+    i.data[new:new + len(table)] = table
+    i["snapshots_offset"] = new
+
+
+def name_twice(i, _m):
+    """Both bitmaps have the name of the second."""
+    at = i.get(i.extension_place(BITMAPS) + 24, 8)
+    i.put(at + 18, 2, 6)
+    i.data[at + 24:at + 30] = b"weekly"
+
+
+def behind_extensions(i, _m):
+    """Rubbish between the end mark and the end of the cluster."""
+    at = i.header_length()
+    for _, content in i.extensions():
+        at += 8 + (len(content) + 7) // 8 * 8
+    i.data[at + 8:i.cluster_size] = b"\xa5" * (i.cluster_size - at - 8)
+
+
 def refcount_of_table(value, which):
     """WHICH table's cluster has that count."""
     def damage(i, _m):
@@ -331,6 +361,11 @@ def link_outside(i, m):
     """The name is in the folder of the image, the file is not."""
     m.link("../" + m.outside(), "link.raw")
     backing(b"link.raw")(i, m)
+
+
+def directory(i, m):
+    os.mkdir(m.path("folder"))
+    backing(b"folder")(i, m)
 
 
 def fifo(i, m):

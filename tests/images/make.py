@@ -7,8 +7,9 @@
     make.py [--qemu] DIR [CASE...]  make images, say what is expected of
                                     them and, with --qemu, what QEMU says
 
-Each is a sound image made by qemu-img of which a few bytes are then changed.
-The sound images are made once and copied.
+Each is a sound image made by qemu-img of which a few bytes are then changed,
+in a folder of its own, with the files that it names.  The sound images are
+made once and copied.
 """
 
 import argparse
@@ -49,11 +50,12 @@ def disk(size=M, data=DATA):
 
 
 class Maker:
-    """Sound images by name, and the copies that the cases damage."""
+    """Sound images by name, and the copies that the cases damage, each in
+    a folder of its own."""
 
-    def __init__(self, folder):
-        self.folder = folder
-        self.sound = os.path.join(folder, "sound")
+    def __init__(self, top):
+        self.top = self.folder = top
+        self.sound = os.path.join(top, "sound")
         self.done = {}
         os.makedirs(self.sound, exist_ok=True)
 
@@ -65,9 +67,12 @@ class Maker:
             f.write(content)
         return self.path(name)
 
+    def write_sound(self, name, content):
+        return self.write(os.path.join(self.sound, name), content)
+
     def outside(self):
-        """The name of a file beside the folder of the images."""
-        name = os.path.basename(self.folder) + "-outside.raw"
+        """The name of a file beside the folder of the image."""
+        name = "outside.raw"
         self.write("../" + name, bytes(M))
         return name
 
@@ -80,7 +85,7 @@ class Maker:
             os.mkfifo(self.path(name))
 
     def convert(self, to, *options, content=None):
-        raw = self.write("sound/disk.raw", content or disk())
+        raw = self.write_sound("disk.raw", content or disk())
         run("qemu-img", "convert", "-q", "-f", "raw", "-O", "qcow2",
             *options, raw, to)
         os.unlink(raw)
@@ -143,7 +148,7 @@ class Maker:
 
     def encrypted(self, to, method):
         create_encrypted(to, "1M", "abc", method, ["-o", "cluster_size=4k"])
-        raw = self.write("sound/disk.raw", disk())
+        raw = self.write_sound("disk.raw", disk())
         run("qemu-img", "convert", "-q", "-f", "raw", "-n", "--object",
             "secret,id=s,data=abc", "--target-image-opts", raw,
             "driver=qcow2,encrypt.key-secret=s,file.filename=%s" % to)
@@ -179,7 +184,7 @@ class Maker:
         run("qemu-img", "create", "-q", "-f", "qcow2", "-u", "-b",
             "base.raw", "-F", "raw", "-o",
             "cluster_size=4k,compat=" + compat, to, "1M")
-        self.write("base.raw", disk()[:40 * K])
+        self.write_sound("base.raw", disk()[:40 * K])
         return disk()[:40 * K] + bytes(M - 40 * K)
 
     def make_overlay_v2(self, to):
@@ -194,6 +199,9 @@ class Maker:
         copy = self.path(name + ".qcow2")
         shutil.copyfile(path, copy)
         image = Image(copy, content)
+        if kind.startswith("overlay"):
+            shutil.copyfile(os.path.join(self.sound, "base.raw"),
+                            self.path("base.raw"))
         if kind.startswith("data_"):
             shutil.copyfile(path + ".data", copy + ".data")
             image.replace_extension(DATA_FILE,
@@ -202,7 +210,10 @@ class Maker:
         return image
 
     def case(self, case):
-        """Make the image of a case and return it."""
+        """Make the image of a case, in a new folder, and return it."""
+        self.folder = os.path.join(self.top, case.name)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        os.mkdir(self.folder)
         image = self.image(case.kind, case.name)
         case.damage(image, self)
         if not case.saved:

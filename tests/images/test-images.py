@@ -6,7 +6,7 @@ what must: a refusal that names the file, the field and the value; a disk
 that is served for reading only; or an error at the request that meets the
 damage.  The server never dies of it, never takes much time or memory,
 never changes a file that it refused or serves read-only, and opens no file
-outside the folder of the images: strace tells, or where it cannot be used
+outside the folder of the image: strace tells, or where it cannot be used
 /proc/PID/fd, which knows only what is still open.
 
     test-images.py [--keep DIR] [CASE...]
@@ -290,8 +290,8 @@ class Checker:
             server.clean_up()
 
     def check_files(self, server):
-        """Nothing was opened but what is always, and the images; and gnutls,
-        in nbdkit, may find it time for a new seed."""
+        """Nothing was opened but what is always, and what is in the image's
+        folder; and gnutls, in nbdkit, may find it time for a new seed."""
         for name in server.opened() - self.usual_files:
             check(name.startswith((self.maker.folder + "/",
                                    server.folder + "/", "/proc/", "/dev/urandom",
@@ -339,10 +339,10 @@ class Checker:
         expected = case.expected
         lenient = expected.lenient
         check(serving, "was refused")
+        most_seconds = MAX_SECONDS_LENIENT if lenient else MAX_SECONDS
         if LIMITS:
             seconds = server.cpu()
-            most = MAX_SECONDS_LENIENT if lenient else MAX_SECONDS
-            check(seconds < most, "took %.2f s to open", seconds)
+            check(seconds < most_seconds, "took %.2f s to open", seconds)
         handle = server.connect()
         writable = not handle.is_read_only()
         check(writable != isinstance(expected, ReadOnly),
@@ -369,6 +369,9 @@ class Checker:
         server.disconnect(handle)
         server.stop()
         check(server.status == 0, "ended with status %d", server.status)
+        if LIMITS:
+            check(server.seconds < 2 * most_seconds,
+                  "took %.2f s in all", server.seconds)
         if isinstance(expected, Serves):
             self.check_again(image, case)
 
@@ -415,14 +418,15 @@ class Checker:
 
     @staticmethod
     def check_writes(handle, image):
-        """Into data and into nothing."""
+        """Into data, into nothing, and into a part of a cluster."""
         size = handle.get_size()
-        for at in (12 * 1024, 512 * 1024):
-            if at + CLUSTER > size:
+        for at, length in ((12 * 1024, CLUSTER), (512 * 1024, CLUSTER),
+                           (17 * 1024, 1024)):
+            if at + length > size:
                 continue
-            handle.pwrite(b"w" * CLUSTER, at)
+            handle.pwrite(b"w" * length, at)
             if at < len(image.guest):
-                image.guest[at:at + CLUSTER] = b"w" * CLUSTER
+                image.guest[at:at + length] = b"w" * length
         handle.flush()
 
     @staticmethod
