@@ -78,8 +78,10 @@ image_start (struct image *img)
   struct layer *layer;
 
   img->workers = workers_create ();
-  if (!img->workers)
+  if (!img->workers) {
+    report_error ("%s: not enough memory to serve it", img->config.filename);
     return -ENOMEM;
+  }
   for (layer = img->backing; layer && layer->image;
        layer = layer->image->backing)
     layer->image->workers = img->workers;

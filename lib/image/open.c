@@ -388,6 +388,13 @@ open_parts (struct image *img, struct chain *chain)
   return 0;
 }
 
+static int
+no_memory (const struct image_config *config)
+{
+  report_error ("%s: not enough memory to open it", config->filename);
+  return -ENOMEM;
+}
+
 int
 image_open_in_chain (const struct image_config *config,
                      struct storage *storage, struct chain *chain,
@@ -398,12 +405,12 @@ image_open_in_chain (const struct image_config *config,
 
   if (!img) {
     storage_close (storage);
-    return -ENOMEM;
+    return no_memory (config);
   }
   r = open_parts (img, chain);
   if (r < 0) {
     if (r == -ENOMEM)
-      report_error ("%s: not enough memory to open it", config->filename);
+      no_memory (config);
     image_close (img);
     return r;
   }
@@ -461,7 +468,7 @@ open_once (const struct image_config *config, struct image **img)
   int r;
 
   if (!chain)
-    return -ENOMEM;
+    return no_memory (config);
   r = open_file (config, &s);
   if (r < 0)
     return r;

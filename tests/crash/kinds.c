@@ -308,12 +308,13 @@ make_luks (const struct base *b)
   if (k->flags & KIND_BACKING)
     snprintf (backing, sizeof backing, "create.backing-file=%s.raw "
               "create.backing-format=raw ", k->name);
-  run ("rm -f disk.qcow2 " NAME_DATA " && "
-       "nbdkit -U - qcow2 disk.qcow2 create=%" PRIu64
+  /* (A data file is there for other kinds, too.) */
+  run ("rm -f disk.qcow2 %s && nbdkit -U - qcow2 disk.qcow2 create=%" PRIu64
        " create.cluster-size=%u create.compat=%s create.refcount-bits=%u "
        "create.extended-l2=%s create.encrypt.format=luks "
        "create.encrypt.cipher-alg=aes-128 create.encrypt.iter-time=1 %s%s"
-       "passphrase=" KIND_PASSPHRASE " --run true", b->disk_size,
+       "passphrase=" KIND_PASSPHRASE " --run true",
+       k->flags & KIND_DATA ? NAME_DATA : "", b->disk_size,
        1u << k->cluster_bits, k->version == 2 ? "0.10" : "1.1",
        k->refcount_bits, k->flags & KIND_EXTENDED ? "on" : "off", backing,
        k->flags & KIND_DATA ? "create.data-file=" NAME_DATA " " : "");
