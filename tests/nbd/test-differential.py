@@ -49,6 +49,7 @@ PARAMETERS = {
     "bitmap": ["none", "fine", "coarse"],
     "clients": ["one", "deep", "many"],
     "storage": ["file", "nbd", "device"],   # where the image is
+    "tracker": ["whole", "part", "least"],  # what it has memory for
 }
 
 
@@ -421,6 +422,7 @@ class Subject:
         if self.lab.ours:
             params["detect_zeroes"] = self.case["zeroes"]
             params["compress"] = self.case["compress"]
+            params.update(self.tracker_limit())
         # After each commit the server compares its tracker with the tables;
         # what it finds is in its log and fails the test when it stops.
         args = ["-D", "qcow2.overlap=1"] if self.lab.ours else []
@@ -437,6 +439,16 @@ class Subject:
             return self.lab.server(device.path, below=device, args=args,
                                    external_files="any", **params)
         return self.over_nbd(args, params)
+
+    def tracker_limit(self):
+        """Another one each time.  Nothing that a client sees depends on
+        it."""
+        if self.case["tracker"] == "whole":
+            return {}
+        limit = 0 if self.case["tracker"] == "least" \
+            else self.rng.randint(1200, 6000)
+        return {"overlap-structures.total-size-limit": limit,
+                "overlap-limit": self.rng.choice(("unprotected", "verify"))}
 
     def over_nbd(self, args, params):
         policy = {"minimum": self.rng.choice((1, 512, 4096)),
