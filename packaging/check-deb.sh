@@ -45,6 +45,9 @@ in_root install qcow2-overlap map -q --png /tmp/d.png /tmp/d.qcow2 ||
   fail "qcow2-overlap does not draw"
 in_root install test -e /usr/share/bash-completion/completions/qcow2-overlap ||
   fail "there is no completion"
+in_root install test -x \
+  /usr/share/doc/nbdkit-plugin-qcow2/examples/incremental-backup.sh ||
+  fail "there are no examples"
 in_root install getent passwd nbdkit-qcow2 ||
   fail "there is no user nbdkit-qcow2"
 in_root install apt-get -q -y purge nbdkit-plugin-qcow2 >>install.log 2>&1 ||
