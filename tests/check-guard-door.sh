@@ -59,6 +59,10 @@ syscalls+='|aio_.*|lio_listio(64)?|dprintf|vdprintf'
 wire='nbd_(aio_)?(pwrite|zero|trim)|nbdconn_(write|zero)'
 wire+='|send|sendto|sendm?msg|socket|connect'
 
+# libnbd is reached through a table, and anything through dlsym.
+table='libnbd|libnbd_load|dlopen|dlsym|dlvsym|dlmopen'
+changers='libnbd[[:space:]]*(\.|->)[[:space:]]*(aio_)?(pwrite|zero|trim)'
+
 # offenders SOURCES OBJECTS: everything that goes round the guard.
 # The event log and the statistics write files of their own, and the event
 # socket is no store; the tools print; the tracker's syscall is membarrier;
@@ -77,6 +81,13 @@ offenders ()
   grep -E "^($wire) " "$workdir/needs" |
     grep -vE ' (lib/storage/storage-nbd(-requests)?|plugin/event-socket)$' ||
     true
+  grep -E "^($table) " "$workdir/needs" |
+    grep -vE '^libnbd(_load)? lib/storage/storage-nbd-(connect|connection)$' |
+    grep -vx 'libnbd lib/storage/storage-nbd-requests' |
+    grep -vxE 'dl(open|sym) lib/storage/storage-nbd-library' || true
+  ( cd "$1"
+    grep -rlE "$changers" --include='*.[ch]' lib plugin tools || true ) |
+    sed 's,^\./,,' | grep -vx 'lib/storage/storage-nbd-requests\.c' || true
 }
 
 # The real thing.  First of all, does this test see anything?
@@ -85,9 +96,10 @@ grep -Eq "^$door lib/image/guard\$" "$workdir/needs" ||
   fail "the guard does not write: this test looks wrongly"
 grep -Eq "^pwritev(2|64v2) lib/storage/storage-file\$" "$workdir/needs" ||
   fail "storage-file.c does not write: this test looks wrongly"
-grep -q "^nbd_aio_pwrite lib/storage/storage-nbd-requests\$" \
-     "$workdir/needs" ||
+grep -qE "$changers" "$top_srcdir/lib/storage/storage-nbd-requests.c" ||
   fail "the NBD storage does not write: this test looks wrongly"
+grep -q "^libnbd lib/storage/storage-nbd-requests\$" "$workdir/needs" ||
+  fail "the NBD storage does not call libnbd: this test looks wrongly"
 for room in $rooms; do
   [ "$room" = tools ] || grep -q " $room/" "$workdir/needs" ||
     fail "no objects of $room: this test looks wrongly"
@@ -157,6 +169,19 @@ END
 planted lib/image/evil.c 'nbd_aio_zero lib/image/evil;' <<'END'
 long nbd_aio_zero (void *);
 long f (void *h) { return nbd_aio_zero (h); }
+END
+planted lib/image/evil.c 'dlsym lib/image/evil;' <<'END'
+#include <dlfcn.h>
+void *f (void *library) { return dlsym (library, "nbd_pwrite"); }
+END
+planted lib/image/evil.c 'libnbd lib/image/evil;' <<'END'
+extern struct { long (*aio_flush) (void *); } libnbd;
+long f (void *h) { return libnbd.aio_flush (h); }
+END
+planted lib/storage/storage-nbd-connect.c \
+        'lib/storage/storage-nbd-connect\.c;' <<'END'
+extern struct { long (*aio_zero) (void *); } libnbd;
+long f (void *h) { return libnbd.aio_zero (h); }
 END
 for call in 'pwrite (0, "", 1, 0)' 'ftruncate (0, 0)' \
             'fallocate (0, 0, 0, 1)' 'open ("x", 2)' 'openat (0, "x", 2)' \

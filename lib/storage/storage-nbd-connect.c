@@ -38,16 +38,16 @@
 static struct nbd_handle *
 new_handle (const struct nbdconn *c)
 {
-  struct nbd_handle *nbd = nbd_create ();
+  struct nbd_handle *nbd = libnbd.create ();
 
   if (!nbd)
     return NULL;
-  nbd_set_uri_allow_transports (nbd, LIBNBD_ALLOW_TRANSPORT_TCP |
+  libnbd.set_uri_allow_transports (nbd, LIBNBD_ALLOW_TRANSPORT_TCP |
                                 LIBNBD_ALLOW_TRANSPORT_UNIX |
                                 LIBNBD_ALLOW_TRANSPORT_VSOCK);
-  nbd_set_uri_allow_local_file (nbd, c->trusted);
-  nbd_set_pread_initialize (nbd, false);
-  nbd_add_meta_context (nbd, LIBNBD_CONTEXT_BASE_ALLOCATION);
+  libnbd.set_uri_allow_local_file (nbd, c->trusted);
+  libnbd.set_pread_initialize (nbd, false);
+  libnbd.add_meta_context (nbd, LIBNBD_CONTEXT_BASE_ALLOCATION);
   return nbd;
 }
 
@@ -88,11 +88,11 @@ shake_hands (struct nbdconn *c, struct nbd_handle *nbd, const char **why)
   struct timespec begin, now;
 
   *why = NULL;
-  if (nbd_aio_connect_uri (nbd, c->uri) == -1)
+  if (libnbd.aio_connect_uri (nbd, c->uri) == -1)
     return -1;
   clock_gettime (CLOCK_MONOTONIC, &begin);
-  while (nbd_aio_is_connecting (nbd)) {
-    if (nbd_poll (nbd, 100) == -1)
+  while (libnbd.aio_is_connecting (nbd)) {
+    if (libnbd.poll (nbd, 100) == -1)
       return -1;
     clock_gettime (CLOCK_MONOTONIC, &now);
     *why = nbdconn_is_stopping (c) ? "stopped"
@@ -101,11 +101,11 @@ shake_hands (struct nbdconn *c, struct nbd_handle *nbd, const char **why)
     if (*why)
       return -1;
   }
-  if (!nbd_aio_is_ready (nbd)) {
+  if (!libnbd.aio_is_ready (nbd)) {
     *why = "the server hung up";
     return -1;
   }
-  keep_alive (c, nbd_aio_get_fd (nbd));
+  keep_alive (c, libnbd.aio_get_fd (nbd));
   return 0;
 }
 
@@ -119,9 +119,9 @@ yes (int answer)
 static int
 ask_export (struct nbd_handle *nbd, struct nbdconn_export *e)
 {
-  const int64_t size = nbd_get_size (nbd);
-  const int64_t min = nbd_get_block_size (nbd, LIBNBD_SIZE_MINIMUM);
-  const int64_t max = nbd_get_block_size (nbd, LIBNBD_SIZE_MAXIMUM);
+  const int64_t size = libnbd.get_size (nbd);
+  const int64_t min = libnbd.get_block_size (nbd, LIBNBD_SIZE_MINIMUM);
+  const int64_t max = libnbd.get_block_size (nbd, LIBNBD_SIZE_MAXIMUM);
 
   if (size < 0)
     return -1;
@@ -136,30 +136,33 @@ ask_export (struct nbd_handle *nbd, struct nbdconn_export *e)
     e->block = is_aligned (e->size, 512) ? 512 : 1;
   e->max = max > 0 && max < MAX_REQUEST ? (uint32_t) max : MAX_REQUEST;
   e->max = MAX ((uint32_t) round_down (e->max, e->block), e->block);
-  e->read_only = yes (nbd_is_read_only (nbd));
-  e->can_flush = yes (nbd_can_flush (nbd));
-  e->can_fua = yes (nbd_can_fua (nbd));
-  e->can_zero = yes (nbd_can_zero (nbd));
-  e->can_fast_zero = yes (nbd_can_fast_zero (nbd));
-  e->can_map = yes (nbd_can_meta_context (nbd,
+  e->read_only = yes (libnbd.is_read_only (nbd));
+  e->can_flush = yes (libnbd.can_flush (nbd));
+  e->can_fua = yes (libnbd.can_fua (nbd));
+  e->can_zero = yes (libnbd.can_zero (nbd));
+  e->can_fast_zero = yes (libnbd.can_fast_zero (nbd));
+  e->can_map = yes (libnbd.can_meta_context (nbd,
                                           LIBNBD_CONTEXT_BASE_ALLOCATION));
-  e->rotational = yes (nbd_is_rotational (nbd));
+  e->rotational = yes (libnbd.is_rotational (nbd));
   return 0;
 }
 
 struct nbd_handle *
 nbdconn_connect (struct nbdconn *c, struct nbdconn_export *e, bool tell)
 {
-  struct nbd_handle *nbd = new_handle (c);
+  struct nbd_handle *nbd;
   const char *why = NULL;
 
+  if (libnbd_load () < 0)
+    return NULL;
+  nbd = new_handle (c);
   if (nbd && shake_hands (c, nbd, &why) == 0 && ask_export (nbd, e) == 0)
     return nbd;
   if (!why)
-    why = nbd_get_error ();
+    why = libnbd.get_error ();
   (tell ? report_error : report_debug) ("%s: connecting: %s", c->uri,
                                         why ? why : "failed");
-  nbd_close (nbd);
+  libnbd.close (nbd);
   return NULL;
 }
 
@@ -195,7 +198,7 @@ nbdconn_connect_again (struct nbdconn *c, bool *told)
   struct nbd_handle *nbd = nbdconn_connect (c, &e, false);
 
   if (nbd && !is_same (c, &e, told)) {
-    nbd_close (nbd);
+    libnbd.close (nbd);
     nbd = NULL;
   }
   return nbd;

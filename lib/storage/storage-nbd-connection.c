@@ -95,7 +95,7 @@ nbdconn_is_stopping (struct nbdconn *c)
 bool
 nbdconn_is_over (struct nbd_handle *nbd)
 {
-  return nbd_aio_is_dead (nbd) || nbd_aio_is_closed (nbd);
+  return libnbd.aio_is_dead (nbd) || libnbd.aio_is_closed (nbd);
 }
 
 void
@@ -161,9 +161,9 @@ serve (struct nbdconn *c, struct nbd_handle *nbd)
   eventfd_t drop;
 
   while (!nbdconn_is_over (nbd) && !nbdconn_is_stopping (c)) {
-    const unsigned want = nbd_aio_get_direction (nbd);
+    const unsigned want = libnbd.aio_get_direction (nbd);
     struct pollfd fds[2] = {
-      { .fd = nbd_aio_get_fd (nbd), .events = 0 },
+      { .fd = libnbd.aio_get_fd (nbd), .events = 0 },
       { .fd = c->kick_fd, .events = POLLIN },
     };
     unsigned now;
@@ -187,13 +187,13 @@ serve (struct nbdconn *c, struct nbd_handle *nbd)
     /* Senders may have moved on meanwhile.  What libnbd finds wrong
      * ends the connection, which is_over sees.
      */
-    now = nbd_aio_get_direction (nbd);
+    now = libnbd.aio_get_direction (nbd);
     if ((fds[0].revents & (POLLIN | POLLHUP | POLLERR))
         && (now & LIBNBD_AIO_DIRECTION_READ))
-      nbd_aio_notify_read (nbd);
+      libnbd.aio_notify_read (nbd);
     else if ((fds[0].revents & (POLLOUT | POLLHUP | POLLERR))
              && (now & LIBNBD_AIO_DIRECTION_WRITE))
-      nbd_aio_notify_write (nbd);
+      libnbd.aio_notify_write (nbd);
   }
 }
 
@@ -225,7 +225,7 @@ come_back (struct nbdconn *c)
     pthread_cond_wait (&c->changed, &c->lock);
   if (c->stop)
     return false;               /* who stops us closes the handle */
-  nbd_close (c->nbd);
+  libnbd.close (c->nbd);
   c->nbd = NULL;
   if (c->lost || c->patience.reconnect == 0)
     return false;
@@ -291,7 +291,7 @@ new_conn (const char *uri, bool trusted, struct storage_patience patience)
 static void
 free_conn (struct nbdconn *c)
 {
-  nbd_close (c->nbd);
+  libnbd.close (c->nbd);
   close (c->kick_fd);
   pthread_cond_destroy (&c->changed);
   pthread_mutex_destroy (&c->lock);
@@ -343,10 +343,10 @@ disconnect (struct nbd_handle *nbd)
 {
   int i;
 
-  if (!nbd || nbdconn_is_over (nbd) || nbd_aio_disconnect (nbd, 0) == -1)
+  if (!nbd || nbdconn_is_over (nbd) || libnbd.aio_disconnect (nbd, 0) == -1)
     return;
   for (i = 0; i < 10 && !nbdconn_is_over (nbd); i++)
-    if (nbd_poll (nbd, 100) == -1)
+    if (libnbd.poll (nbd, 100) == -1)
       return;
 }
 

@@ -13,10 +13,9 @@
 #include <stdint.h>
 #include <time.h>
 
-#include <libnbd.h>
-
 #include "storage.h"
 #include "storage-nbd.h"
+#include "storage-nbd-library.h"
 
 enum nbdconn_state { UP, DOWN };
 

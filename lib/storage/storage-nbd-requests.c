@@ -85,16 +85,17 @@ send_request (struct nbd_handle *nbd, struct request *rq)
 
   switch (rq->kind) {
   case READ:
-    return nbd_aio_pread (nbd, rq->buf, rq->len, rq->offset, done, 0);
+    return libnbd.aio_pread (nbd, rq->buf, rq->len, rq->offset, done, 0);
   case WRITE:
-    return nbd_aio_pwrite (nbd, rq->buf, rq->len, rq->offset, done,
+    return libnbd.aio_pwrite (nbd, rq->buf, rq->len, rq->offset, done,
                            rq->flags);
   case ZERO:
-    return nbd_aio_zero (nbd, rq->len, rq->offset, done, rq->flags);
+    return libnbd.aio_zero (nbd, rq->len, rq->offset, done, rq->flags);
   case FLUSH:
-    return nbd_aio_flush (nbd, done, 0);
+    return libnbd.aio_flush (nbd, done, 0);
   case MAP:
-    return nbd_aio_block_status (nbd, rq->len, rq->offset, extents, done, 0);
+    return libnbd.aio_block_status (nbd, rq->len, rq->offset, extents, done,
+                                    0);
   }
   return -1;
 }
@@ -145,7 +146,7 @@ begin_request (struct nbdconn *c, struct request *rq)
   rq->covers = c->acked;
   if (send_request (c->nbd, rq) == -1) {
     report_debug ("%s: a request could not be sent: %s", c->uri,
-                  nbd_get_error ());
+                  libnbd.get_error ());
     /* It was not sent, so it is not what makes writes lost. */
     count_out (c, rq);
     if (!nbdconn_is_over (c->nbd))
@@ -155,7 +156,7 @@ begin_request (struct nbdconn *c, struct request *rq)
   }
   /* The thread waits for answers.  Does it know of more to do? */
   if (nbdconn_is_over (c->nbd)
-      || (nbd_aio_get_direction (c->nbd) & LIBNBD_AIO_DIRECTION_WRITE))
+      || (libnbd.aio_get_direction (c->nbd) & LIBNBD_AIO_DIRECTION_WRITE))
     nbdconn_kick (c);
   return 0;
 }

@@ -469,6 +469,30 @@ def words(lab):
         lab.refuses("nbd+unix:///?socket=" + ours.socket, "qcow2")
 
 
+def without_library(lab):
+    """libnbd is loaded by those only who need it, and told of by those
+    who lack it."""
+    folder = lab.path()
+    os.mkdir(folder)
+    with open(os.path.join(folder, "libnbd.so.0"), "w") as f:
+        f.write("no library")
+    path = image(lab, 1 * M)
+    below = Below(lab, path)
+    before = os.environ.get("LD_LIBRARY_PATH")
+    os.environ["LD_LIBRARY_PATH"] = folder + (":" + before if before else "")
+    try:
+        lab.refuses(below.uri(), "images on NBD servers need libnbd",
+                    folder + "/libnbd.so.0")
+        with lab.server(image(lab, 1 * M)) as server:
+            server.connect().pwrite(b"x", 0)
+    finally:
+        if before is None:
+            del os.environ["LD_LIBRARY_PATH"]
+        else:
+            os.environ["LD_LIBRARY_PATH"] = before
+    below.end()
+
+
 def main():
     lab = Lab()
     if not lab.ours:
@@ -504,6 +528,7 @@ def main():
     lab.case("loop", loop, lab)
     lab.case("background", background, lab)
     lab.case("words", words, lab)
+    lab.case("without libnbd", without_library, lab)
     lab.finish()
 
 
