@@ -130,7 +130,7 @@ open_image (void)
   if (r < 0)
     image = NULL;
   if (r < 0 && r != -EINPROGRESS && config.create)
-    image_remove_created (config.image.filename);
+    image_remove_created (config.image.filename, &config.create_options);
   if (r != -EINPROGRESS)
     config_wipe_passphrases ();
   return r;

@@ -48,8 +48,9 @@ struct part {
 struct layout {
   const char *filename;
   struct header header;
-  bool extended_l2;
+  bool extended_l2, backing;
   bool data_file;               /* DATA is not in this file */
+  struct new_data_file new_data_file;
   struct part table, blocks, crypt, l1, l2, data;
   uint8_t *luks;                /* the LUKS header, crypto_length bytes */
   uint64_t total;               /* clusters of the file */
@@ -135,8 +136,10 @@ check_options (const char *filename, const struct create_options *o)
   if (!o->backing_file != !o->backing_format)
     return bad (filename, "a backing file and its format can only be given "
                 "together");
-  if (o->backing_file && o->preallocation != PREALLOCATE_OFF)
-    return bad (filename, "what is preallocated would hide the backing file");
+  if (o->backing_file && o->preallocation != PREALLOCATE_OFF
+      && !o->extended_l2)
+    return bad (filename, "without extended L2 entries what is preallocated "
+                "would hide the backing file");
   if (o->version == 2 && check_v2 (filename, o) < 0)
     return -EINVAL;
   return check_data_file (filename, o);
@@ -319,8 +322,9 @@ static void
 fill_l2 (const struct layout *l, uint64_t n, uint8_t *buf)
 {
   const unsigned size = l->extended_l2 ? 16 : 8;
-  const uint64_t subclusters = data_is_zero (l) ? ALL_SUBCLUSTERS << 32
-    : ALL_SUBCLUSTERS;
+  /* A cluster that has its place, and shows the backing file. */
+  const uint64_t subclusters = l->backing ? 0
+    : data_is_zero (l) ? ALL_SUBCLUSTERS << 32 : ALL_SUBCLUSTERS;
   uint64_t i, entry;
 
   for (i = 0; i < entries_of_l2 (l); ++i) {
@@ -403,12 +407,22 @@ fill (void *opaque, uint64_t offset, uint8_t *buf, size_t len)
   return r;
 }
 
+/* storage_contents.ready: the image is, so that its data file may be. */
+static int
+ready (void *opaque)
+{
+  struct layout *l = opaque;
+
+  return create_data_file_complete (&l->new_data_file);
+}
+
 static int
 make_file (const char *filename, const struct create_options *o,
            struct layout *l)
 {
   const struct storage_contents contents = {
-    .rest = create_rest (o->preallocation), .fill = fill, .opaque = l,
+    .rest = create_rest (o->preallocation), .fill = fill, .ready = ready,
+    .opaque = l,
     .filled = l->data.first * l->header.cluster_size,
     .size = l->total * l->header.cluster_size,
   };
@@ -438,7 +452,6 @@ make_files (const char *filename, const struct create_options *o,
             struct layout *l)
 {
   CLEANUP_FREE uint8_t *buf = malloc (l->header.cluster_size);
-  CLEANUP_FREE char *data_file = NULL;
   int r;
 
   /* All else that can be wrong with the options. */
@@ -446,12 +459,10 @@ make_files (const char *filename, const struct create_options *o,
     return -ENOMEM;
   r = fill_cluster (l, 0, buf);
   if (r == 0 && o->data_file)
-    r = create_data_file (filename, o, l->header.size, &data_file);
-  if (r < 0)
-    return r;
-  r = make_file (filename, o, l);
-  if (r < 0 && data_file)
-    storage_remove_created (data_file);
+    r = create_data_file (filename, o, l->header.size, &l->new_data_file);
+  if (r == 0)
+    r = make_file (filename, o, l);
+  create_data_file_end (&l->new_data_file, r < 0);
   return r;
 }
 
@@ -460,7 +471,7 @@ image_create (const char *filename, const struct create_options *o)
 {
   struct layout l = {
     .filename = filename, .extended_l2 = o->extended_l2,
-    .data_file = o->data_file != NULL,
+    .backing = o->backing_file != NULL, .data_file = o->data_file != NULL,
   };
   int r = check_options (filename, o);
 
@@ -477,7 +488,9 @@ image_create (const char *filename, const struct create_options *o)
 }
 
 void
-image_remove_created (const char *filename)
+image_remove_created (const char *filename, const struct create_options *o)
 {
   storage_remove_created (filename);
+  if (o->data_file)
+    create_data_file_remove (filename, o);
 }

@@ -45,13 +45,15 @@ struct create_options {
 void create_options_init (struct create_options *o);
 
 /* Make the image FILENAME, and its data file, which must not exist
- * (-EEXIST).  Nothing is left of them on failure, which has been reported: -EINVAL for options
- * that do not go together or are out of range, -EFBIG for a size that
- * needs a larger cluster size, and what the file system says.
+ * (-EEXIST) unless a crash ended this half way.  Nothing is left of them on
+ * failure, which has been reported: -EINVAL for options that do not go
+ * together or are out of range, -EFBIG for a size that needs a larger
+ * cluster size, and what the file system says.
  */
 int image_create (const char *filename, const struct create_options *o);
 
-/* Take away what image_create made, but not its data file. */
-void image_remove_created (const char *filename);
+/* Take away what image_create made. */
+void image_remove_created (const char *filename,
+                           const struct create_options *o);
 
 #endif /* QCOW2_CREATE_H */

@@ -21,6 +21,13 @@
  *   synced.  Who begins with exactly that is filled anew.  (Before that,
  *   a crash leaves an empty file, which might be anybody's.)
  *
+ * - Two files that belong together, an image and its data file, cannot be
+ *   completed at once.  The data file has its mark, and is locked, until
+ *   of the image only the first sector is missing; then its mark goes,
+ *   then the image's.  A crash between these leaves an image with the
+ *   mark and a data file that is as long as it must be and zero
+ *   throughout: only with both it is filled anew, and nothing is lost.
+ *
  * - If anything fails the file is removed again, the beginning of the
  *   device made zero.
  *
@@ -104,27 +111,27 @@ write_first_sector (struct storage *s, const struct storage_contents *c,
   return r < 0 ? r : storage_write (s, &iov, 1, 0, false);
 }
 
-/* A device may have anything in it. */
+/* A device may have anything in it.  The mark stays. */
 static int
 fill_rest (struct storage *s, const struct storage_contents *c)
 {
-  const uint64_t len = c->size - c->filled;
+  const uint64_t from = MAX (c->filled, MIN (SECTOR, c->size));
+  const uint64_t len = c->size - from;
 
   if (len == 0)
     return 0;
   if (!storage_can_grow (s))
     return c->rest == STORAGE_REST_WRITTEN
-      ? storage_write_zeroes (s, c->filled, len)
-      : storage_zero (s, c->filled, len);
+      ? storage_write_zeroes (s, from, len) : storage_zero (s, from, len);
   switch (c->rest) {
   case STORAGE_REST_HOLE: return 0;
-  case STORAGE_REST_RESERVED: return storage_reserve (s, c->filled, len);
-  case STORAGE_REST_WRITTEN: return storage_write_zeroes (s, c->filled, len);
+  case STORAGE_REST_RESERVED: return storage_reserve (s, from, len);
+  case STORAGE_REST_WRITTEN: return storage_write_zeroes (s, from, len);
   }
   return -EINVAL;
 }
 
-/* It is locked. */
+/* It is locked.  The mark stays. */
 static int
 fill_file (struct storage *s, const struct storage_contents *c)
 {
@@ -134,7 +141,7 @@ fill_file (struct storage *s, const struct storage_contents *c)
 
   if (!buf)
     return -ENOMEM;
-  if (c->filled > 0)
+  if (c->size >= SECTOR)
     r = write_mark (s);
   if (r == 0 && storage_can_grow (s))
     r = storage_truncate (s, MIN (SECTOR, c->size));
@@ -144,10 +151,35 @@ fill_file (struct storage *s, const struct storage_contents *c)
     r = fill_rest (s, c);
   for (offset = 0; r == 0 && offset < c->filled; offset += PIECE)
     r = write_piece (s, c, offset, buf);
-  if (r == 0)
-    r = storage_sync (s);
-  if (r == 0)
+  return r < 0 ? r : storage_sync (s);
+}
+
+/* Of a file that begins with zeroes.  All of the mark's block is punched,
+ * so that a file without data takes no space.
+ */
+static int
+take_mark_away (struct storage *s, const struct storage_contents *c)
+{
+  int r = -ENOTSUP;
+
+  if (storage_can_grow (s) && c->rest == STORAGE_REST_HOLE)
+    r = storage_punch (s, 0, MIN (BEGINNING, c->size));
+  return r == -ENOTSUP ? storage_write_zeroes (s, 0, MIN (SECTOR, c->size))
+    : r;
+}
+
+int
+storage_complete_file (struct storage *s, const struct storage_contents *c)
+{
+  CLEANUP_FREE uint8_t *buf = malloc (PIECE);
+  int r = 0;
+
+  if (!buf)
+    return -ENOMEM;
+  if (c->filled > 0)
     r = write_first_sector (s, c, buf);
+  else
+    r = take_mark_away (s, c);
   return r < 0 ? r : storage_sync (s);
 }
 
@@ -165,6 +197,31 @@ may_be_filled (const uint8_t *beginning, bool zeroes_will_do)
   return zeroes_will_do;
 }
 
+/* 1 if all bytes of a file are zero, 0 if not, or a negative errno. */
+static int
+is_zero (struct storage *s, uint64_t size, uint8_t *buf)
+{
+  uint64_t offset, len;
+  bool hole;
+  int r;
+
+  for (offset = 0; offset < size; offset += len) {
+    len = size - offset;
+    r = storage_map (s, offset, &len, &hole);
+    if (r < 0)
+      return r;
+    if (hole)
+      continue;
+    len = MIN (len, BEGINNING);
+    r = storage_read (s, buf, len, offset);
+    if (r < 0)
+      return r;
+    if (buf[0] != 0 || memcmp (buf, buf + 1, len - 1) != 0)
+      return 0;
+  }
+  return 1;
+}
+
 /* 0 if what is there may be filled, else -ENOSPC, -EEXIST. */
 static int
 check_existing (struct storage *s, const struct storage_contents *c)
@@ -178,8 +235,14 @@ check_existing (struct storage *s, const struct storage_contents *c)
     return -ENOMEM;
   if (r == 0)
     r = storage_read (s, buf, BEGINNING, 0);
-  if (r == 0 && !may_be_filled (buf, device))
-    return -EEXIST;
+  if (r == 0 && !may_be_filled (buf, device)) {
+    if (!c->zeroes_too || size != c->size)
+      return -EEXIST;
+    r = is_zero (s, size, buf);
+    if (r <= 0)
+      return r < 0 ? r : -EEXIST;
+    r = 0;
+  }
   return r == 0 && device && size < c->size ? -ENOSPC : r;
 }
 
@@ -214,48 +277,92 @@ remove_it (const char *path, struct storage *s)
 }
 
 static int
-fill_existing (const char *path, const struct storage_contents *c)
+begin_existing (const char *path, const struct storage_contents *c,
+                struct storage **s)
 {
-  struct storage *s = NULL;
-  int r = open_existing (path, &s);
+  int r = open_existing (path, s);
+
+  if (r < 0) {
+    *s = NULL;
+    return r;
+  }
+  r = check_existing (*s, c);
+  if (r == 0)
+    r = lock_it (*s);
+  if (r == 0)
+    r = check_existing (*s, c);
+  if (r == 0) {
+    r = fill_file (*s, c);
+    if (r < 0)
+      remove_it (path, *s);
+  }
+  return r;
+}
+
+static int
+begin_new (const char *path, const struct storage_contents *c,
+           struct storage **s)
+{
+  int r = storage_open_file (path, true, true, s);
 
   if (r < 0)
-    return r;
-  r = check_existing (s, c);
+    *s = NULL;
+  else
+    r = lock_it (*s);
   if (r == 0)
-    r = lock_it (s);
+    r = fill_file (*s, c);
   if (r == 0)
-    r = check_existing (s, c);
-  if (r == 0) {
-    r = fill_file (s, c);
-    if (r < 0)
-      remove_it (path, s);
+    r = storage_sync_directory (path);
+  if (r < 0)
+    unlink (path);
+  return r;
+}
+
+int
+storage_begin_file (const char *path, const struct storage_contents *c,
+                    struct storage **s)
+{
+  int r = storage_create_empty (path);
+
+  *s = NULL;
+  if (r == -EEXIST)
+    r = begin_existing (path, c, s);
+  else if (r == 0)
+    r = begin_new (path, c, s);
+  if (r < 0) {
+    storage_close (*s);
+    *s = NULL;
   }
-  storage_close (s);
   return r;
 }
 
 int
 storage_create_file (const char *path, const struct storage_contents *c)
 {
-  struct storage *s = NULL;
-  int r = storage_create_empty (path);
+  struct storage *s;
+  int r = storage_begin_file (path, c, &s);
 
-  if (r == -EEXIST)
-    return fill_existing (path, c);
-  if (r < 0)
-    return r;
-  r = storage_open_file (path, true, true, &s);
+  if (r == 0 && c->ready)
+    r = c->ready (c->opaque);
   if (r == 0)
-    r = lock_it (s);
-  if (r == 0)
-    r = fill_file (s, c);
-  if (r == 0)
-    r = storage_sync_directory (path);
+    r = storage_complete_file (s, c);
+  if (r < 0 && s)
+    remove_it (path, s);
   storage_close (s);
-  if (r < 0)
-    unlink (path);
   return r;
+}
+
+bool
+storage_is_begun (const char *path)
+{
+  struct storage *s = NULL;
+  uint8_t buf[SECTOR];
+  bool begun = storage_open_file (path, false, false, &s) == 0
+    && storage_read (s, buf, sizeof buf, 0) == 0
+    && memcmp (buf, mark, SECTOR) == 0;
+
+  storage_close (s);
+  return begun;
 }
 
 void

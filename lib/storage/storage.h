@@ -52,7 +52,10 @@ struct storage_contents {
   uint64_t filled, size;        /* bytes; filled <= size */
   enum storage_rest rest;
   int (*fill) (void *opaque, uint64_t offset, uint8_t *buf, size_t len);
+  int (*ready) (void *opaque);  /* called when all but the first sector is
+                                   durable; or NULL */
   void *opaque;
+  bool zeroes_too;              /* a file of SIZE zeroes is one of ours */
 };
 
 /* Make a regular file that was not there and make it durable, or fill a
@@ -65,6 +68,21 @@ struct storage_contents {
  */
 int storage_create_file (const char *path,
                          const struct storage_contents *contents);
+
+/* The same in two steps, for a file that another one must be made with.
+ * After the first it begins with a mark that says that it is not complete,
+ * and is locked until *S, which can be read and written, is closed.  (One
+ * of less than 512 bytes has no mark.)  The second takes the mark away,
+ * durably.
+ */
+int storage_begin_file (const char *path,
+                        const struct storage_contents *contents,
+                        struct storage **s);
+int storage_complete_file (struct storage *s,
+                           const struct storage_contents *contents);
+
+/* Does a file begin with that mark? */
+bool storage_is_begun (const char *path);
 
 /* Undo that: remove the file, or make the beginning of the device zero,
  * as it was.  A device that cannot be opened stays as it is.

@@ -166,6 +166,122 @@ def existing_data_file_is_kept(lab):
     check(not os.path.exists(path + ".other"), "a data file was left behind")
 
 
+MARK = (b"A disk image was being made here by nbdkit-qcow2-plugin, and is not"
+        b" complete.\n").ljust(512, b"\0")
+
+
+def cut_short(lab, image, data, again):
+    """What a crash leaves of an image and its data file: if that is
+    provably all it is made anew, else both stay as they are."""
+    path = lab.path()
+    files = {path: image, path + ".data": data}
+    for name, content in files.items():
+        if content is not None:
+            with open(name, "wb") as f:
+                f.write(content)
+    params = {"create": M, "create.data-file": os.path.basename(path) +
+              ".data"}
+    if again:
+        with lab.server(path, **params) as server:
+            use(server, M, random.Random(1))
+            check(server.connect().pread(512, 0) == bytes(512),
+                  "the mark can be seen")
+        expect_clean(path)
+        return
+    lab.refuses(path, "exists", **params)
+    for name, content in files.items():
+        check(os.path.exists(name) == (content is not None),
+              "%s was made or removed", name)
+        if content is not None:
+            with open(name, "rb") as f:
+                check(f.read() == content, "%s was changed", name)
+
+
+# What is there of the image and of the data file, and whether that is
+# provably ours.
+CUT_SHORT = [
+    ("data file begun", None, MARK, True),
+    ("data file filled", None, MARK + bytes(M - 512), True),
+    ("both begun", MARK + b"rubbish", MARK + bytes(M - 512), True),
+    ("data file complete", MARK + b"rubbish", bytes(M), True),
+    ("data file alone", None, bytes(M), False),
+    ("data file empty", None, b"", False),
+    ("data file of another length", MARK, bytes(M + 512), False),
+    ("data file with data", MARK, bytes(M - 1) + b"x", False),
+    ("nearly the mark", None, MARK[:-1] + b"x" + bytes(M - 512), False),
+]
+
+
+def is_image(path):
+    if not os.path.exists(path):
+        return False
+    with open(path, "rb") as f:
+        return f.read(4) == b"QFI\xfb"
+
+
+def killed_at_each(lab, call):
+    """A new image and its data file, the server killed instead of the Nth
+    of these system calls: the next one makes them, or finds them made."""
+    need("strace")
+    trace = ["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e",
+             "trace=" + call, "-e"]
+    complete = 0
+    for n in range(1, 20):
+        path = lab.path()
+        params = {"create": M, "create.data-file":
+                  os.path.basename(path) + ".data"}
+        argv = [lab.plugin, path] + ["%s=%s" % p for p in params.items()]
+        done = run(*trace, "inject=%s:signal=KILL:when=%d" % (call, n),
+                   "nbdkit", "-U", "-", *argv, "--run", "true", ok=None)
+        if done.returncode == 0:
+            break
+        if is_image(path):
+            params = {}
+            complete += 1
+        with lab.server(path, **params) as server:
+            check(server.connect().pread(4096, 0) == bytes(4096),
+                  "not zeroes")
+            use(server, M, random.Random(n))
+        expect_clean(path)
+    # Only of the last one can the image be there.
+    check(1 < n < 20 and complete <= 1, "killed %d times, %d complete",
+          n - 1, complete)
+
+
+def preallocated_overlay(lab, kind, data_file):
+    """With subclusters each cluster can have its place and show the backing
+    file."""
+    base = lab.path()
+    with open(base, "wb") as f:
+        f.write(b"b" * M)
+    path = lab.path()
+    params = {"create.backing-file": base, "create.backing-format": "raw",
+              "create.extended-l2": "on", "create.preallocation": kind}
+    if data_file:
+        params["create.data-file"] = path + ".data"
+    with lab.server(path, create=2 * M, **params) as server:
+        handle = server.connect()
+        check(handle.pread(2 * M, 0) == b"b" * M + bytes(M), "hidden")
+    theirs = lab.path()
+    more = ["-o", "data_file=%s.data" % theirs] if data_file else []
+    qemu_img("create", "-f", "qcow2", "-b", base, "-F", "raw", "-o",
+             "extended_l2=on,preallocation=" + kind, *more, theirs,
+             str(2 * M))
+    for name in path, theirs:
+        before = os.path.getsize(name)
+        info = image_check(name)
+        check(info["allocated-clusters"] == info["total-clusters"],
+              "%s: allocated: %s", name, info)
+        with lab.server(name) as server:
+            handle = server.connect()
+            handle.pwrite(b"x" * 5000, M - 2000)
+            check(handle.pread(2 * M, 0) == b"b" * (M - 2000) + b"x" * 5000
+                  + bytes(M - 3000), "reads wrong")
+        expect_clean(name)
+        check(os.path.getsize(name) == before, "the file grew")
+    qemu_img("compare", "-q", "-f", "qcow2", "-F", "qcow2", path, theirs)
+
+
 def overlay(lab, backing_format):
     base = lab.path("base." + backing_format)
     qemu_img("create", "-f", backing_format, base, str(4 * M))
@@ -208,7 +324,7 @@ REFUSALS = [
     ("lone format", M, {"backing-format": "raw"}, "together"),
     ("preallocated overlay", M, {"backing-file": "x", "backing-format":
                                  "raw", "preallocation": "metadata"},
-     "hide"),
+     "without extended L2 entries", "hide"),
     ("v2 data file", M, {"compat": "v2", "data-file": "x.data"},
      "version 2", "data files"),
     ("raw alone", M, {"data-file-raw": "on"}, "data file", "none is given"),
@@ -227,6 +343,17 @@ REFUSALS = [
     ("longest name", M, {"backing-file": "n" * 1024,
                          "backing-format": "raw"}, "1023"),
 ]
+
+
+def nothing_is_left(lab):
+    """An image that is made and cannot be served then is taken away again,
+    and so is its data file, which was left behind."""
+    path = lab.path()
+    lab.refuses(path, "none.raw", create=M, **{
+        "create.data-file": path + ".data", "create.backing-file": "none.raw",
+        "create.backing-format": "raw"})
+    for name in path, path + ".data":
+        check(not os.path.exists(name), "%s was left behind", name)
 
 
 def no_folder(lab):
@@ -266,6 +393,17 @@ def main():
         lab.case("data file %d %s" % (size, options), data_file, lab, size,
                  options)
     lab.case("existing data file", existing_data_file_is_kept, lab)
+    for name, *what in CUT_SHORT:
+        lab.case("cut short: " + name, cut_short, lab, *what)
+    if not SLOW:
+        for call in "fdatasync", "fsync", "fallocate":
+            lab.case("killed at each " + call, killed_at_each, lab, call)
+    for kind, data in (("metadata", False), ("falloc", False),
+                       ("metadata", True)):
+        lab.case("preallocated overlay, %s%s" % (
+            kind, ", data file" * data), preallocated_overlay, lab, kind,
+            data)
+    lab.case("nothing is left", nothing_is_left, lab)
     for backing_format in ("raw", "qcow2"):
         lab.case("overlay on " + backing_format, overlay, lab,
                  backing_format)

@@ -34,8 +34,9 @@ image_create (const char *filename, const struct create_options *o)
 }
 
 void
-image_remove_created (const char *filename)
+image_remove_created (const char *filename, const struct create_options *o)
 {
+  (void) o;
   ck_abort_msg ("%s was not created", filename);
 }
 
