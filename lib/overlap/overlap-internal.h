@@ -452,6 +452,9 @@ struct overlap {
   _Atomic (struct ov_node *) root;
   uint32_t window_mask;         /* clusters of a window, less one */
   unsigned window_bits;         /* and as a power of two */
+  _Atomic (uint32_t) returns;   /* how often one of the two fixed lists lost
+                                   something: see overlap-limit.c */
+  uint16_t n_outside, n_kept;
   _Atomic (uint64_t) fenced;    /* groups of slots, overlap-window.c */
   ov_slot fixed;                /* guards the two fixed lists */
   ov_slot hot;                  /* struct ov_hot, or 0 */
@@ -459,7 +462,6 @@ struct overlap {
   struct ov_kind kind[OV_KINDS_HERE];
   struct ov_span outside[OV_OUTSIDE_MAX];
   struct ov_kept kept[OV_KEPT_MAX];
-  unsigned n_outside, n_kept;
 
   /* Held by every update; the rest belongs to its holder. */
   pthread_mutex_t lock;

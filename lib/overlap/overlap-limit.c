@@ -20,6 +20,13 @@
  *    that meets less than everything finds it outside.)
  * 3. A window with a mark in "kept" is outside.
  * 4. "fixed" is 0 if and only if both lists are empty.
+ * 5. "returns" changes after the marks of what comes back are in their
+ *    windows again, and before the lists lose it.
+ *
+ * A check looks into the windows first and at the lists then.  So what
+ * leaves meanwhile is found in one or the other; what comes back might be
+ * found in neither, and a check that met a change of "returns" begins
+ * anew.
  *
  * Coming back is overlap-restore.c; it ends in ov_restored.
  *
@@ -52,6 +59,15 @@ overlap_most_memory (unsigned cluster_bits, uint64_t pieces,
 
   return 4096 + 3 * pieces + 96 * MIN (pieces, windows)
     + 2 * sizeof (struct ov_node) * MIN (pieces, places) + 64 * snapshots;
+}
+
+/* Before something is taken from the lists: invariant 5.  What took
+ * its place can be seen by whoever sees this.
+ */
+static void
+count_return (struct overlap *o)
+{
+  atomic_fetch_add_explicit (&o->returns, 1, memory_order_release);
 }
 
 static void
@@ -202,7 +218,7 @@ add_outside (struct overlap *o, uint64_t window, struct ov_span *gap)
   o->outside_windows++;
 
   change_begin (o);
-  o->n_outside = n;
+  o->n_outside = (uint16_t) n;
   for (i = 0; i < n; ++i)
     o->outside[i] = spans[i];
   change_end (o);
@@ -275,6 +291,7 @@ ov_restored (struct overlap *o, uint64_t first, uint64_t last)
       && o->n_outside == OV_OUTSIDE_MAX)
     return false;
 
+  count_return (o);
   change_begin (o);
   if (first == o->outside[i].first && last == o->outside[i].last) {
     o->n_outside--;
@@ -288,7 +305,7 @@ ov_restored (struct overlap *o, uint64_t first, uint64_t last)
 
     o->outside[i].last = first - 1;
     if (rest.first <= rest.last)
-      o->n_outside = insert_span (o->outside, o->n_outside, rest);
+      o->n_outside = (uint16_t) insert_span (o->outside, o->n_outside, rest);
   }
   change_end (o);
   o->outside_windows -= last - first + 1;
@@ -327,6 +344,7 @@ ov_unkeep (struct overlap *o, enum overlap_type type, uint64_t first,
 
   if (o->n_kept == 0)
     return 0;
+  count_return (o);
   change_begin (o);
   for (i = 0; i < o->n_kept; ++i) {
     struct ov_kept *k = &o->kept[i];

@@ -231,6 +231,23 @@ nothing_fixed (struct overlap *o)
   return atomic_load_explicit (&o->fixed, memory_order_acquire) == 0;
 }
 
+/* At the begin of a check, and in the end: if something came back in
+ * between, it may have been overlooked (overlap-limit.c).
+ */
+static inline uint32_t
+returns_so_far (const struct overlap *o)
+{
+  return atomic_load_explicit (&o->returns, memory_order_acquire);
+}
+
+static inline bool
+none_returned (const struct overlap *o, uint32_t since)
+{
+  return __builtin_expect (atomic_load_explicit (&o->returns,
+                                                 memory_order_relaxed)
+                           == since, 1);
+}
+
 /* The types of COUNT clusters from A on of a window, if that is known at
  * a glance: there is nothing, or COUNT is 1.
  */
@@ -260,6 +277,7 @@ look_window (const struct overlap *o, uintptr_t value, uint32_t a,
 static inline __attribute__ ((always_inline)) bool
 look (struct overlap *o, uint64_t first, uint64_t count, overlap_set *set)
 {
+  const uint32_t returns = returns_so_far (o);
   uint32_t a = ov_in_window (o, first);
   ov_slot *slot;
   uintptr_t v;
@@ -278,13 +296,12 @@ look (struct overlap *o, uint64_t first, uint64_t count, overlap_set *set)
     if (!known)
       return false;
   }
-  return nothing_fixed (o);
+  return nothing_fixed (o) && none_returned (o, returns);
 }
 
-/* The long way of overlap_query. */
-static void __attribute__ ((noinline))
-query_range (struct overlap *o, uint64_t first, uint64_t end,
-             overlap_set mask, struct overlap_answer *answer)
+static void
+query_once (struct overlap *o, uint64_t first, uint64_t end,
+            overlap_set mask, struct overlap_answer *answer)
 {
   struct ov_scan s = { .mask = mask };
   bool outside, all_outside;
@@ -313,9 +330,21 @@ query_range (struct overlap *o, uint64_t first, uint64_t end,
     answer->where = s.where;
 }
 
-/* The long way of overlap_hit. */
-static bool __attribute__ ((noinline))
-hit_range (struct overlap *o, uint64_t first, uint64_t end, overlap_set mask)
+/* The long way of overlap_query. */
+static void __attribute__ ((noinline))
+query_range (struct overlap *o, uint64_t first, uint64_t end,
+             overlap_set mask, struct overlap_answer *answer)
+{
+  uint32_t returns;
+
+  do {
+    returns = returns_so_far (o);
+    query_once (o, first, end, mask, answer);
+  } while (!none_returned (o, returns));
+}
+
+static bool
+hit_once (struct overlap *o, uint64_t first, uint64_t end, overlap_set mask)
 {
   struct ov_scan s = { .mask = mask, .hit_only = true };
   bool outside, all_outside;
@@ -350,6 +379,20 @@ overlap_query (struct overlap *o, uint64_t first, uint64_t count,
   answer->outside = false;
   if (set & mask)
     answer->where = first;
+}
+
+/* The long way of overlap_hit. */
+static bool __attribute__ ((noinline))
+hit_range (struct overlap *o, uint64_t first, uint64_t end, overlap_set mask)
+{
+  uint32_t returns;
+
+  do {
+    returns = returns_so_far (o);
+    if (hit_once (o, first, end, mask))
+      return true;
+  } while (!none_returned (o, returns));
+  return false;
 }
 
 /* Where there are no hot groups.  (Not inlined, as hit_missed, so that

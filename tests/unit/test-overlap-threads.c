@@ -226,6 +226,75 @@ START_TEST (checks_race_with_windows_that_leave)
 }
 END_TEST
 
+/* A check that had looked into a window while it was outside, and asked
+ * what is outside when the window had come back, said that nothing was
+ * there.  On one processor it is interrupted just there now and then.
+ */
+static void *
+look_for_the_mark (void *opaque)
+{
+  struct overlap_answer a;
+  uint64_t bad = 0;
+
+  (void) opaque;
+  while (!atomic_load_explicit (&done, memory_order_relaxed)) {
+    overlap_query (o, at (0, STEADY), 1, OVERLAP_ALL, &a);
+    bad += !a.outside && a.any == OVERLAP_NONE;
+    bad += !overlap_hit (o, at (0, STEADY), 1, OVERLAP_ALL);
+    overlap_query (o, at (0, STEADY), 2, OVERLAP_ALL, &a);
+    bad += !a.outside && a.any == OVERLAP_NONE;
+  }
+  atomic_fetch_add (&wrong, bad);
+  return NULL;
+}
+
+static void
+on_one_processor (void)
+{
+#ifdef __linux__
+  cpu_set_t all, one;
+  size_t i;
+
+  if (sched_getaffinity (0, sizeof all, &all) != 0)
+    return;
+  for (i = 0; i < CPU_SETSIZE && !CPU_ISSET (i, &all); ++i)
+    ;
+  CPU_ZERO (&one);
+  CPU_SET (i, &one);
+  sched_setaffinity (0, sizeof one, &one);
+#endif
+}
+
+START_TEST (checks_race_with_windows_that_come_back)
+{
+  struct overlap_config config = { .total_limit = UINT64_MAX };
+  pthread_t t;
+  unsigned i;
+
+  on_one_processor ();
+  o = overlap_new (&config);
+  overlap_enter (o, OVERLAP_ACTIVE_L2, at (0, STEADY), 1, NULL);
+  atomic_store (&done, false);
+  atomic_store (&wrong, 0);
+  ck_assert_int_eq (pthread_create (&t, NULL, look_for_the_mark, NULL), 0);
+  for (i = 0; i < updates () / 200; ++i) {
+    pthread_mutex_lock (&o->lock);
+    ov_abandon (o, 0, NULL);
+    ov_tell (o);
+    pthread_mutex_unlock (&o->lock);
+    sched_yield ();
+    ck_assert (overlap_restore_begin (o));
+    overlap_restore_enter (o, OVERLAP_ACTIVE_L2, at (0, STEADY), 1);
+    ck_assert (overlap_restore_end (o, true));
+    sched_yield ();
+  }
+  atomic_store (&done, true);
+  pthread_join (t, NULL);
+  ck_assert_uint_eq (wrong, 0);
+  overlap_free (o);
+}
+END_TEST
+
 /* Each thread claims the same clusters in the same order. */
 static _Atomic (uint64_t) won;
 
@@ -310,6 +379,7 @@ main (void)
   tcase_add_test (tc, checks_race_with_updates_of_hot_groups);
   tcase_add_test (tc, checks_race_with_the_end_of_the_hot_groups);
   tcase_add_loop_test (tc, checks_race_with_windows_that_leave, 0, 4);
+  tcase_add_test (tc, checks_race_with_windows_that_come_back);
   tcase_add_test (tc, one_of_many_claims_wins);
   tcase_add_test (tc, there_may_be_more_threads_than_places);
   suite_add_tcase (s, tc);
