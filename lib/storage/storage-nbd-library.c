@@ -14,6 +14,7 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "cleanup.h"
 #include "report.h"
 #include "storage-nbd-library.h"
 
@@ -22,11 +23,12 @@
 
 struct libnbd libnbd;
 
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static bool loaded;
-static char *failure;           /* dlerror's text, kept */
 
-static void
-load (void)
+/* Find all functions in LIBRARY. */
+static bool
+look_up (void *library)
 {
   static const struct {
     const char *name;
@@ -36,32 +38,35 @@ load (void)
     LIBNBD_FUNCTIONS (LIBNBD_ENTRY)
 #undef LIBNBD_ENTRY
   };
-  void *library = dlopen (SONAME, RTLD_NOW | RTLD_LOCAL);
   size_t i;
 
-  for (i = 0; library && i < sizeof functions / sizeof functions[0]; ++i) {
+  for (i = 0; i < sizeof functions / sizeof functions[0]; ++i) {
     void *function = dlsym (library, functions[i].name);
 
     if (!function)
-      break;
+      return false;
     /* POSIX has functions in data pointers, for dlsym. */
     memcpy ((char *) &libnbd + functions[i].offset, &function,
             sizeof function);
   }
-  loaded = library && i == sizeof functions / sizeof functions[0];
-  if (!loaded)
-    failure = strdup (dlerror ());
+  return true;
 }
 
 int
 libnbd_load (void)
 {
-  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&lock);
+  const char *why;
+  void *library;
 
-  pthread_once (&once, load);
   if (loaded)
     return 0;
-  report_error ("images on NBD servers need libnbd: %s",
-                failure ? failure : SONAME);
+  library = dlopen (SONAME, RTLD_NOW | RTLD_LOCAL);
+  if (library && look_up (library)) {
+    loaded = true;
+    return 0;
+  }
+  why = dlerror ();
+  report_error ("images on NBD servers need libnbd: %s", why ? why : SONAME);
   return -ENOSYS;
 }

@@ -54,13 +54,11 @@ struct libnbd {
 #undef LIBNBD_MEMBER
 };
 
-/* Set by the first call of libnbd_load, and only to be used after one
- * that returned 0.
- */
+/* Only to be used after a call of libnbd_load that returned 0. */
 extern struct libnbd libnbd;
 
-/* Load the library, once a process.  0, or a negative errno, which is
- * reported each time.  Any thread.
+/* Load the library, unless it is.  0, or a negative errno (reported).
+ * Any thread.
  */
 int libnbd_load (void);
 
