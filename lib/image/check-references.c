@@ -121,6 +121,7 @@ refer_compressed (struct check *c, uint64_t table, uint64_t entry,
                   uint64_t bitmap)
 {
   struct compressed_place place;
+  int r;
 
   if (entry & ENTRY_COPIED)
     check_mistake (c, CHECK_KIND_BROKEN, 1, "compressed entry 0x%" PRIx64
@@ -148,31 +149,10 @@ refer_compressed (struct check *c, uint64_t table, uint64_t entry,
     c->unseen = true;
     return 0;
   }
-  return refer (c, "a compressed cluster", place.offset, place.length);
-}
-
-/* Is metadata where guest data is?  The tracker knows, if nothing was
- * wrong with the metadata itself.
- */
-static void
-check_overlap (struct check *c, uint64_t offset)
-{
-  struct image *img = c->img;
-  struct overlap_answer answer;
-
-  if (img->untracked
-      || !overlap_hit (img->guard.overlap, offset >> img->cluster_bits, 1,
-                       OVERLAP_ALL))
-    return;
-  overlap_query (img->guard.overlap, offset >> img->cluster_bits, 1,
-                 OVERLAP_ALL, &answer);
-  if (answer.any == OVERLAP_NONE)
-    return;
-  check_mistake (c, CHECK_KIND_OVERLAP, 1, "guest data at host offset "
-                 "0x%" PRIx64 " is also %s", offset,
-                 overlap_type_text ((enum overlap_type)
-                                    __builtin_ctz (answer.any)));
-  c->unseen = true;             /* where it was meant to be */
+  r = check_overlap (c, place.offset, place.length);
+  if (r == 0)
+    r = refer (c, "a compressed cluster", place.offset, place.length);
+  return r;
 }
 
 static int
@@ -181,6 +161,7 @@ refer_entry (struct check *c, uint64_t table, uint64_t entry,
 {
   const uint64_t offset = entry & ENTRY_OFFSET;
   const uint32_t allocated = (uint32_t) bitmap;
+  int r;
 
   if (entry & ENTRY_COMPRESSED)
     return refer_compressed (c, table, entry, bitmap);
@@ -205,8 +186,10 @@ refer_entry (struct check *c, uint64_t table, uint64_t entry,
   }
   if (c->img->map.layout.data_file)
     return 0;                   /* nothing of this file is referred to */
-  check_overlap (c, offset);
-  return refer (c, "a data cluster", offset, c->img->cluster_size);
+  r = check_overlap (c, offset, c->img->cluster_size);
+  if (r == 0)
+    r = refer (c, "a data cluster", offset, c->img->cluster_size);
+  return r;
 }
 
 static int

@@ -177,6 +177,7 @@ one_round (struct check *c, struct image *img, enum image_check what,
   if (r == 0)
     r = round_with_tally (c, what);
   free (c->table);
+  overlap_free (c->tables);
   tally_free (&c->tally);
   return r;
 }

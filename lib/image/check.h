@@ -30,6 +30,7 @@ struct check {
   bool rebuilt;
   bool grave;                   /* an error that is more than a wrong flag */
   struct tally tally;
+  struct overlap *tables;       /* all metadata; NULL until it is needed */
   uint64_t highest;             /* the last cluster referred to */
   uint64_t *table;              /* a cluster, for an L2 table or a block */
   bool unseen;                  /* something could not be followed: what
@@ -65,6 +66,12 @@ int check_references (struct check *c, bool structure);
  * cannot be read.
  */
 bool check_read_l2 (struct check *c, uint64_t offset, int *r);
+
+/* check-overlap.c: the LEN bytes at OFFSET are guest data: note a mistake
+ * if there is metadata in a cluster of them.  0 or a negative errno
+ * (reported, but for -ENOMEM).
+ */
+int check_overlap (struct check *c, uint64_t offset, uint64_t len);
 
 /* Words of an L2 entry, and entries of a table. */
 static inline unsigned

@@ -32,20 +32,6 @@ struct check {
   uint64_t wrong;
 };
 
-static int
-enter (void *opaque, struct image *img, enum overlap_type type,
-       uint64_t offset, uint64_t len)
-{
-  struct check *c = opaque;
-  uint64_t first = offset >> img->cluster_bits;
-
-  if (overlap_enter (c->tables, type, first,
-                     ((offset + len - 1) >> img->cluster_bits) - first + 1,
-                     NULL) & OVERLAP_NO_MEMORY)
-    return -ENOMEM;
-  return 0;
-}
-
 /* Are the answers of tracker and tables for a range the same? */
 static bool
 same (const struct overlap_answer *a, const struct overlap_answer *tables)
@@ -105,12 +91,11 @@ compare (struct check *c, uint64_t first, uint64_t end)
 uint64_t
 verify_tracker (struct image *img)
 {
-  const struct overlap_config config = {
-    .cluster_bits = img->cluster_bits, .total_limit = UINT64_MAX,
-  };
-  struct check c = { .img = img, .tables = overlap_new (&config) };
+  struct check c = { .img = img };
+  int r;
 
-  if (!c.tables || walk_metadata (img, OVERLAP_ALL, enter, &c) < 0)
+  c.tables = verify_new_tracker (img, &r);
+  if (!c.tables)
     report_error ("%s: self-check: could not be made",
                   img->config.filename);
   else

@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 
-/* overlap-limit=verify: for a range that is outside the tracker, the
+/* What is metadata, from the tables themselves and not from the image's
+ * tracker.
+ *
+ * overlap-limit=verify: for a range that is outside the tracker, the
  * tracker's answer is made from a walk over all tables, as exact as if it
  * had been tracked.  It costs a look at each entry of the L1 and refcount
  * tables in memory, and reading the L1 tables of the snapshots, which are
@@ -12,11 +15,16 @@
  * counted by a bit each, for as many clusters at a time as fit on the
  * stack.
  *
+ * Who has to ask for many clusters of an image that nobody writes to
+ * (check-overlap.c), or wants to compare the tracker with the tables
+ * (selfcheck.c), takes memory for a second tracker, and one walk.
+ *
  * Locks: those of the walk.
  */
 
 #include <config.h>
 
+#include <errno.h>
 #include <string.h>
 
 #include "checked.h"
@@ -115,4 +123,36 @@ verify_range (struct image *img, uint64_t first, uint64_t count,
   if (q.found)
     answer->where = q.where;
   return 0;
+}
+
+static int
+enter (void *opaque, struct image *img, enum overlap_type type,
+       uint64_t offset, uint64_t len)
+{
+  const uint64_t first = offset >> img->cluster_bits;
+  const uint64_t last = (offset + len - 1) >> img->cluster_bits;
+
+  return overlap_enter (opaque, type, first, last - first + 1, NULL)
+    & OVERLAP_NO_MEMORY ? -ENOMEM : 0;
+}
+
+struct overlap *
+verify_new_tracker (struct image *img, int *r)
+{
+  const struct overlap_config config = {
+    .cluster_bits = img->cluster_bits, .total_limit = UINT64_MAX,
+  };
+  struct overlap *tables = overlap_new (&config);
+  struct overlap_stats stats;
+
+  *r = tables ? walk_metadata (img, OVERLAP_ALL, enter, tables) : -ENOMEM;
+  if (*r == 0) {
+    overlap_get_stats (tables, &stats);
+    if (stats.outside_windows > 0)
+      *r = -ENOMEM;
+  }
+  if (*r == 0)
+    return tables;
+  overlap_free (tables);
+  return NULL;
 }

@@ -17,6 +17,7 @@
 #include "restore.h"
 #include "run-suite.h"
 #include "selfcheck.h"
+#include "walk.h"
 
 #define K 1024u
 #define M (1024u * 1024)
@@ -844,6 +845,79 @@ START_TEST (under_refuse_no_flush_fails_for_what_was_acknowledged)
 }
 END_TEST
 
+/* What left the tracker was no metadata for the consistency check, and it
+ * never looked where compressed data lies: it did not find the guest's data
+ * there, so that a repair took the mark of corruption away and freed what
+ * seemed to be leaked.
+ */
+static int
+first_place (void *opaque, struct image *image, enum overlap_type type,
+             uint64_t offset, uint64_t len)
+{
+  uint64_t *place = opaque;
+
+  (void) image;
+  (void) len;
+  if (place[type] == 0)
+    place[type] = offset;
+  return 0;
+}
+
+/* The rich image, in which the first entry of its first L2 table, with
+ * FLAGS, leads to metadata of TYPE.
+ */
+static void
+open_upon (enum overlap_type type, uint64_t flags)
+{
+  uint64_t place[OVERLAP_TYPES] = { 0 };
+  uint8_t entry[8];
+  struct iovec iov = { .iov_base = entry, .iov_len = sizeof entry };
+  uint8_t *bytes;
+  uint64_t size;
+  struct temporary t;
+
+  open_rich ();
+  ck_assert_int_eq (walk_metadata (img, OVERLAP_ALL, first_place, place), 0);
+  ck_assert (type == OVERLAP_MAIN_HEADER || place[type] != 0);
+  store_be64 (entry, place[type] | flags);
+  ck_assert_int_eq (storage_write (storage, &iov, 1,
+                                   place[OVERLAP_ACTIVE_L2], false), 0);
+  ck_assert_int_eq (storage_size (storage, &size), 0);
+  bytes = malloc (size);
+  ck_assert_ptr_nonnull (bytes);
+  ck_assert_int_eq (storage_read (storage, bytes, size, 0), 0);
+  image_close (img);
+  temporary_name (&t, "qcow2");
+  write_file (t.name, bytes, size);
+  free (bytes);
+  open_loaded (t.name);
+  temporary_remove (&t);
+}
+
+static const enum overlap_type upon[] = {
+  OVERLAP_ACTIVE_L1, OVERLAP_ACTIVE_L2, OVERLAP_REFCOUNT_TABLE,
+  OVERLAP_REFCOUNT_BLOCK, OVERLAP_SNAPSHOT_TABLE, OVERLAP_INACTIVE_L1,
+  OVERLAP_INACTIVE_L2, OVERLAP_BITMAP_DIRECTORY, OVERLAP_BITMAP_TABLE,
+};
+
+START_TEST (the_check_finds_guest_data_upon_metadata)
+{
+  const enum overlap_type type = upon[_i / 4];
+  struct image_check_result res;
+
+  with_bitmap = true;
+  policy = OVERLAP_LIMIT_UNPROTECTED;
+  limit = _i & 1 ? UINT64_MAX : 0;
+  open_upon (type, _i & 2 ? ENTRY_COMPRESSED : 0);
+  ck_assert (!img->untracked);
+  ck_assert_uint_eq (seen_events.outside == 0, _i & 1);
+  ck_assert_int_eq (image_check (img, CHECK_REPORT, &res), 0);
+  ck_assert_uint_ge (res.overlaps, 1); /* snapshots may share the table */
+  ck_assert (res.unseen && res.grave);
+  image_close (img);
+}
+END_TEST
+
 int
 main (void)
 {
@@ -871,6 +945,8 @@ main (void)
   tcase_add_test (tc, a_rebuilding_that_fails_is_tried_again);
   tcase_add_test (tc, ranges_leave_and_return_under_load);
   tcase_add_test (tc, under_refuse_no_flush_fails_for_what_was_acknowledged);
+  tcase_add_loop_test (tc, the_check_finds_guest_data_upon_metadata, 0,
+                       (int) ARRAY_SIZE (upon) * 4);
   suite_add_tcase (s, tc);
   return run_suite (s);
 }
