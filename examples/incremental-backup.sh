@@ -134,7 +134,7 @@ case $command in
     size=$(nbdinfo --size "$data")
     make_backup "$size" "$next.qcow2" "$copy_dirty" \
                 "create.backing-file=$last.qcow2" \
-                create.backing-format=qcow2
+                create.backing-fmt=qcow2
     ;;
 
   restore)

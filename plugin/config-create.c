@@ -228,7 +228,7 @@ set_resize_shrink (const char *key, const char *value)
 static const struct parameter parameters[] = {
   { "create", set_create },
   { "create.backing-file", set_backing_file },
-  { "create.backing-format", set_backing_format },
+  { "create.backing-fmt", set_backing_format },
   { "create.cluster-size", set_cluster_size },
   { "create.compat", set_compat },
   { "create.compression-type", set_compression_type },

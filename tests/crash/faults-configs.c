@@ -152,7 +152,7 @@ const struct fault_config fault_configs[] = {
     BASE CREATE_LUKS "create=1M create.cluster-size=128k "
     "create.extended-l2=on create.refcount-bits=64 "
     "create.data-file=disk.data create.backing-file=base.qcow2 "
-    "create.backing-format=qcow2 && "
+    "create.backing-fmt=qcow2 && "
     LOCKED_IO "-c 'write -P 5 50k 200k' -c 'write -z 100k 50k'" },
   { "many-7", 512 * K, 48 * K, LONG_ONLY | WRITE_COMPRESSED, 1, 0,
     RAW ("512k") "qemu-img convert -c -O qcow2 "

@@ -307,7 +307,7 @@ make_luks (const struct base *b)
 
   if (k->flags & KIND_BACKING)
     snprintf (backing, sizeof backing, "create.backing-file=%s.raw "
-              "create.backing-format=raw ", k->name);
+              "create.backing-fmt=raw ", k->name);
   /* (A data file is there for other kinds, too.) */
   run ("rm -f disk.qcow2 %s && nbdkit -U - qcow2 disk.qcow2 create=%" PRIu64
        " create.cluster-size=%u create.compat=%s create.refcount-bits=%u "

@@ -255,7 +255,7 @@ def preallocated_overlay(lab, kind, data_file):
     with open(base, "wb") as f:
         f.write(b"b" * M)
     path = lab.path()
-    params = {"create.backing-file": base, "create.backing-format": "raw",
+    params = {"create.backing-file": base, "create.backing-fmt": "raw",
               "create.extended-l2": "on", "create.preallocation": kind}
     if data_file:
         params["create.data-file"] = path + ".data"
@@ -289,7 +289,7 @@ def overlay(lab, backing_format):
     path = lab.path()
     with lab.server(path, create=8 * M,
                     **{"create.backing-file": os.path.basename(base),
-                       "create.backing-format": backing_format}) as server:
+                       "create.backing-fmt": backing_format}) as server:
         handle = server.connect()
         check(handle.pread(M, M) == b"\x4d" * M, "the backing file's data")
         handle.pwrite(b"x" * 1000, M + 500)
@@ -321,15 +321,15 @@ REFUSALS = [
     ("too large", 1 * T, {"cluster-size": 512}, "larger clusters"),
     ("largest", (1 << 63) - 1, {}, "2^63"),
     ("backing format", M, {"backing-file": "x.raw"}, "together"),
-    ("lone format", M, {"backing-format": "raw"}, "together"),
-    ("preallocated overlay", M, {"backing-file": "x", "backing-format":
+    ("lone format", M, {"backing-fmt": "raw"}, "together"),
+    ("preallocated overlay", M, {"backing-file": "x", "backing-fmt":
                                  "raw", "preallocation": "metadata"},
      "without extended L2 entries", "hide"),
     ("v2 data file", M, {"compat": "v2", "data-file": "x.data"},
      "version 2", "data files"),
     ("raw alone", M, {"data-file-raw": "on"}, "data file", "none is given"),
     ("raw overlay", M, {"data-file-raw": "on", "data-file": "x.data",
-                        "backing-file": "x", "backing-format": "raw"},
+                        "backing-file": "x", "backing-fmt": "raw"},
      "backing file"),
     ("long data file", M, {"data-file": "n" * 600, "cluster-size": 512},
      "512 bytes"),
@@ -337,11 +337,11 @@ REFUSALS = [
     ("no folder for the data", M, {"data-file": "none/x.data"},
      "none/x.data", "No such file"),
     ("no backing file", M, {"backing-file": "none.raw",
-                            "backing-format": "raw"}, "none.raw"),
-    ("long name", M, {"backing-file": "n" * 600, "backing-format": "raw",
+                            "backing-fmt": "raw"}, "none.raw"),
+    ("long name", M, {"backing-file": "n" * 600, "backing-fmt": "raw",
                       "cluster-size": 512}, "512 bytes"),
     ("longest name", M, {"backing-file": "n" * 1024,
-                         "backing-format": "raw"}, "1023"),
+                         "backing-fmt": "raw"}, "1023"),
 ]
 
 
@@ -351,7 +351,7 @@ def nothing_is_left(lab):
     path = lab.path()
     lab.refuses(path, "none.raw", create=M, **{
         "create.data-file": path + ".data", "create.backing-file": "none.raw",
-        "create.backing-format": "raw"})
+        "create.backing-fmt": "raw"})
     for name in path, path + ".data":
         check(not os.path.exists(name), "%s was left behind", name)
 

@@ -71,7 +71,7 @@ def not_over_others(lab):
     check(first_mib(device.path) == bytes(1 * M), "something is left")
     lab.refuses(device.path, "missing", create="4M",
                 **{"create.backing-file": "missing",
-                   "create.backing-format": "raw"})
+                   "create.backing-fmt": "raw"})
     check(first_mib(device.path) == bytes(1 * M), "something is left")
     check(os.path.exists(device.path), "the node is gone")
     device.end()

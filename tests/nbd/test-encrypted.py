@@ -278,7 +278,7 @@ def layer(lab, path, what, backing=None, of_backing=None):
                   "create.encrypt.iter-time=1", "passphrase=" + what[1]]
         if backing:
             params += ["create.backing-file=" + backing,
-                       "create.backing-format=qcow2"]
+                       "create.backing-fmt=qcow2"]
         if of_backing:
             params.append("backing-passphrase=" + of_backing[1])
         run("nbdkit", "-U", "-", lab.plugin, path, *params, "--run", "true")
