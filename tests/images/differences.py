@@ -63,7 +63,8 @@ CHECKED = {
         "bitmap-granularity", "bitmap-extra", "bitmaps-less",
         "bitmap-granularity-8", "bitmap-granularity-32",
         "bitmap-table-short", "bitmap-entry-reserved",
-        "bitmap-data-unaligned",
+        "bitmap-data-unaligned", "bitmap-flags-extra", "bitmap-name-0",
+        "bitmap-name-1024", "bitmap-name-twice",
     },
     "QEMU gives up where it cannot read a count, or a snapshot's table": {
         "reftable-entry-unaligned", "reftable-entry-2e64",
