@@ -152,16 +152,24 @@ def create(path, size, backing=None, backing_format=None, quiet_backing=False,
     return path
 
 
-def create_luks(path, size, backing=None, backing_format=None, **options):
-    """By our own server: qemu-img takes seconds to time its key derivation.
-    That it agrees is shown wherever it opens the image."""
+def create_by_us(path, size, backing=None, backing_format=None, args=(),
+                 **options):
+    """As create, by the plugin."""
     if backing:
-        options.update(backing_file=backing, backing_format=backing_format)
-    options = {"encrypt.format": "luks", "encrypt.iter_time": 1, **options}
+        options.update(backing_file=backing, backing_fmt=backing_format)
     run("nbdkit", "-U", "-", Lab.find_plugin(), path, "create=%d" % size,
-        "passphrase=abc", "external-files=any",
+        "external-files=any", *args,
         *("create.%s=%s" % (k.replace("_", "-"), v)
           for k, v in options.items()), "--run", "true")
+    return path
+
+
+def create_luks(path, size, backing=None, backing_format=None, **options):
+    """By the plugin: qemu-img takes seconds to time its key derivation.
+    That it agrees is shown wherever it opens the image."""
+    options = {"encrypt.format": "luks", "encrypt.iter_time": 1, **options}
+    create_by_us(path, size, backing, backing_format, ["passphrase=abc"],
+                 **options)
     SECRETS[path] = "abc"
     return path
 
