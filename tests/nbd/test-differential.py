@@ -37,13 +37,15 @@ PARAMETERS = {
     "backing": ["none", "raw-short", "raw-long", "raw-odd", "qcow2-short",
                 "qcow2-long", "chain"],
     "snapshots": [0, 1, 2, 3],
-    "preallocation": ["off", "metadata", "falloc"],
+    "maker": ["qemu", "us"],
+    "preallocation": ["off", "metadata", "falloc", "full"],
     "data": ["inside", "file", "raw"],  # where guest data is
     "size": ["even", "odd"],
     "subclusters": ["off", "on"],
     "encryption": ["off", "luks", "aes"],
     "zeroes": ["off", "on", "unmap"],   # detect-zeroes
     "compress": ["off", "deflate", "zstd"],
+    "discard": ["unmap", "ignore"],
     "caches": ["default", "tiny"],
     "lazy": ["off", "on"],
     "bitmap": ["none", "fine", "coarse"],
@@ -95,6 +97,16 @@ def possible(case):
             get("preallocation", "off") != "off" or
             get("data") == "raw" or
             get("original") == "plain" and get("backing", "none") != "none"):
+        return False
+    # We do not make the old encryption, and what QEMU writes into an image
+    # that is there is not compressed, and is all of the disk.
+    if get("maker") == "us" and (
+            get("encryption") == "aes" or
+            get("original") in ("deflate", "zstd") or
+            get("original") == "plain" and get("backing", "none") != "none"):
+        return False
+    # The server refuses this.
+    if get("zeroes") == "unmap" and get("discard") == "ignore":
         return False
     snapshots = get("snapshots", 0)
     # A snapshot adds one to every count, compressed clusters share.
@@ -194,7 +206,7 @@ def disk_size(case):
         size = 2 * covered + 20 * cluster
     else:
         size = covered + 10 * cluster
-    if case["preallocation"] == "falloc":
+    if case["preallocation"] in ("falloc", "full"):
         size = min(size, 32 * M)        # it takes the space, really
     elif case["preallocation"] == "metadata":
         size = min(size, 1 * G)         # qemu-img reads every cluster
@@ -234,8 +246,8 @@ def fill(rng, path, size, areas, pieces):
 class Bitmap:
     """What must be dirty, and what may be."""
 
-    def __init__(self, grain):
-        self.grain = grain
+    def __init__(self, grain, trims):
+        self.grain, self.trims = grain, trims
         self.must, self.may = set(), set()
         self.lost = False
 
@@ -244,8 +256,10 @@ class Bitmap:
             if kind in ("write", "zero", "trim"):
                 touched = grains([(offset, length)], self.grain)
                 self.may |= touched
-                # It may have been refused, and then has done nothing.
-                if not flags & nbd.CMD_FLAG_FAST_ZERO:
+                # It may have been refused, or ignored, and then has done
+                # nothing.
+                if not flags & nbd.CMD_FLAG_FAST_ZERO and \
+                   (kind != "trim" or self.trims):
                     self.must |= touched
 
     def judge(self, dirty, who):
@@ -360,7 +374,11 @@ class Subject:
             options["data_file"] = self.data
             options["data_file_raw"] = "on" if case["data"] == "raw" else "off"
         encrypted = case["encryption"] != "off"
-        if case["original"] == "empty" or encrypted:
+        ours = self.lab.ours and case["maker"] == "us"
+        if ours and not encrypted:
+            create_by_us(self.path, self.size, self.backing,
+                         self.backing_format, **options)
+        elif case["original"] == "empty" or encrypted:
             create(self.path, self.size, self.backing, self.backing_format,
                    encryption=encrypted and case["encryption"], **options)
         if case["original"] == "empty":
@@ -370,7 +388,7 @@ class Subject:
             qemu_img("convert", "-f", self.backing_format, "-O", "raw",
                      self.backing, source)
         fill(self.rng, source, self.size, self.areas, 8)
-        if encrypted:
+        if encrypted or ours:
             qemu_img("convert", "-n", "-f", "raw", *secret_of(self.path),
                      "--target-image-opts", source, options_of(self.path))
             os.unlink(source)
@@ -402,7 +420,7 @@ class Subject:
                                     else 1 << 16):
             grain *= 2
         qemu_img("bitmap", "--add", "-g", grain, *named(self.path, None), "b")
-        return Bitmap(grain)
+        return Bitmap(grain, self.case["discard"] == "unmap")
 
     def close(self):
         self.model.close()
@@ -422,6 +440,7 @@ class Subject:
         if self.lab.ours:
             params["detect_zeroes"] = self.case["zeroes"]
             params["compress"] = self.case["compress"]
+            params["discard"] = self.case["discard"]
             params.update(self.tracker_limit())
         # After each commit the server compares its tracker with the tables;
         # what it finds is in its log and fails the test when it stops.
@@ -481,6 +500,8 @@ class Subject:
         # bring the old contents back, so it may do nothing there.
         trims = "any" if self.case["version"] == 2 and self.backing \
             else "zero"
+        if self.lab.ours and self.case["discard"] == "ignore":
+            trims = "none"
         driver = Driver(self.rng, handles, self.model, self.case["cluster"],
                         self.areas, depth=1 if clients == "one" else 16,
                         trims=trims, readonly_disks=snapshots,
