@@ -61,6 +61,11 @@ class Model:
         os.close(self.fd)
         self.forget()
 
+    def grow(self, size):
+        """By zeroes, when no changes are logged."""
+        os.ftruncate(self.fd, size)
+        self.size = size
+
     def read(self, offset, length):
         return os.pread(self.fd, length, offset)
 

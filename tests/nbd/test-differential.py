@@ -8,7 +8,8 @@ in some image.  An image goes through three rounds: one with a clean stop,
 after which QEMU's tools must find the model's contents, the snapshots
 untouched, neither corruption nor leaks, the same block status as ours, and in
 the dirty bitmap what was asked for; one that ends with the server killed in the middle of requests, after which
-everything flushed must be there; and a last one on what the crash left.
+everything flushed must be there; and a last one on what the crash left, some
+of them larger than before.
 
 QCOW2_TEST_SEED and QCOW2_TEST_COUNT (requests a round) choose another run,
 QCOW2_TEST_CASES how many images (0: all that the pairs need; more are random
@@ -46,6 +47,7 @@ PARAMETERS = {
     "zeroes": ["off", "on", "unmap"],   # detect-zeroes
     "compress": ["off", "deflate", "zstd"],
     "discard": ["unmap", "ignore"],
+    "resize": ["no", "grow"],           # before the last round
     "caches": ["default", "tiny"],
     "lazy": ["off", "on"],
     "bitmap": ["none", "fine", "coarse"],
@@ -62,6 +64,9 @@ def possible(case):
                                 get("original") == "zstd" or
                                 get("bitmap", "none") != "none" or
                                 get("lazy") == "on"):
+        return False
+    if get("version") == 2 and get("snapshots", 0) > 0 and \
+       get("resize") == "grow":
         return False
     if get("compress") == "zstd" and (get("version") == 2 or
                                       get("original") == "deflate") or \
@@ -280,6 +285,7 @@ class Subject:
         self.files = [self.path]
         self.data = None if case["data"] == "inside" else self.raw_name()
         self.saved = {}         # snapshots: name -> raw file
+        self.resize = None      # what the next server shall make of it
         self.backing, self.backing_format = self.make_backing()
         self.make_image()
         self.make_snapshots()
@@ -442,6 +448,8 @@ class Subject:
             params["compress"] = self.case["compress"]
             params["discard"] = self.case["discard"]
             params.update(self.tracker_limit())
+            if self.resize:
+                params["resize"], self.resize = self.resize, None
         # After each commit the server compares its tracker with the tables;
         # what it finds is in its log and fails the test when it stops.
         args = ["-D", "qcow2.overlap=1"] if self.lab.ours else []
@@ -479,6 +487,20 @@ class Subject:
                       args=sizes + ["blocksize-error-policy=error"])
         return self.lab.server(below.uri(), below=below, args=args,
                                external_files="any", **params)
+
+    def grow(self):
+        """The disk will be larger; a bitmap that is lost would forbid it."""
+        if self.case["resize"] == "no" or not self.lab.ours or \
+           self.bitmap and self.bitmap.lost:
+            return
+        before, cluster = self.size, self.case["cluster"]
+        self.size += self.rng.choice((512, cluster, 5 * cluster + 512,
+                                      min(stretch(cluster), 64 * M)))
+        self.resize = self.size
+        self.model.grow(self.size)
+        self.areas.append((max(0, before - cluster), self.size))
+        if self.bitmap:
+            self.bitmap.note([("write", before, self.size - before, 0)])
 
     def driver(self, server):
         clients = self.case["clients"]
@@ -632,8 +654,10 @@ def one_case(lab, seed, case, count):
         if rng.random() < 0.5:
             # Without the leaks of the crash, none may appear.
             subject.repair_leaks()
+            subject.grow()
             subject.clean_round(count // 2)
         else:
+            subject.grow()
             with subject.server() as server:
                 driver = subject.driver(server)
                 driver.go(count // 2)
