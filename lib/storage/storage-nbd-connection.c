@@ -291,7 +291,8 @@ new_conn (const char *uri, bool trusted, struct storage_patience patience)
 static void
 free_conn (struct nbdconn *c)
 {
-  libnbd.close (c->nbd);
+  if (c->nbd)                   /* else libnbd may not be loaded */
+    libnbd.close (c->nbd);
   close (c->kick_fd);
   pthread_cond_destroy (&c->changed);
   pthread_mutex_destroy (&c->lock);

@@ -726,15 +726,19 @@ class Lab:
             server = Server(self, image, **kwargs)
         except StartFailure as e:
             said = e.text
+            code = e.code
         else:
             try:
                 server.connect()
             except nbd.Error as e:
                 said = server.log() + str(e)
                 server.stop(ok=False)
+                code = server.process.returncode
             else:
                 server.end_group()
                 raise Failure("%s was served:\n%s" % (image, server.log()))
+        # A signal's number is told as a negative one, or above 128.
+        check(0 <= code < 128, "it ended with %d: %s", code, said)
         for sign in ("AddressSanitizer", "runtime error:", "Assertion",
                      "dumped", "Segmentation"):
             check(sign not in said, "%s", said)
