@@ -372,6 +372,15 @@ bool ov_keep (struct overlap *o, enum overlap_type type, uint64_t first,
 uint64_t ov_unkeep (struct overlap *o, enum overlap_type type,
                     uint64_t first, uint64_t count);
 
+/* A mark of a pinned type, in the middle of a piece, could not be taken
+ * back for want of memory.  It stays for now, and whoever holds
+ * overlap.lock next has it taken back by ov_pay; if the list is full it
+ * stays for good: rather refuse a write than allow it.
+ */
+void ov_owe (struct overlap *o, enum overlap_type type, uint64_t first,
+             uint64_t count);
+void ov_pay (struct overlap *o);
+
 /* How much of [FIRST, END) can lose its marks at once: where marks are
  * kept, one cluster, which may have another mark of the type elsewhere.
  */
@@ -454,13 +463,17 @@ struct overlap {
   unsigned window_bits;         /* and as a power of two */
   _Atomic (uint32_t) returns;   /* how often one of the two fixed lists lost
                                    something: see overlap-limit.c */
-  uint16_t n_outside, n_kept;
+  uint16_t n_outside;
+  uint8_t n_kept, n_owed;
   _Atomic (uint64_t) fenced;    /* groups of slots, overlap-window.c */
   ov_slot fixed;                /* guards the two fixed lists */
   ov_slot hot;                  /* struct ov_hot, or 0 */
   _Atomic (struct ov_kind *) kind_block[OV_KIND_BLOCKS];
   struct ov_kind kind[OV_KINDS_HERE];
   struct ov_span outside[OV_OUTSIDE_MAX];
+  /* Marks that are in no window, from the begin; and from the end those
+   * that are still to be taken back from theirs.
+   */
   struct ov_kept kept[OV_KEPT_MAX];
 
   /* Held by every update; the rest belongs to its holder. */

@@ -324,7 +324,7 @@ ov_keep (struct overlap *o, enum overlap_type type, uint64_t first,
     if (o->kept[i].type == type
         && o->kept[i].first + o->kept[i].count == first)
       break;
-  if (i == OV_KEPT_MAX)
+  if (i + o->n_owed == OV_KEPT_MAX)
     return false;
   change_begin (o);
   if (i < o->n_kept)
@@ -363,7 +363,7 @@ ov_unkeep (struct overlap *o, enum overlap_type type, uint64_t first,
       k->first = hi, k->count = k_end - hi;
     else if (hi == k_end)
       k->count = lo - k->first;
-    else if (o->n_kept < OV_KEPT_MAX) {
+    else if (o->n_kept + o->n_owed < OV_KEPT_MAX) {
       k->count = lo - k->first;
       o->kept[o->n_kept++] = (struct ov_kept) { hi, k_end - hi, type };
     }
@@ -371,6 +371,15 @@ ov_unkeep (struct overlap *o, enum overlap_type type, uint64_t first,
   }
   change_end (o);
   return sum;
+}
+
+void
+ov_owe (struct overlap *o, enum overlap_type type, uint64_t first,
+        uint64_t count)
+{
+  if (o->n_kept + o->n_owed < OV_KEPT_MAX)
+    o->kept[OV_KEPT_MAX - ++o->n_owed] = (struct ov_kept) { first, count,
+                                                            type };
 }
 
 uint64_t

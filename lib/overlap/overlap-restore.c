@@ -74,6 +74,8 @@ overlap_restore_begin (struct overlap *o)
   const uint64_t limit = o->config.total_limit;
   struct ov_restore *r;
 
+  if (o->n_owed > 0)
+    ov_pay (o);
   if (o->n_outside == 0 || o->hold || o->restore
       || o->used > limit - limit / 4)
     return false;

@@ -70,7 +70,9 @@
  * memory go on working where they are; the window that needs more leaves
  * (ov_abandon); a mark of a pinned type is then made beyond the limit; and
  * if malloc has nothing at all, it goes to a short list in struct overlap
- * (ov_keep).  A limit, a failing malloc and a full dictionary are one case.
+ * (ov_keep).  One that could not be taken back, which may need memory, too,
+ * is noted there and tried again (ov_owe, ov_pay).  A limit, a failing
+ * malloc and a full dictionary are one case.
  *
  *
  * What always holds (the self-check, overlap_verify, checks all but the
@@ -513,6 +515,9 @@ ov_update_window (struct overlap *o, uint64_t first, uint64_t end,
     e->failed = true;
     e->failed_at = done;
   }
+  if (done < end && e->what == OV_LEAVE
+      && (OVERLAP_BIT (e->type) & OV_PINNED))
+    ov_owe (o, e->type, done, end - done);
   if (e->what == OV_LEAVE && ov_restoring (o, number))
     ov_restore_taken (o, e->type, first, end - first);
   if (e->what == OV_LEAVE && e->missing > missing) {
@@ -544,6 +549,22 @@ update (struct overlap *o, uint64_t first, uint64_t end, struct ov_edit *e)
     ov_update_window (o, first, next, e);
   }
   ov_tell (o);
+}
+
+void
+ov_pay (struct overlap *o)
+{
+  struct ov_kept owed[OV_KEPT_MAX];
+  unsigned n = o->n_owed, i;
+
+  for (i = 0; i < n; ++i)
+    owed[i] = o->kept[OV_KEPT_MAX - n + i];
+  o->n_owed = 0;
+  for (i = 0; i < n; ++i) {
+    struct ov_edit e = { .what = OV_LEAVE, .type = owed[i].type };
+
+    update (o, owed[i].first, owed[i].first + owed[i].count, &e);
+  }
 }
 
 /* As overlap_query, for who holds overlap.lock and so needs no other. */
@@ -598,6 +619,8 @@ overlap_enter (struct overlap *o, enum overlap_type type, uint64_t first,
   if (o->building && count == 1 && ov_build_enter (o, type, first))
     return OVERLAP_NONE;
   ov_build_flush (o);
+  if (o->n_owed > 0)
+    ov_pay (o);
   if (count == 1 && nothing_fixed (o))
     done = enter (o, type, first, 1, &a.any);
   else {
@@ -617,6 +640,8 @@ overlap_claim (struct overlap *o, enum overlap_type type, uint64_t first,
 
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&o->lock);
   ov_build_flush (o);
+  if (o->n_owed > 0)
+    ov_pay (o);
   query_locked (o, first, count, OVERLAP_ALL, &a);
   if (a.any == OVERLAP_NONE)
     return enter (o, type, first, count, NULL)
@@ -634,6 +659,8 @@ overlap_leave (struct overlap *o, enum overlap_type type, uint64_t first,
 
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&o->lock);
   ov_build_flush (o);
+  if (o->n_owed > 0)
+    ov_pay (o);
   update (o, first, end_of (first, count), &e);
   return e.missing;
 }

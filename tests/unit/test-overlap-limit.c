@@ -446,6 +446,44 @@ START_TEST (a_pinned_mark_without_memory_is_made_or_refused)
 }
 END_TEST
 
+static void
+expect_marks (uint64_t first, uint64_t end, overlap_set set)
+{
+  for (; first < end; ++first)
+    ck_assert_uint_eq (ask (first, 1).any, set);
+}
+
+/* To take marks back from the middle of a piece needs memory, too.  They
+ * stayed, and a write to what had been their cluster was corruption.
+ */
+START_TEST (a_pinned_mark_that_could_not_be_taken_back_goes_later)
+{
+  start (0, UINT64_MAX);
+  enter (OVERLAP_SNAPSHOT_TABLE, 100, 60);
+  ov_fail_alloc (1, true);
+  overlap_leave (o, OVERLAP_SNAPSHOT_TABLE, 130, 3);
+  /* None but these is there too long, and none has gone. */
+  expect_marks (100, 160, BIT (OVERLAP_SNAPSHOT_TABLE));
+  ck_assert_uint_eq (o->n_owed, 1);
+  verify ();
+  /* One gets a new owner meanwhile. */
+  if (_i == 1)
+    overlap_enter (o, OVERLAP_SNAPSHOT_TABLE, 131, 1, NULL);
+  ov_fail_alloc (0, false);
+  if (_i == 0)
+    ck_assert (!overlap_restore_begin (o) || !overlap_restore_end (o, false));
+  else
+    enter (L2, 20 * OV_WINDOW, 1);
+  ck_assert_uint_eq (o->n_owed, 0);
+  expect_marks (100, 130, BIT (OVERLAP_SNAPSHOT_TABLE));
+  ck_assert_uint_eq (ask (130, 1).any | ask (132, 1).any, 0);
+  ck_assert_uint_eq (ask (131, 1).any,
+                     _i == 1 ? BIT (OVERLAP_SNAPSHOT_TABLE) : 0);
+  expect_marks (133, 160, BIT (OVERLAP_SNAPSHOT_TABLE));
+  finish ();
+}
+END_TEST
+
 /* A range of which a part was marked twice, once without memory, lost
  * both marks there at once.
  */
@@ -558,6 +596,8 @@ main (void)
   tcase_add_loop_test (tc, fault_15_22_any_allocation_may_fail, 0, 6);
   tcase_add_test (tc, pinned_marks_are_kept_with_no_memory_at_all);
   tcase_add_test (tc, a_pinned_mark_without_memory_is_made_or_refused);
+  tcase_add_loop_test
+    (tc, a_pinned_mark_that_could_not_be_taken_back_goes_later, 0, 3);
   tcase_add_test (tc, a_kept_mark_stays_when_another_of_its_type_goes);
   tcase_add_test (tc, the_limit_counts_what_the_allocator_gave);
   tcase_add_test (tc, a_full_dictionary_is_a_limit_like_any_other);
