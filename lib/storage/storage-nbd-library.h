@@ -49,7 +49,7 @@
   X (set_uri_allow_transports)
 
 struct libnbd {
-#define LIBNBD_MEMBER(name) __typeof__ (nbd_ ## name) *name;
+#define LIBNBD_MEMBER(name) __typeof__ (nbd_ ## name) *(name);
   LIBNBD_FUNCTIONS (LIBNBD_MEMBER)
 #undef LIBNBD_MEMBER
 };
