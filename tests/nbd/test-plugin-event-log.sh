@@ -159,6 +159,7 @@ cleanup_fn kill_background
 nbdkit -P bg.pid -U "$sockdir/bg.sock" qcow2 pristine.qcow2 \
        event-log=bg.json 2>bg.log
 "$PYTHON_NBD" client.py
+wait_for "$QCOW2_TEST_PATIENCE" test -s bg.pid || fail "no bg.pid"
 pid=$(cat bg.pid)
 kill -TERM "$pid"
 wait_for "$QCOW2_TEST_PATIENCE" is_gone "$pid" || fail "no end"
