@@ -4,10 +4,10 @@
 
 #include <config.h>
 
-#include <stdio.h>
 #include <string.h>
 
 #include "faults.h"
+#include "pairs.h"
 
 #define K 1024u
 #define CREATE "qemu-img create -q -f qcow2 "
@@ -212,8 +212,8 @@ static const struct { const char *name, *says[3]; } features[NR_FEATURES] = {
 };
 
 /* What cannot go together. */
-#define BIT(feature) (1u << (feature))
-static const uint32_t apart[NR_FEATURES] = {
+#define BIT(feature) PAIRS_BIT (feature)
+static const uint64_t apart[NR_FEATURES] = {
   [SMALL] = BIT (LARGE) | BIT (EXTENDED),
   [V2] = BIT (NARROW) | BIT (WIDE) | BIT (EXTENDED) | BIT (BITMAPS)
     | BIT (DATA) | BIT (RAW_DATA) | BIT (REPAIR),
@@ -225,10 +225,10 @@ static const uint32_t apart[NR_FEATURES] = {
   [AES] = BIT (PACKED) | BIT (COMPRESS),
 };
 
-static uint32_t
+static uint64_t
 features_of (const struct fault_config *c)
 {
-  uint32_t has = 0;
+  uint64_t has = 0;
   unsigned i, j;
 
   for (i = 0; i < NR_FEATURES; i++)
@@ -243,25 +243,32 @@ features_of (const struct fault_config *c)
   return has;
 }
 
+static const char *
+name_of (unsigned feature)
+{
+  return features[feature].name;
+}
+
+static uint64_t
+apart_from (unsigned feature)
+{
+  return apart[feature];
+}
+
+static uint64_t
+features_of_nth (size_t n)
+{
+  return features_of (&fault_configs[n]);
+}
+
 bool
 all_pairs_are_there (void)
 {
-  uint32_t met[NR_FEATURES] = { 0 }, has;
-  bool all = true;
-  unsigned i, j;
-  size_t c;
+  const struct pairs pairs = {
+    .nr_features = NR_FEATURES, .name = name_of, .apart = apart_from,
+    .nr_things = nr_fault_configs, .has = features_of_nth,
+    .thing = "configuration",
+  };
 
-  for (c = 0; c < nr_fault_configs; c++) {
-    has = features_of (&fault_configs[c]);
-    for (i = 0; i < NR_FEATURES; i++)
-      met[i] |= has & BIT (i) ? has : 0;
-  }
-  for (i = 0; i < NR_FEATURES; i++)
-    for (j = 0; j < i; j++)
-      if (!((met[i] | apart[i]) & BIT (j)) && !(apart[j] & BIT (i))) {
-        printf ("%s, %s: in no configuration\n", features[i].name,
-                features[j].name);
-        all = false;
-      }
-  return all;
+  return pairs_are_there (&pairs);
 }
