@@ -373,13 +373,16 @@ uint64_t ov_unkeep (struct overlap *o, enum overlap_type type,
                     uint64_t first, uint64_t count);
 
 /* A mark of a pinned type, in the middle of a piece, could not be taken
- * back for want of memory.  It stays for now, and whoever holds
- * overlap.lock next has it taken back by ov_pay; if the list is full it
+ * back for want of memory: note it for ov_settle.  If the list is full it
  * stays for good: rather refuse a write than allow it.
  */
 void ov_owe (struct overlap *o, enum overlap_type type, uint64_t first,
              uint64_t count);
-void ov_pay (struct overlap *o);
+
+/* Before an update: do what earlier ones left to be done, the marks that
+ * wait (ov_build_flush) and what is owed.
+ */
+void ov_settle (struct overlap *o);
 
 /* How much of [FIRST, END) can lose its marks at once: where marks are
  * kept, one cluster, which may have another mark of the type elsewhere.

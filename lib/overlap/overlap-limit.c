@@ -23,6 +23,10 @@
  * 5. "returns" changes after the marks of what comes back are in their
  *    windows again, and before the lists lose it.
  *
+ * 6. What is owed (ov_owe) is a mark in a window that its owner has taken
+ *    back already.  It is there for checks, until ov_settle; an owner of the
+ *    same type that comes meanwhile is counted beside it.
+ *
  * A check looks into the windows first and at the lists then.  So what
  * leaves meanwhile is found in one or the other; what comes back might be
  * found in neither, and a check that met a change of "returns" begins

@@ -74,9 +74,10 @@ overlap_restore_begin (struct overlap *o)
   const uint64_t limit = o->config.total_limit;
   struct ov_restore *r;
 
-  if (o->n_owed > 0)
-    ov_pay (o);
-  if (o->n_outside == 0 || o->hold || o->restore
+  if (o->hold)
+    return false;
+  ov_settle (o);
+  if (o->n_outside == 0 || o->restore
       || o->used > limit - limit / 4)
     return false;
   if (o->used > o->retry_below && ++o->asked < o->retry_after)

@@ -71,7 +71,7 @@
  * (ov_abandon); a mark of a pinned type is then made beyond the limit; and
  * if malloc has nothing at all, it goes to a short list in struct overlap
  * (ov_keep).  One that could not be taken back, which may need memory, too,
- * is noted there and tried again (ov_owe, ov_pay).  A limit, a failing
+ * is noted there and tried again (ov_owe, ov_settle).  A limit, a failing
  * malloc and a full dictionary are one case.
  *
  *
@@ -552,11 +552,13 @@ update (struct overlap *o, uint64_t first, uint64_t end, struct ov_edit *e)
 }
 
 void
-ov_pay (struct overlap *o)
+ov_settle (struct overlap *o)
 {
   struct ov_kept owed[OV_KEPT_MAX];
-  unsigned n = o->n_owed, i;
+  unsigned n, i;
 
+  ov_build_flush (o);
+  n = o->n_owed;
   for (i = 0; i < n; ++i)
     owed[i] = o->kept[OV_KEPT_MAX - n + i];
   o->n_owed = 0;
@@ -618,9 +620,7 @@ overlap_enter (struct overlap *o, enum overlap_type type, uint64_t first,
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&o->lock);
   if (o->building && count == 1 && ov_build_enter (o, type, first))
     return OVERLAP_NONE;
-  ov_build_flush (o);
-  if (o->n_owed > 0)
-    ov_pay (o);
+  ov_settle (o);
   if (count == 1 && nothing_fixed (o))
     done = enter (o, type, first, 1, &a.any);
   else {
@@ -639,9 +639,7 @@ overlap_claim (struct overlap *o, enum overlap_type type, uint64_t first,
   struct overlap_answer a;
 
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&o->lock);
-  ov_build_flush (o);
-  if (o->n_owed > 0)
-    ov_pay (o);
+  ov_settle (o);
   query_locked (o, first, count, OVERLAP_ALL, &a);
   if (a.any == OVERLAP_NONE)
     return enter (o, type, first, count, NULL)
@@ -658,9 +656,7 @@ overlap_leave (struct overlap *o, enum overlap_type type, uint64_t first,
   struct ov_edit e = { .what = OV_LEAVE, .type = type };
 
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&o->lock);
-  ov_build_flush (o);
-  if (o->n_owed > 0)
-    ov_pay (o);
+  ov_settle (o);
   update (o, first, end_of (first, count), &e);
   return e.missing;
 }
