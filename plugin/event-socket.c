@@ -25,7 +25,7 @@
  * on is not, and anything that is no socket is not either.
  *
  * Events of before the fork wait in the queue.  At the end, readers have
- * DRAIN_MS together to take what is in their buffers.
+ * DRAIN_SECONDS together to take what is in their buffers.
  *
  * Lock: one, for the queue, taken last (the engine's are held by senders)
  * and never held across a system call other than that which wakes the
@@ -49,7 +49,6 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
-#include <time.h>
 #include <unistd.h>
 
 #define NBDKIT_API_VERSION 2
@@ -59,11 +58,12 @@
 #include "cleanup.h"
 #include "event-line.h"
 #include "event-socket.h"
+#include "monotonic.h"
 #include "report.h"
 
 #define MAX_READERS 64
 #define MAX_BYTES (UINT64_C (256) << 10) /* of the queue, and per reader */
-#define DRAIN_MS 5000
+#define DRAIN_SECONDS 5
 
 /* Bytes that wait, and how many events did not fit behind them. */
 struct buffer {
@@ -301,15 +301,6 @@ wait_for_work (int timeout)
       dismiss (i);
 }
 
-static int64_t
-milliseconds (void)
-{
-  struct timespec t;
-
-  clock_gettime (CLOCK_MONOTONIC, &t);
-  return (int64_t) t.tv_sec * 1000 + t.tv_nsec / 1000000;
-}
-
 static bool
 all_delivered (void)
 {
@@ -324,13 +315,13 @@ all_delivered (void)
 static void *
 serve (void *arg)
 {
-  int64_t deadline;
+  uint64_t deadline;
 
   while (!distribute ())
     wait_for_work (no_more ? 1000 : -1);
   no_more = true;
-  deadline = milliseconds () + DRAIN_MS;
-  while (!all_delivered () && milliseconds () < deadline) {
+  deadline = monotonic_now () + DRAIN_SECONDS * NANOSECONDS;
+  while (!all_delivered () && monotonic_now () < deadline) {
     wait_for_work (50);
     flush_readers ();
   }

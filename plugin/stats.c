@@ -42,6 +42,7 @@
 #include <unistd.h>
 
 #include "cleanup.h"
+#include "monotonic.h"
 #include "plugin.h"
 #include "stats.h"
 
@@ -91,15 +92,6 @@ add (_Atomic uint64_t *counter, uint64_t n)
   atomic_fetch_add_explicit (counter, n, memory_order_relaxed);
 }
 
-static uint64_t
-now (void)
-{
-  struct timespec t;
-
-  clock_gettime (CLOCK_MONOTONIC, &t);
-  return (uint64_t) t.tv_sec * 1000000000 + (uint64_t) t.tv_nsec;
-}
-
 struct stats_request
 stats_begin (enum stats_kind kind, uint32_t bytes)
 {
@@ -107,7 +99,7 @@ stats_begin (enum stats_kind kind, uint32_t bytes)
 
   if (atomic_load_explicit (&on, memory_order_relaxed)) {
     add (&my_counters (kind)->begun, 1);
-    rq.begin = now ();
+    rq.begin = monotonic_now ();
   }
   return rq;
 }
@@ -121,7 +113,7 @@ stats_end (const struct stats_request *rq, bool failed)
 
   if (rq->begin == 0)
     return;
-  took = now () - rq->begin;
+  took = monotonic_now () - rq->begin;
   while (i < STATS_BUCKETS - 1 && took > stats_bounds[i])
     i++;
   c = my_counters (rq->kind);

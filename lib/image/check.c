@@ -39,6 +39,7 @@
 
 #include "check.h"
 #include "checked.h"
+#include "monotonic.h"
 #include "report.h"
 
 /* An image must not be able to flood a server's log. */
@@ -87,19 +88,10 @@ check_mistake (struct check *c, enum check_kind kind, uint64_t n,
   report_warning ("%s: check: %s", c->img->config.filename, text);
 }
 
-static time_t
-now (void)
-{
-  struct timespec ts;
-
-  clock_gettime (CLOCK_MONOTONIC, &ts);
-  return ts.tv_sec;
-}
-
 void
 check_step (struct check *c)
 {
-  time_t t = now ();
+  const uint64_t t = monotonic_now ();
 
   c->steps_done++;              /* more than c->steps in a rebuild */
   if (c->img->config.check_progress) {
@@ -107,7 +99,7 @@ check_step (struct check *c)
                                    MIN (c->steps_done, c->steps), c->steps);
     return;
   }
-  if (t - c->told < (time_t) check_tell_seconds)
+  if (t - c->told < check_tell_seconds * NANOSECONDS)
     return;
   c->told = t;
   report_warning ("%s: check: %" PRIu64 "%% done", c->img->config.filename,
@@ -170,7 +162,7 @@ one_round (struct check *c, struct image *img, enum image_check what,
   c->img = img;
   c->what = img->untracked ? CHECK_REPORT : what;
   c->steps = count_steps (img);
-  c->told = now ();
+  c->told = monotonic_now ();
   c->lines = tell ? 0 : MAX_LINES + 1;
   c->table = malloc (img->cluster_size);
   r = c->table ? tally_init (&c->tally, img->refcounts.order) : -ENOMEM;

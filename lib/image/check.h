@@ -7,7 +7,6 @@
 
 #include <stdbool.h>
 #include <stdint.h>
-#include <time.h>
 
 #include "image-internal.h"
 #include "tally.h"
@@ -38,7 +37,7 @@ struct check {
                                    some */
   bool rebuild;                 /* the refcounts must be made anew */
   uint64_t steps, steps_done;   /* L1 entries, for the progress */
-  time_t told;                  /* when progress was told last */
+  uint64_t told;                /* when progress was told last */
   uint64_t fragmented, allocated, compressed; /* of the active disk */
   bool recount;                 /* mistakes were noted before */
   unsigned lines;               /* of mistakes that were reported */

@@ -26,28 +26,32 @@
  * next commit goes ahead at once, after two in a row the next two, then
  * four, up to MAX_SKIP.  What is expected shrinks meanwhile to those that
  * do come.
+ *
+ * Invariants
+ *
+ * G1. One commit runs at a time, and one leader at most gathers.
+ * G2. Who asks is answered by a commit that began after he asked: whose
+ *     number is above "started" at that time.
+ * G3. Who waits for a commit that does not run waits for a leader that
+ *     will run it, or for one that another ran: no wake-up is needed that
+ *     the end of a commit does not send.
+ *
+ * Locks: commit.lock guards all of it, and is not held while a commit runs
+ * or a leader waits.  Callers hold no lock but range locks and a
+ * table_lock.
  */
 
 #include <config.h>
 
 #include <errno.h>
-#include <time.h>
 
 #include "checked.h"
 #include "cleanup.h"
 #include "image-internal.h"
+#include "monotonic.h"
 
 /* After many waits in vain so many commits wait for nobody. */
 #define MAX_SKIP 64u
-
-static uint64_t
-now (void)
-{
-  struct timespec ts;
-
-  clock_gettime (CLOCK_MONOTONIC, &ts);
-  return (uint64_t) ts.tv_sec * 1000000000 + (uint64_t) ts.tv_nsec;
-}
 
 /* Run one commit; called and returns with commit.lock held. */
 static void
@@ -64,9 +68,9 @@ take_turn (struct image *img)
   g->asking = 0;
   pthread_mutex_unlock (&c->lock);
 
-  began = now ();
+  began = monotonic_now ();
   r = commit_run (img);
-  began = now () - began;
+  began = monotonic_now () - began;
 
   pthread_mutex_lock (&c->lock);
   g->usual = g->usual / 4 * 3 + began / 4;
@@ -108,14 +112,13 @@ gather (struct commit *c)
 {
   struct commit_group *g = &c->group;
   const uint64_t started = c->started;
-  const uint64_t until = now () + MIN (g->usual / 2, g->longest);
-  const struct timespec ts = { (time_t) (until / 1000000000),
-                               (long) (until % 1000000000) };
+  const struct timespec until
+    = monotonic_timespec (monotonic_now () + MIN (g->usual / 2, g->longest));
   int r = 0;
 
   g->gathering = true;
   while (r != ETIMEDOUT && !complete (g) && c->started == started)
-    r = pthread_cond_timedwait (&g->arrived, &c->lock, &ts);
+    r = pthread_cond_timedwait (&g->arrived, &c->lock, &until);
   g->gathering = false;
 
   if (complete (g) || c->started != started)

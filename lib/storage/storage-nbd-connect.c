@@ -17,7 +17,6 @@
 #include <inttypes.h>
 #include <limits.h>
 #include <string.h>
-#include <time.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
@@ -43,8 +42,8 @@ new_handle (const struct nbdconn *c)
   if (!nbd)
     return NULL;
   libnbd.set_uri_allow_transports (nbd, LIBNBD_ALLOW_TRANSPORT_TCP |
-                                LIBNBD_ALLOW_TRANSPORT_UNIX |
-                                LIBNBD_ALLOW_TRANSPORT_VSOCK);
+                                   LIBNBD_ALLOW_TRANSPORT_UNIX |
+                                   LIBNBD_ALLOW_TRANSPORT_VSOCK);
   libnbd.set_uri_allow_local_file (nbd, c->trusted);
   libnbd.set_pread_initialize (nbd, false);
   libnbd.add_meta_context (nbd, LIBNBD_CONTEXT_BASE_ALLOCATION);
@@ -85,18 +84,17 @@ keep_alive (const struct nbdconn *c, int fd)
 static int
 shake_hands (struct nbdconn *c, struct nbd_handle *nbd, const char **why)
 {
-  struct timespec begin, now;
+  uint64_t begin;
 
   *why = NULL;
   if (libnbd.aio_connect_uri (nbd, c->uri) == -1)
     return -1;
-  clock_gettime (CLOCK_MONOTONIC, &begin);
+  begin = monotonic_now ();
   while (libnbd.aio_is_connecting (nbd)) {
     if (libnbd.poll (nbd, 100) == -1)
       return -1;
-    clock_gettime (CLOCK_MONOTONIC, &now);
     *why = nbdconn_is_stopping (c) ? "stopped"
-      : now.tv_sec - begin.tv_sec > CONNECT_SECONDS
+      : monotonic_now () - begin > CONNECT_SECONDS * NANOSECONDS
       ? "the server does not answer" : NULL;
     if (*why)
       return -1;
@@ -142,7 +140,7 @@ ask_export (struct nbd_handle *nbd, struct nbdconn_export *e)
   e->can_zero = yes (libnbd.can_zero (nbd));
   e->can_fast_zero = yes (libnbd.can_fast_zero (nbd));
   e->can_map = yes (libnbd.can_meta_context (nbd,
-                                          LIBNBD_CONTEXT_BASE_ALLOCATION));
+                                             LIBNBD_CONTEXT_BASE_ALLOCATION));
   e->rotational = yes (libnbd.is_rotational (nbd));
   return 0;
 }

@@ -75,15 +75,6 @@ nbdconn_kick (struct nbdconn *c)
     return;
 }
 
-uint64_t
-nbdconn_now (void)
-{
-  struct timespec now;
-
-  clock_gettime (CLOCK_MONOTONIC, &now);
-  return (uint64_t) now.tv_sec * 1000 + (uint64_t) now.tv_nsec / 1000000;
-}
-
 bool
 nbdconn_is_stopping (struct nbdconn *c)
 {
@@ -141,11 +132,11 @@ longest_sleep (const struct nbdconn *c)
 static bool
 is_silent (struct nbdconn *c, uint64_t heard)
 {
-  const uint64_t timeout = UINT64_C (1000) * c->patience.timeout;
+  const uint64_t timeout = NANOSECONDS * c->patience.timeout;
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&c->lock);
 
   if (timeout == 0 || c->under_way == 0
-      || nbdconn_now () - MAX (heard, c->busy_since) < timeout)
+      || monotonic_now () - MAX (heard, c->busy_since) < timeout)
     return false;
   report_error ("%s: no sign of the server for %u seconds, requests that "
                 "wait: %u; the connection counts as lost (timeout)",
@@ -157,7 +148,7 @@ is_silent (struct nbdconn *c, uint64_t heard)
 static void
 serve (struct nbdconn *c, struct nbd_handle *nbd)
 {
-  uint64_t heard = nbdconn_now ();
+  uint64_t heard = monotonic_now ();
   eventfd_t drop;
 
   while (!nbdconn_is_over (nbd) && !nbdconn_is_stopping (c)) {
@@ -177,11 +168,11 @@ serve (struct nbdconn *c, struct nbd_handle *nbd)
     if (fds[1].revents)
       eventfd_read (c->kick_fd, &drop);
     if (fds[0].revents)
-      heard = nbdconn_now ();
+      heard = monotonic_now ();
     else if (is_silent (c, heard)) {
       /* To libnbd, and so to who waits, the server hung up. */
       shutdown (fds[0].fd, SHUT_RDWR);
-      heard = nbdconn_now ();
+      heard = monotonic_now ();
     }
 
     /* Senders may have moved on meanwhile.  What libnbd finds wrong

@@ -13,6 +13,7 @@
 #include <stdint.h>
 #include <time.h>
 
+#include "monotonic.h"
 #include "storage.h"
 #include "storage-nbd.h"
 #include "storage-nbd-library.h"
@@ -35,12 +36,9 @@ struct nbdconn {
   unsigned under_way;           /* requests on NBD */
   unsigned changes;             /* those that change bytes */
   uint64_t acked, flushed;
-  uint64_t busy_since;          /* ms: when UNDER_WAY left 0 */
+  uint64_t busy_since;          /* monotonic_now: when UNDER_WAY left 0 */
   struct timespec down_since;
 };
-
-/* Milliseconds of CLOCK_MONOTONIC. */
-uint64_t nbdconn_now (void);
 
 /* Is nothing more to come on NBD? */
 bool nbdconn_is_over (struct nbd_handle *nbd);

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 
-/* Loading libnbd: see the header.  It is never unloaded; a function that
- * it lacks makes all of it unusable, since it is older than what this
- * was built for.
+/* Loading libnbd: see the header.  Once it is used it is never unloaded.
+ * A function that it lacks makes all of it unusable, since it is older
+ * than what this was built for.
+ *
+ * Locks: one of this file, for loading; it is the last in any order.
  */
 
 #include <config.h>
@@ -68,5 +70,7 @@ libnbd_load (void)
   }
   why = dlerror ();
   report_error ("images on NBD servers need libnbd: %s", why ? why : SONAME);
+  if (library)
+    dlclose (library);
   return -ENOSYS;
 }

@@ -88,7 +88,7 @@ send_request (struct nbd_handle *nbd, struct request *rq)
     return libnbd.aio_pread (nbd, rq->buf, rq->len, rq->offset, done, 0);
   case WRITE:
     return libnbd.aio_pwrite (nbd, rq->buf, rq->len, rq->offset, done,
-                           rq->flags);
+                              rq->flags);
   case ZERO:
     return libnbd.aio_zero (nbd, rq->len, rq->offset, done, rq->flags);
   case FLUSH:
@@ -141,7 +141,7 @@ begin_request (struct nbdconn *c, struct request *rq)
   if (r < 0)
     return r;
   if (c->under_way++ == 0)
-    c->busy_since = nbdconn_now ();
+    c->busy_since = monotonic_now ();
   c->changes += is_change (rq);
   rq->covers = c->acked;
   if (send_request (c->nbd, rq) == -1) {
