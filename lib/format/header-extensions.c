@@ -181,6 +181,10 @@ decode_crypto (const struct extension *x, uint64_t file_size,
   if (h->crypto_length == 0)
     return format_fail (e, -EINVAL, "the length in the crypto header"
                         " extension is 0");
+  if (h->crypto_length > MAX_CRYPTO_LENGTH)
+    return format_fail (e, -EFBIG, "the length in the crypto header"
+                        " extension is %" PRIu64 ", more than %" PRIu64,
+                        h->crypto_length, MAX_CRYPTO_LENGTH);
   return header_check_table (h, "the offset in the crypto header extension",
                              h->crypto_offset, h->crypto_length, file_size,
                              e);

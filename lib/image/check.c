@@ -42,8 +42,11 @@
 #include "monotonic.h"
 #include "report.h"
 
-/* An image must not be able to flood a server's log. */
+/* An image must not be able to flood a server's log, nor to keep the
+ * offline tool writing for minutes.
+ */
 #define MAX_LINES 20
+#define MAX_OFFLINE_LINES 1000
 
 /* Rounds that change something. */
 #define MAX_ROUNDS 4
@@ -67,6 +70,7 @@ void
 check_mistake (struct check *c, enum check_kind kind, uint64_t n,
                const char *fs, ...)
 {
+  const unsigned max = c->img->config.offline ? MAX_OFFLINE_LINES : MAX_LINES;
   char text[300];
   va_list args;
 
@@ -75,9 +79,9 @@ check_mistake (struct check *c, enum check_kind kind, uint64_t n,
   *counter (c, kind) += n;
   if (kind != CHECK_KIND_COPIED && kind != CHECK_KIND_LEAK)
     c->grave = true;
-  if (c->lines > MAX_LINES)
+  if (c->lines > max)
     return;
-  if (!c->img->config.offline && c->lines++ == MAX_LINES) {
+  if (c->lines++ == max) {
     report_warning ("%s: check: there is more, which is counted but not "
                     "shown", c->img->config.filename);
     return;
@@ -163,7 +167,7 @@ one_round (struct check *c, struct image *img, enum image_check what,
   c->what = img->untracked ? CHECK_REPORT : what;
   c->steps = count_steps (img);
   c->told = monotonic_now ();
-  c->lines = tell ? 0 : MAX_LINES + 1;
+  c->lines = tell ? 0 : MAX_OFFLINE_LINES + 1;
   c->table = malloc (img->cluster_size);
   r = c->table ? tally_init (&c->tally, img->refcounts.order) : -ENOMEM;
   if (r == 0)

@@ -28,9 +28,6 @@
 #include "luks.h"
 #include "report.h"
 
-/* A LUKS header, eight key slots of 64-byte keys included, has 2 MiB. */
-#define MAX_LUKS_HEADER (UINT64_C (16) << 20)
-
 /* Some ten seconds; somebody may wonder. */
 #define MANY_ITERATIONS (UINT64_C (1) << 25)
 
@@ -54,12 +51,6 @@ read_luks (struct image *img, uint8_t **buf)
   const struct header *h = &img->header;
   int r;
 
-  if (h->crypto_length > MAX_LUKS_HEADER) {
-    report_error ("%s: the length in the crypto header extension is %" PRIu64
-                  ", more than %" PRIu64, img->config.filename,
-                  h->crypto_length, MAX_LUKS_HEADER);
-    return -EINVAL;
-  }
   *buf = malloc (h->crypto_length);
   if (!*buf)
     return -ENOMEM;

@@ -149,3 +149,23 @@ if ! test -w disk.qcow2; then
   grep -q 'nothing is repaired' log
 fi
 cmp leak.qcow2 disk.qcow2 || test "$(id -u)" = 0
+
+echo "--- thousands of mistakes: all are counted, a thousand are lines"
+qemu-img create -q -f qcow2 -o cluster_size=512,preallocation=metadata \
+         many.qcow2 2M
+"$PYTHON_NBD" - <<'PY'
+import struct
+with open("many.qcow2", "r+b") as f:
+    head = f.read(72)
+    table, clusters = struct.unpack_from(">QI", head, 48)
+    f.seek(table)
+    blocks = struct.unpack(">%dQ" % (64 * clusters), f.read(512 * clusters))
+    for block in blocks[1:]:
+        if block:
+            f.seek(block)
+            f.write(bytes(512))
+PY
+qcow2-overlap check --json many.qcow2 >answer 2>log || test $? = 2
+test "$(sed -n 's/.*"corruptions": \([0-9]*\).*/\1/p' answer)" -gt 2000
+test "$(wc -l <log)" -lt 1100
+grep -q 'there is more' log
