@@ -344,21 +344,29 @@ compare (struct check *c)
   }
 }
 
+/* What is read is one cluster: reading 2 MiB of each image, whatever its
+ * clusters, took a fifth of the explorer's time.
+ */
 static bool
 read_header (struct check *c)
 {
   const uint64_t size = disk_size (c->disk);
-  const uint64_t len = size < MAX_CLUSTER_SIZE ? size : MAX_CLUSTER_SIZE;
-  uint8_t *buf = malloc (len + 1);
+  uint8_t begin[512], *buf;
   struct format_error e;
-  uint64_t cluster;
+  uint64_t cluster, len;
 
+  disk_read (c->disk, begin, sizeof begin, 0);
+  if (header_probe (begin, size < sizeof begin ? size : sizeof begin,
+                    &cluster, &e) < 0) {
+    problem (c, "%s", e.text);
+    return false;
+  }
+  len = size < cluster ? size : cluster;
+  buf = malloc (len + 1);
   if (buf == NULL)
     abort ();
   disk_read (c->disk, buf, len, 0);
-  if (header_probe (buf, len < 512 ? len : 512, &cluster, &e) < 0
-      || header_decode (buf, len < cluster ? len : cluster, size, &c->h,
-                        &e) < 0)
+  if (header_decode (buf, len, size, &c->h, &e) < 0)
     problem (c, "%s", e.text);
   free (buf);
   return sound (c);

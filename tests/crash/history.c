@@ -175,37 +175,47 @@ history_fill (uint64_t number, uint64_t offset, uint64_t len, char *buf)
   }
 }
 
+static uint64_t
+word (const char *sector, unsigned i)
+{
+  uint64_t w;
+
+  memcpy (&w, sector + i * sizeof w, sizeof w);
+  return w;
+}
+
 /* What is neither zeroes nor a request's: never the number of one. */
 static tag
-hash (const uint64_t *w)
+hash (const char *sector)
 {
   uint64_t h = UINT64_C (0xcbf29ce484222325);
   unsigned i;
 
   for (i = 0; i < SECTOR / 8; i++) {
-    h = (h ^ w[i]) * UINT64_C (0x100000001b3);
+    h = (h ^ word (sector, i)) * UINT64_C (0x100000001b3);
     h ^= h >> 29;
   }
   return h | UINT64_C (1) << 63;
 }
 
+/* In place, and no further than where it is known: nearly a fifth of the
+ * explorer's time was spent here.
+ */
 tag
 history_tag (const char *sector, uint64_t offset)
 {
-  uint64_t w[SECTOR / 8], bad = 0;
+  const uint64_t first = word (sector, 0);
+  uint64_t bad = first >> 63;
   unsigned i;
 
-  memcpy (w, sector, SECTOR);
-  if (w[1] == 0) {
-    for (i = 0; i < SECTOR / 8; i++)
-      bad |= w[i];
-    return bad ? hash (w) : 0;
-  }
+  if (word (sector, 1) == 0)
+    return first || memcmp (sector, sector + 8, SECTOR - 8) != 0
+      ? hash (sector) : 0;
   for (i = 0; i < SECTOR / 8; i += 2) {
-    bad |= w[i] ^ w[0];
-    bad |= w[i + 1] ^ ((offset + i * 8) | UINT64_C (1) << 63);
+    bad |= word (sector, i) ^ first;
+    bad |= word (sector, i + 1) ^ ((offset + i * 8) | UINT64_C (1) << 63);
   }
-  return bad || w[0] >> 63 ? hash (w) : w[0];
+  return bad ? hash (sector) : first;
 }
 
 /* Let *V be at least VALUE for all sectors that the request changed. */
