@@ -162,17 +162,34 @@ notice (void *opaque, const struct overlap_notice *n)
     img->config.event (img->config.event_opaque, &event);
 }
 
+/* Tell of the first cluster with two owners, if there is one. */
+static int
+tell_conflict (struct image *img)
+{
+  struct overlap_conflict c;
+
+  if (!overlap_conflict (img->guard.overlap, &c))
+    return 0;
+  image_corrupt (img, c.cluster << img->cluster_bits, img->cluster_size,
+                 "%s at host offset 0x%" PRIx64 " is also %s",
+                 overlap_type_text (c.type), c.cluster << img->cluster_bits,
+                 overlap_type_text ((enum overlap_type)
+                                    __builtin_ctz (c.there)));
+  return 1;
+}
+
 /* Enter one piece of metadata, unless it cannot be where it says.  The
- * first that is wrong ends the walk: the image is read-only then and the
- * tracker is not asked any more, and an image must not be able to make
- * the opening long, or the log, by being wrong in many places.
+ * first that is wrong ends the walk, as soon as it is found: the image is
+ * read-only then and the tracker is not asked any more, and an image must
+ * not be able to make the opening long, or the log, by being wrong in many
+ * places.
  */
 static int
 enter (void *opaque, struct image *img, enum overlap_type type,
        uint64_t offset, uint64_t len)
 {
   const char *text = overlap_type_text (type);
-  uint64_t end = atomic_load (&img->guard.end), first, count, where;
+  uint64_t end = atomic_load (&img->guard.end);
   uint64_t *pieces = opaque;
   overlap_set there;
 
@@ -189,19 +206,12 @@ enter (void *opaque, struct image *img, enum overlap_type type,
     return 1;
   }
   ++*pieces;
-  first = offset >> img->cluster_bits;
-  count = div_up (len, img->cluster_size);
-  there = overlap_enter (img->guard.overlap, type, first, count, &where);
+  there = overlap_enter (img->guard.overlap, type,
+                         offset >> img->cluster_bits,
+                         div_up (len, img->cluster_size), NULL);
   if (there & OVERLAP_NO_MEMORY)
     return -ENOMEM;
-  if (there == OVERLAP_NONE)
-    return 0;
-  image_corrupt (img, where << img->cluster_bits, img->cluster_size,
-                   "%s at host offset 0x%" PRIx64 " is also %s", text,
-                   where << img->cluster_bits,
-                   overlap_type_text ((enum overlap_type)
-                                      __builtin_ctz (there)));
-  return 1;
+  return there == OVERLAP_NONE ? 0 : tell_conflict (img);
 }
 
 static int
@@ -228,6 +238,8 @@ fill_tracker (struct image *img)
   advise_memory (img, pieces, &advice);
   img->guard.enough = advice.total_limit;
   overlap_hold_notices (img->guard.overlap, false);
+  if (r == 0)
+    r = tell_conflict (img);
   img->untracked = r > 0;
   return r < 0 ? r : 0;
 }

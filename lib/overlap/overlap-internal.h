@@ -114,8 +114,8 @@ int ov_packed_splice (struct overlap *o, struct ov_runs **r, uint32_t chunk,
                       uint32_t i, uint32_t m, const struct ov_piece *pieces,
                       uint32_t k, bool force);
 
-/* Put N pieces of single clusters, sorted and none of them in the list,
- * into it.  0, or -ENOMEM and nothing changed.
+/* Put N pieces of single clusters, sorted, into a list.  0; or -ENOMEM, or
+ * -EEXIST if one of them is there already, and nothing changed.
  */
 int ov_packed_merge (struct overlap *o, struct ov_runs **r,
                      const struct ov_piece *pieces, uint32_t n);
@@ -435,7 +435,13 @@ void ov_build_begin (struct overlap *o);
  * those that can: enter it in the usual way, after ov_build_flush.
  */
 bool ov_build_enter (struct overlap *o, enum overlap_type type,
-                     uint64_t cluster);
+                     uint64_t first, uint64_t count);
+
+/* A mark of TYPE met THERE: keep it for overlap_conflict, if it is the
+ * first and not allowed.
+ */
+void ov_note_conflict (struct overlap *o, enum overlap_type type,
+                       uint64_t cluster, overlap_set there);
 
 /* Enter what waits.  No update is under way; "building" is not NULL. */
 void ov_build_end (struct overlap *o);
@@ -500,6 +506,7 @@ struct overlap {
   bool tell, hold;
 
   struct ov_building *building; /* NULL: every mark is made at once */
+  struct overlap_conflict conflict; /* the first since notices are held */
 
   struct ov_restore *restore;   /* NULL: nothing is being rebuilt */
   uint64_t retry_below;         /* bytes in use that allow another try, */

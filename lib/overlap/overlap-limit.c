@@ -122,8 +122,10 @@ overlap_hold_notices (struct overlap *o, bool hold)
   unsigned i;
 
   ov_build_flush (o);
-  if (hold)
+  if (hold) {
+    o->conflict.there = OVERLAP_NONE;
     ov_build_begin (o);
+  }
   else
     ov_build_drop (o);
   /* Nothing was told before, so what is outside is what left. */

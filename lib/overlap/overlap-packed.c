@@ -510,8 +510,8 @@ recode_add (struct recode *c, const struct ov_piece *piece)
   return 0;
 }
 
-/* Code the COUNT pieces of FROM, and the N pieces of MORE, which are not
- * there.
+/* Code the COUNT pieces of FROM, and the N pieces of MORE, which are single
+ * clusters.  -EEXIST if one of them is in both.
  */
 static int
 recode (struct recode *c, const struct ov_runs *from, uint32_t count,
@@ -533,6 +533,8 @@ recode (struct recode *c, const struct ov_runs *from, uint32_t count,
         return -ENOMEM;
     if (recode_add (c, &piece) < 0)
       return -ENOMEM;
+    if (more < end && more->start < c->start + c->len)
+      return -EEXIST;
   }
   for (; more < end; ++more)
     if (recode_add (c, more) < 0)
@@ -609,16 +611,22 @@ remake (struct overlap *o, struct ov_runs **list,
     .chunk_bits = best_chunk_bits (count + n, o->window_bits),
   };
   unsigned kbits;
+  uint32_t i;
+  int r;
 
+  for (i = 0; i < n; ++i)
+    if (more[i].kind - 1u > ov_mask (c.kbits))
+      c.kbits = bits_of (more[i].kind);
   do {
     ov_free (o, c.to);
     kbits = c.kbits;
     c.to = new_list (o, c.room, c.chunk_bits, kbits, old, false);
     if (!c.to)
       return -ENOMEM;
-    if (recode (&c, old, count, more, n) < 0) {
+    r = recode (&c, old, count, more, n);
+    if (r < 0) {
       ov_free (o, c.to);
-      return -ENOMEM;
+      return r;
     }
   } while ((c.n > c.room || c.kbits > kbits) && (c.room = c.n));
   o->runs += c.n;

@@ -59,8 +59,8 @@
  *                                         v marks have been entered again
  *                                  nothing, runs or paged
  *
- * While notices are held, marks of one window wait (ov_build_enter) before
- * ov_build_end merges them with its list, or has them entered one by one:
+ * While notices are held, marks wait (ov_build_enter) before ov_build_end
+ * merges those of each window with its list, or has them entered one by one:
  * both are the arrow from nothing to runs, or one from runs to runs.
  *
  * What happens when memory is short, in this order (relieve): the hot
@@ -609,6 +609,23 @@ enter (struct overlap *o, enum overlap_type type, uint64_t first,
   return !e.failed;
 }
 
+/* The first conflict, while notices are held. */
+static overlap_set
+first_conflict (const struct overlap *o, uint64_t *where)
+{
+  if (o->conflict.there != OVERLAP_NONE && where)
+    *where = o->conflict.cluster;
+  return o->conflict.there;
+}
+
+bool
+overlap_conflict (struct overlap *o, struct overlap_conflict *conflict)
+{
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&o->lock);
+  *conflict = o->conflict;
+  return conflict->there != OVERLAP_NONE;
+}
+
 overlap_set
 overlap_enter (struct overlap *o, enum overlap_type type, uint64_t first,
                uint64_t count, uint64_t *where)
@@ -618,8 +635,8 @@ overlap_enter (struct overlap *o, enum overlap_type type, uint64_t first,
   bool done;
 
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&o->lock);
-  if (o->building && count == 1 && ov_build_enter (o, type, first))
-    return OVERLAP_NONE;
+  if (o->building && ov_build_enter (o, type, first, count))
+    return first_conflict (o, where);
   ov_settle (o);
   if (count == 1 && nothing_fixed (o))
     done = enter (o, type, first, 1, &a.any);
@@ -627,9 +644,15 @@ overlap_enter (struct overlap *o, enum overlap_type type, uint64_t first,
     query_locked (o, first, count, bad, &a);
     done = enter (o, type, first, count, NULL);
   }
-  if ((a.any & bad) && where)
+  if (o->hold) {
+    ov_note_conflict (o, type, a.where, a.any);
+    a.any = first_conflict (o, &a.where);
+  }
+  else
+    a.any &= bad;
+  if (a.any && where)
     *where = a.where;
-  return (a.any & bad) | (done ? OVERLAP_NONE : OVERLAP_NO_MEMORY);
+  return a.any | (done ? OVERLAP_NONE : OVERLAP_NO_MEMORY);
 }
 
 overlap_set

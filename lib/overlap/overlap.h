@@ -115,10 +115,26 @@ void overlap_free (struct overlap *o);
 /* While many marks are entered in whatever order, as when an image is
  * opened: keep the notices of what leaves, and tell of all of it joined
  * when HOLD is false again.  Only for a tracker from which nothing has
- * left yet.  Meanwhile marks may wait to be made together: updates answer
- * as ever, but there must be no queries before HOLD is false.
+ * left yet.
+ *
+ * Meanwhile marks may wait to be made together.  overlap_claim and
+ * overlap_leave answer as ever, but there must be no queries before HOLD is
+ * false, and overlap_enter may find out late what a mark has met: it then
+ * returns the first conflict, of this mark or an earlier one, from there on.
+ * When HOLD is false again, all are known: overlap_conflict says which was
+ * the first that was found.
  */
 void overlap_hold_notices (struct overlap *o, bool hold);
+
+/* A mark that met an owner which is not allowed beside it. */
+struct overlap_conflict {
+  uint64_t cluster;
+  overlap_set there;            /* what was there, not empty */
+  enum overlap_type type;       /* of the mark */
+};
+
+/* The first conflict found since notices were last held.  False: none. */
+bool overlap_conflict (struct overlap *o, struct overlap_conflict *conflict);
 
 /* Mark COUNT clusters from FIRST on as TYPE, in addition to what they
  * are.  Returns the set of other owners met there that are not allowed

@@ -18,12 +18,14 @@
 #include <config.h>
 
 #include <inttypes.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include <check.h>
 
+#include "checked.h"
 #include "overlap-internal.h"
 #include "run-suite.h"
 
@@ -59,10 +61,13 @@ struct model {
   uint64_t operation;           /* counted in each run */
   uint64_t base[ZONES];
   struct cluster zone[ZONES][ZONE];
-  struct { uint64_t first, count; } left[LEFT_MAX];
   unsigned n_left;
   uint64_t notices;
+  bool held;                    /* notices, and marks wait */
+  bool conflict;                /* one met what is not allowed meanwhile */
+  overlap_set late[ZONES][ZONE][OVERLAP_TYPES]; /* by each type, there */
   struct { uint8_t zone; uint16_t at; } hot[HOT];
+  struct { uint64_t first, count; } left[LEFT_MAX]; /* n_left of them */
 };
 
 static struct model m;
@@ -287,6 +292,27 @@ full (unsigned z, uint32_t i, uint32_t n, enum overlap_type type)
   return false;
 }
 
+/* While notices are held what a mark meets is known later: the first
+ * conflict must be one that the model has seen.
+ */
+static void
+compare_conflict (overlap_set got, uint64_t where)
+{
+  struct overlap_conflict c;
+  bool known = overlap_conflict (m.o, &c);
+  unsigned z;
+
+  if (!known) {
+    SAME (got, 0);
+    return;
+  }
+  SAME (got, c.there);
+  SAME (where, c.cluster);
+  for (z = 0; z < ZONES; ++z)
+    if (c.cluster - m.base[z] < ZONE)
+      SAME (c.there & ~m.late[z][c.cluster - m.base[z]][c.type], 0);
+}
+
 static void
 enter (unsigned z, uint32_t i, uint32_t n, enum overlap_type type,
        bool claim)
@@ -308,8 +334,16 @@ enter (unsigned z, uint32_t i, uint32_t n, enum overlap_type type,
     if (set && where == UINT64_MAX)
       where = m.base[z] + j;
   }
-  SAME (got, met);
-  SAME (at, where);
+  if (m.held && !claim) {
+    for (j = i; j < i + n; ++j)
+      m.late[z][j][type] |= before[j] & bad;
+    m.conflict |= met != 0;
+    compare_conflict (got, at);
+  }
+  else {
+    SAME (got, met);
+    SAME (at, where);
+  }
   if (claim && met)
     return;
   for (j = i; j < i + n; ++j)
@@ -395,7 +429,7 @@ begin (uint64_t seed, unsigned cluster_bits, uint64_t bitmap_size,
     .notice = notice, .opaque = &m,
   };
 
-  memset (&m, 0, sizeof m);
+  memset (&m, 0, offsetof (struct model, left));
   m.state = seed * UINT64_C (0x9e3779b97f4a7c15) + 1;
   m.base[2] = (UINT64_C (1) << 40) - ZONE / 3;
   m.base[3] = UINT64_MAX - ZONE;
@@ -517,6 +551,15 @@ START_TEST (limited)
 }
 END_TEST
 
+static void
+enter_range (unsigned z, uint32_t at, enum overlap_type type)
+{
+  const uint32_t n = (uint32_t) rnd (MIN (ZONE - at, 80u)) + 1;
+
+  if (!full (z, at, n, type))
+    enter (z, at, n, type, false);
+}
+
 /* An image is opened: many marks in a row, mostly one behind the other,
  * while notices are held, and no query meanwhile.  Then all is asked, and
  * goes on as ever.  Some find little memory.
@@ -524,7 +567,9 @@ END_TEST
 START_TEST (opening)
 {
   uint64_t rounds = ops () / 40000 + 1, round;
+  struct overlap_conflict c;
   unsigned i, k;
+  bool alone;
 
   part_begin ("opening", _i);
   for (round = 0; round < rounds; ++round) {
@@ -535,12 +580,17 @@ START_TEST (opening)
     if (!_i && rnd (2))
       enter ((unsigned) rnd (ZONES), (uint32_t) rnd (ZONE), 1,
              OVERLAP_ACTIVE_L2, false);
+    /* Where nothing else is asked more and more waits. */
+    alone = rnd (4) == 0;
     overlap_hold_notices (m.o, true);
+    m.held = true;
     for (i = 0; i < 60; ++i) {
       unsigned z = (unsigned) rnd (ZONES), step = (unsigned) rnd (3) + 1;
       enum overlap_type type = some_type ();
       uint32_t at = (uint32_t) rnd (ZONE);
 
+      if (!_i && !alone && rnd (4) == 0) /* waits, too, if it is short */
+        enter_range (z, at, type);
       if (_i && rnd (10) == 0)
         ov_fail_alloc (rnd (4) + 1, false);
       for (k = 0; k < 30 && at < ZONE; ++k, at += step)
@@ -548,15 +598,17 @@ START_TEST (opening)
             && !(OV_PINNED & OVERLAP_BIT (type)) : !full (z, at, 1, type))
           enter (z, at, 1, type, false);
       /* What was just entered still waits. */
-      if (!_i && rnd (2))
+      if (!_i && !alone && rnd (2))
         enter (z, at - step, 1, some_type (), true);
-      if (!_i && rnd (4) == 0)
+      if (!_i && !alone && rnd (4) == 0)
         leave (z, (uint32_t) rnd (ZONE - 9), 9, type);
-      if (rnd (8) == 0)
+      if (!alone && rnd (8) == 0)
         check_account ();
     }
     ov_fail_alloc (0, false);
     overlap_hold_notices (m.o, false);
+    m.held = false;
+    SAME (overlap_conflict (m.o, &c), m.conflict);
     run (500, round_is_close (round), true);
     empty_all ();
     overlap_free (m.o);

@@ -345,6 +345,50 @@ START_TEST (the_self_check_sees_a_wrong_account)
 }
 END_TEST
 
+/* Marks that wait while an image is opened, more than the processor's caches
+ * hold: in random order, some clusters with several owners.
+ */
+static uint64_t
+place (uint32_t i)
+{
+  return (uint64_t) (i * 2654435761u) % (4 * OV_WINDOW);
+}
+
+START_TEST (marks_that_wait_are_sorted_and_counted)
+{
+  enum { MARKS = 30000 };
+  struct overlap_conflict c;
+  uint32_t i, k;
+
+  overlap_free (o);
+  start (0, _i % 2 ? 1 << 30 : UINT64_MAX);
+  overlap_hold_notices (o, true);
+  for (k = 0; k < 3; ++k)
+    for (i = k; i < MARKS; i += 1 + k * k)
+      overlap_enter (o, k ? OLD_L2 : L2, place (i), 1, NULL);
+  if (_i >= 2)
+    overlap_enter (o, BLOCK, place (777), 1, NULL);
+  overlap_hold_notices (o, false);
+  ck_assert_int_eq (overlap_conflict (o, &c), _i >= 2);
+  if (_i >= 2) {
+    ck_assert_uint_eq (c.cluster, place (777));
+    ck_assert_int_eq (c.type, BLOCK);
+    ck_assert_uint_eq (c.there, BIT (L2) | BIT (OLD_L2));
+    leave (BLOCK, place (777), 1);
+  }
+  verify ();
+  ck_assert_uint_eq (n_told, 0);
+  for (k = 3; k-- > 0; )
+    for (i = k; i < MARKS; i += 1 + k * k) {
+      const enum overlap_type type = k ? OLD_L2 : L2;
+
+      ck_assert (ask (place (i), 1).any & BIT (type));
+      leave (type, place (i), 1);
+    }
+  ck_assert_uint_eq (ask (0, 4 * OV_WINDOW).any, 0);
+}
+END_TEST
+
 int
 main (void)
 {
@@ -374,6 +418,7 @@ main (void)
   tcase_add_test (tc, fault_19_a_window_is_emptied_and_filled_again);
   tcase_add_test (tc, fault_14_the_account_is_exact_after_100000_rounds);
   tcase_add_test (tc, the_self_check_sees_a_wrong_account);
+  tcase_add_loop_test (tc, marks_that_wait_are_sorted_and_counted, 0, 4);
   suite_add_tcase (s, tc);
   return run_suite (s);
 }
