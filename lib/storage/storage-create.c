@@ -276,6 +276,13 @@ remove_it (const char *path, struct storage *s)
     unlink (path);
 }
 
+/* A device has its name from others. */
+static int
+sync_name (const char *path, struct storage *s)
+{
+  return storage_can_grow (s) ? storage_sync_directory (path) : 0;
+}
+
 static int
 begin_existing (const char *path, const struct storage_contents *c,
                 struct storage **s)
@@ -293,6 +300,8 @@ begin_existing (const char *path, const struct storage_contents *c,
     r = check_existing (*s, c);
   if (r == 0) {
     r = fill_file (*s, c);
+    if (r == 0)
+      r = sync_name (path, *s);
     if (r < 0)
       remove_it (path, *s);
   }
@@ -312,7 +321,7 @@ begin_new (const char *path, const struct storage_contents *c,
   if (r == 0)
     r = fill_file (*s, c);
   if (r == 0)
-    r = storage_sync_directory (path);
+    r = sync_name (path, *s);
   if (r < 0)
     unlink (path);
   return r;
