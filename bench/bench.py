@@ -39,7 +39,7 @@ AGAINST = ["ours-none", "raw", "qemu-none", "qemu-cached", "qemu-all"]
 
 def one_run(server, image, folder, client, options, seconds):
     socket = os.path.join(folder, "socket")
-    os.sync()               # what others left is no business of this run
+    images.make_ready(image)
     with server.start(image, socket, options) as running:
         if not getattr(client, "alone", False):
             running.hold()

@@ -41,18 +41,48 @@ def settle(path):
     fd = os.open(path, os.O_RDONLY)
     os.fsync(fd)
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(fd)
+    warm(path)
+
+
+def warm(path):
+    """All data of the file is in the page cache.
+
+    A kernel may take pages back that nobody touched for a minute, though
+    memory is free (DAMON's pageout): each run must begin with the same,
+    or the server whose image waited longest would lose.
+    """
+    fd = os.open(path, os.O_RDONLY)
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)    # no read-ahead
-    at = 0
+    at, buf = 0, bytearray(M)
     try:
         while True:
             at = os.lseek(fd, at, os.SEEK_DATA)
             end = os.lseek(fd, at, os.SEEK_HOLE)
             while at < end:
-                at += len(os.pread(fd, min(M, end - at), at))
+                n = os.preadv(fd, [memoryview(buf)[:min(M, end - at)]], at)
+                if n == 0:
+                    break
+                at += n
     except OSError as error:
         if error.errno != errno.ENXIO:                  # no more data
             raise
     os.close(fd)
+
+
+def files_of(path):
+    """The image and what it stands on."""
+    folder, name = os.path.split(path)
+    return [os.path.join(folder, entry) for entry in os.listdir(folder)
+            if entry == name or entry.startswith(name + ".")]
+
+
+def make_ready(path):
+    """What a run of a server begins with: nothing that earlier ones left
+    is still to be written, and the image is in the page cache."""
+    os.sync()
+    for file in files_of(path):
+        warm(file)
 
 
 def words(size):
@@ -181,10 +211,8 @@ class Images:
         return path
 
     def remove(self, path):
-        name = os.path.basename(path)
-        for entry in os.listdir(self.folder):
-            if entry == name or entry.startswith(name + "."):
-                os.unlink(os.path.join(self.folder, entry))
+        for file in files_of(path):
+            os.unlink(file)
 
     def forget(self, keep=()):
         """Give back all but those of the functions that KEEP names."""
