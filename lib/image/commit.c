@@ -96,6 +96,7 @@ commit_init (struct image *img)
   pthread_condattr_init (&cond_attr);
   pthread_condattr_setclock (&cond_attr, CLOCK_MONOTONIC);
   pthread_cond_init (&c->changed, &cond_attr);
+  pthread_cond_init (&c->work, &cond_attr);
   pthread_cond_init (&c->group.arrived, &cond_attr);
   pthread_condattr_destroy (&cond_attr);
   c->group.longest = GROUP_MAX_WAIT;
@@ -111,6 +112,7 @@ commit_destroy (struct image *img)
   pthread_rwlock_destroy (&c->epoch_lock);
   pthread_mutex_destroy (&c->lock);
   pthread_cond_destroy (&c->changed);
+  pthread_cond_destroy (&c->work);
   pthread_cond_destroy (&c->group.arrived);
 }
 
@@ -260,7 +262,7 @@ kick (struct image *img)
 
   if (c->has_thread && !c->kicked) {
     c->kicked = true;
-    pthread_cond_broadcast (&c->changed);
+    pthread_cond_signal (&c->work);
   }
 }
 
@@ -291,7 +293,9 @@ commit_throttle (struct image *img)
 }
 
 /*----------------------------------------------------------------------
- * The thread.
+ * The thread.  It has a condition of its own: the end of a commit, which
+ * wakes those who asked for it, is none of its business, and to wake it
+ * at each flush of a guest costs more than the rest of our part of one.
  */
 
 /* Wait for the interval to pass, a kick, or the end; commit.lock is held.
@@ -307,8 +311,8 @@ wait_for_work (struct image *img)
   until.tv_sec += interval;
   while (!c->stop && !c->kicked) {
     if (interval == 0)
-      pthread_cond_wait (&c->changed, &c->lock);
-    else if (pthread_cond_timedwait (&c->changed, &c->lock, &until)
+      pthread_cond_wait (&c->work, &c->lock);
+    else if (pthread_cond_timedwait (&c->work, &c->lock, &until)
              == ETIMEDOUT)
       break;
   }
@@ -358,7 +362,7 @@ commit_stop (struct image *img)
   {
     ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&c->lock);
     c->stop = true;
-    pthread_cond_broadcast (&c->changed);
+    pthread_cond_signal (&c->work);
   }
   pthread_join (c->thread, NULL);
   c->has_thread = false;

@@ -33,13 +33,14 @@ struct commit {
   atomic_bool barrier;          /* the open epoch links new clusters */
 
   pthread_mutex_t lock;         /* guards what follows */
-  pthread_cond_t changed;
+  pthread_cond_t changed;       /* a commit ended */
   bool running;
   uint64_t started, ended;      /* number of commits */
   uint64_t good;                /* the last that succeeded */
   struct commit_group group;
 
   pthread_t thread;
+  pthread_cond_t work;          /* the thread waits for it, and no other */
   bool has_thread, stop, kicked;
 };
 

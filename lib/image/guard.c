@@ -154,8 +154,17 @@ grown_to (struct guard *g, int owner, uint64_t end)
 static void
 written (struct guard *g, int owner)
 {
-  atomic_store (owner == GUARD_EXTERNAL ? &g->external_unsynced
-                : &g->unsynced, true);
+  atomic_bool *flag = owner == GUARD_EXTERNAL ? &g->external_unsynced
+    : &g->unsynced;
+
+  /* Nearly always it is set already, and to store it anew would take the
+   * cache line from all others.  If it is, then the sync that will clear
+   * it has yet to begin, and covers the write, which has returned: the
+   * locks of whatever made both, taken before the look and after the
+   * exchange, put them in this order.
+   */
+  if (!atomic_load (flag))
+    atomic_store (flag, true);
 }
 
 /* Invariant G3. */

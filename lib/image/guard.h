@@ -38,9 +38,15 @@ struct guard {
   _Atomic uint64_t end;         /* length of the file */
   pthread_rwlock_t sync_lock;   /* a sync alone, durable writes together */
 
-  _Atomic uint64_t asked, refused, syncs;
+  _Atomic uint64_t refused, syncs;
   _Atomic uint64_t refused_outside; /* by overlap-limit=refuse */
   uint64_t enough;              /* memory that the tracker should have */
+
+  /* In a cache line of its own: each write changes it, and reads what is
+   * above.
+   */
+  _Alignas (64) _Atomic uint64_t asked;
+  char unused[64 - sizeof (uint64_t)];
 };
 
 int guard_init (struct image *img);

@@ -306,7 +306,7 @@ find_loaded (struct image *img, struct shard *sh, uint64_t index)
 
   while ((s = find (img, sh, index)) && s->loading)
     pthread_cond_wait (&sh->loaded, &sh->lock);
-  if (s)
+  if (s && !s->used)            /* a line that need not be written */
     s->used = true;
   return s;
 }

@@ -18,13 +18,13 @@ struct image;
  */
 struct slice {
   uint64_t index;
+  struct slice *hash_next;
   uint64_t dirty_epoch;         /* the last epoch to change it; 0: clean */
-  uint64_t *frozen;             /* contents at the cut, if changed since */
   bool taken;                   /* the commit has copied DIRTY_EPOCH's */
   bool loading;                 /* being read; nobody else may look */
   bool used;                    /* since the clock's hand passed */
   bool reserved;                /* its space on disk is certain */
-  struct slice *hash_next;
+  uint64_t *frozen;             /* contents at the cut, if changed since */
   struct slice *clock_prev, *clock_next;
   struct slice *dirty_next[2];  /* by the epoch's lowest bit */
   uint64_t one[8];              /* bit per entry: count is known to be 1 */
@@ -32,13 +32,16 @@ struct slice {
 };
 
 struct shard {
+  /* What a hit needs, in one cache line. */
   pthread_mutex_t lock;
-  pthread_cond_t loaded;        /* some slice's LOADING ended */
   struct slice **hash;
+  uint64_t hits;
+
+  uint64_t misses;
   struct slice *hand;           /* of the clock; a ring */
   size_t slices;
   struct slice *dirty[2];       /* lists, by the epoch's lowest bit */
-  uint64_t hits, misses;
+  pthread_cond_t loaded;        /* some slice's LOADING ended */
 } __attribute__ ((aligned (64)));
 
 struct l2cache {

@@ -252,10 +252,12 @@ struct image *
 image_new (const struct image_config *config, struct storage *storage,
            bool is_top)
 {
-  struct image *img = calloc (1, sizeof *img);
+  /* Parts of it begin a cache line. */
+  struct image *img = aligned_alloc (_Alignof (struct image), sizeof *img);
 
   if (!img)
     return NULL;
+  memset (img, 0, sizeof *img);
   img->config = *config;
   img->storage = storage;
   img->is_top = is_top;

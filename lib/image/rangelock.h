@@ -14,7 +14,7 @@
 struct range_hold;
 
 struct rangelock {
-  pthread_mutex_t lock;
+  _Alignas (64) pthread_mutex_t lock; /* all in one cache line */
   struct range_hold *first, *last; /* in order of arrival */
 };
 
@@ -22,11 +22,12 @@ struct rangelock {
  * rangelock_lock to rangelock_unlock.
  */
 struct range_hold {
+  /* What others look at, together. */
   uint64_t begin, end;          /* guest clusters, END excluded */
+  struct range_hold *prev, *next;
   bool exclusive;
   bool granted;
   pthread_cond_t cond;          /* signalled when granted */
-  struct range_hold *prev, *next;
 };
 
 void rangelock_init (struct rangelock *r);

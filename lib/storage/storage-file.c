@@ -3,7 +3,8 @@
 /* A regular file or a block device.
  *
  * This is the only file of the library that calls anything which
- * changes a file (pwritev2, fallocate, ftruncate): see storage-write.h.
+ * changes a file (pwrite, pwritev2, fallocate, ftruncate): see
+ * storage-write.h.
  *
  * What a file system cannot do (punch holes, say) is learned from its
  * first EOPNOTSUPP and remembered for this storage, so that it costs one
@@ -256,6 +257,18 @@ file_is_rotational (struct storage *s)
   return read_rotational (f->is_block ? st.st_rdev : st.st_dev);
 }
 
+/* One element without flags is the common case, and pwrite the shorter way
+ * through the kernel: there is no vector to fetch.
+ */
+static ssize_t
+write_once (int fd, const struct iovec *iov, int cnt, uint64_t offset,
+            int flags)
+{
+  if (cnt == 1 && flags == 0)
+    return pwrite (fd, iov->iov_base, iov->iov_len, (off_t) offset);
+  return pwritev2 (fd, iov, MIN (cnt, IOV_MAX), (off_t) offset, flags);
+}
+
 /* Write all of IOV with FLAGS of pwritev2.  After a short count the
  * rest of the element that it ended in is written alone, so that the
  * caller's array need not be copied or changed.
@@ -280,9 +293,9 @@ write_all (int fd, const struct iovec *iov, int cnt, uint64_t offset,
     rest.iov_base = (char *) iov->iov_base + done;
     rest.iov_len = iov->iov_len - done;
     if (done > 0)
-      r = pwritev2 (fd, &rest, 1, (off_t) offset, flags);
+      r = write_once (fd, &rest, 1, offset, flags);
     else
-      r = pwritev2 (fd, iov, MIN (cnt, IOV_MAX), (off_t) offset, flags);
+      r = write_once (fd, iov, cnt, offset, flags);
     if (r == -1) {
       if (errno == EINTR)
         continue;

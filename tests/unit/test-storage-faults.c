@@ -130,6 +130,14 @@ pwritev2 (int fd, const struct iovec *iov, int cnt, off_t offset, int flags)
   return r;
 }
 
+ssize_t
+pwrite (int fd, const void *buf, size_t len, off_t offset)
+{
+  struct iovec iov = { .iov_base = (void *) buf, .iov_len = len };
+
+  return pwritev2 (fd, &iov, 1, offset, 0);
+}
+
 int
 fallocate (int fd, int mode, off_t offset, off_t len)
 {
