@@ -35,6 +35,7 @@ static struct recorder *recorder;
 static struct disk *state;
 static bool state_opened;       /* last, not the recorder */
 static atomic_bool disk_fails;  /* now and then, at the moment */
+static _Thread_local bool met_failure; /* this thread has met that */
 static uint64_t guest_size;     /* bytes, of the disk that is worked on */
 static uint64_t work_end;       /* where requests end: not what is new */
 
@@ -124,7 +125,8 @@ work_forget_problem (void)
 static void
 take_report (enum report_level level, const char *text)
 {
-  if (level == REPORT_ERROR && !atomic_load (&disk_fails))
+  /* The commit's thread may say so when the disk works again. */
+  if (level == REPORT_ERROR && !atomic_load (&disk_fails) && !met_failure)
     note_problem (text);
 }
 
@@ -132,8 +134,11 @@ take_report (enum report_level level, const char *text)
 static int
 fail_sometimes (void *opaque, enum recorder_op op)
 {
-  return op != RECORDER_SYNC && atomic_load (&disk_fails)
-    && rnd (opaque, 25) == 0 ? -EIO : 0;
+  if (op == RECORDER_SYNC || !atomic_load (&disk_fails)
+      || rnd (opaque, 25) != 0)
+    return 0;
+  met_failure = true;
+  return -EIO;
 }
 
 static void
@@ -487,6 +492,7 @@ session (struct history *h, unsigned requests, uint64_t seed)
   if (r == 0)
     r = run_clients (img, h, requests, seed);
   atomic_store (&disk_fails, false);
+  met_failure = false;
   if (r == 0)
     r = image_stop (img);
   else
