@@ -534,8 +534,13 @@ check_now (struct image *img, enum image_check what)
     r = image_clear_incompatible (img, INCOMPAT_DIRTY | INCOMPAT_CORRUPT);
     return r < 0 ? r : 1;
   }
-  /* Wrong COPIED flags harm nobody: they are not believed. */
-  if (result.grave && !img->config.offline) {
+  /* Wrong COPIED flags harm nobody: they are not believed.  The counts of
+   * a dirty image are expected to be wrong, and the first writer has them
+   * repaired (begin.c), or is refused.
+   */
+  if (result.grave && !img->config.offline
+      && (what == CHECK_ALL
+          || !(img->header.incompatible & INCOMPAT_DIRTY))) {
     img->opening = true;
     image_corrupt (img, 0, 0, what == CHECK_ALL
                    ? "errors are left that cannot be repaired in place; "

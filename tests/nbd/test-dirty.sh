@@ -79,6 +79,22 @@ for options in cluster_size=64k cluster_size=512 cluster_size=2M \
           -c 'read -P 5 10M 1M' disk.qcow2 >qemu-io.out
   if grep -i "verification failed" qemu-io.out; then fail "data"; fi
 
+  # check=report finds the same and leaves it to the first writer, too: it
+  # is no corruption that somebody has to be told of.
+  for what in report leaks; do
+    cp dirty.qcow2 disk.qcow2
+    rm -f events
+    start_nbdkit "$what$options" qcow2 disk.qcow2 check=$what event-log=events
+    test "$(features disk.qcow2)" = "1 1"
+    test $what = leaks || cmp dirty.qcow2 disk.qcow2
+    grep -q 'check: [1-9][0-9]* errors' "$nbdkit_log"
+    qemu-io -f raw -c 'write -P 4 50M 5M' "$uri" >/dev/null
+    stop_nbdkit "$what$options"
+    test ! -s events
+    test "$(features disk.qcow2)" = "0 1"
+    check_image disk.qcow2
+  done
+
   # check=all repairs it before anybody comes.
   cp dirty.qcow2 disk.qcow2
   nbdkit -U - -r qcow2 disk.qcow2 check=all --run true
