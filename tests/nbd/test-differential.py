@@ -43,16 +43,18 @@ PARAMETERS = {
     "data": ["inside", "file", "raw"],  # where guest data is
     "size": ["even", "odd"],
     "subclusters": ["off", "on"],
-    "encryption": ["off", "luks", "aes"],
+    "encryption": ["off", "luks", "aes", "odd-luks"],   # some odd cipher
     "zeroes": ["off", "on", "unmap"],   # detect-zeroes
     "compress": ["off", "deflate", "zstd"],
     "discard": ["unmap", "ignore"],
     "resize": ["no", "grow"],           # before the last round
     "caches": ["default", "tiny"],
     "lazy": ["off", "on"],
-    "bitmap": ["none", "fine", "coarse"],
+    "bitmap": ["none", "fine", "coarse", "disabled"],
     "clients": ["one", "deep", "many"],
     "storage": ["file", "nbd", "device"],   # where the image is
+    "found": ["sound", "leaks", "dirty"],   # at the first start
+    "check": ["off", "report", "leaks", "all"], # at every start
     "tracker": ["whole", "part", "least"],  # what it has memory for
 }
 
@@ -63,7 +65,8 @@ def possible(case):
     if get("version") == 2 and (get("refcount_bits", 16) != 16 or
                                 get("original") == "zstd" or
                                 get("bitmap", "none") != "none" or
-                                get("lazy") == "on"):
+                                get("lazy") == "on" or
+                                get("found") == "dirty"):
         return False
     if get("version") == 2 and get("snapshots", 0) > 0 and \
        get("resize") == "grow":
@@ -186,6 +189,19 @@ def pairwise(rng, parameters):
     return cases
 
 
+def odd_cipher(rng):
+    """None that everybody uses; test-encrypted.py has all of them."""
+    cipher = rng.choice(("aes-128", "aes-192", "serpent-128", "twofish-256",
+                         "cast5-128"))
+    modes = {"aes-192": ("xts",), "cast5-128": ("cbc", "ctr")}
+    ivs = ("plain",) if cipher == "cast5-128" else ("plain", "essiv")
+    return {"encrypt.cipher_alg": cipher,
+            "encrypt.cipher_mode": rng.choice(modes.get(cipher,
+                                                        ("xts", "cbc"))),
+            "encrypt.ivgen_alg": rng.choice(ivs),
+            "encrypt.hash_alg": rng.choice(("sha1", "sha512", "ripemd160"))}
+
+
 def random_case(rng):
     while True:
         case = {n: rng.choice(v) for n, v in PARAMETERS.items()}
@@ -251,12 +267,14 @@ def fill(rng, path, size, areas, pieces):
 class Bitmap:
     """What must be dirty, and what may be."""
 
-    def __init__(self, grain, trims):
-        self.grain, self.trims = grain, trims
+    def __init__(self, grain, trims, disabled):
+        self.grain, self.trims, self.disabled = grain, trims, disabled
         self.must, self.may = set(), set()
         self.lost = False
 
     def note(self, history):
+        if self.disabled:
+            return
         for kind, offset, length, flags in history:
             if kind in ("write", "zero", "trim"):
                 touched = grains([(offset, length)], self.grain)
@@ -295,6 +313,8 @@ class Subject:
         qemu_img("convert", "-O", "raw", *named(self.path), raw)
         self.model = Model(raw)
         check(self.model.size == self.size, "the model's size is wrong")
+        self.repairs = case["check"] in ("leaks", "all") and lab.ours
+        self.leaks = self.damage()
 
     def raw_name(self):
         name = self.lab.path()
@@ -380,13 +400,16 @@ class Subject:
             options["data_file"] = self.data
             options["data_file_raw"] = "on" if case["data"] == "raw" else "off"
         encrypted = case["encryption"] != "off"
+        if case["encryption"] == "odd-luks":
+            options.update(odd_cipher(self.rng))
         ours = self.lab.ours and case["maker"] == "us"
         if ours and not encrypted:
             create_by_us(self.path, self.size, self.backing,
                          self.backing_format, **options)
         elif case["original"] == "empty" or encrypted:
             create(self.path, self.size, self.backing, self.backing_format,
-                   encryption=encrypted and case["encryption"], **options)
+                   encryption=encrypted and
+                   case["encryption"].replace("odd-", ""), **options)
         if case["original"] == "empty":
             return
         source = self.lab.path()
@@ -426,7 +449,37 @@ class Subject:
                                     else 1 << 16):
             grain *= 2
         qemu_img("bitmap", "--add", "-g", grain, *named(self.path, None), "b")
-        return Bitmap(grain, self.case["discard"] == "unmap")
+        bitmap = Bitmap(grain, self.case["discard"] == "unmap",
+                        self.case["bitmap"] == "disabled")
+        if bitmap.disabled:     # from here on it stays as it is
+            self.dirty(self.path, 3)
+            qemu_img("bitmap", "--disable", *named(self.path, None), "b")
+            bitmap.must = bitmap.may = qemu_dirty(self.path, "b", grain)
+        return bitmap
+
+    def damage(self):
+        """Leaks, as a crash leaves them; or a dirty image, whose counts may
+        be too low as well, and which the first writer has repaired.  True
+        if leaks are left to us."""
+        if self.case["found"] == "sound" or not self.lab.ours:
+            return False
+        dirty = self.case["found"] == "dirty"
+        with Qcow2(self.path) as image:
+            used = -(-os.path.getsize(self.path) // image.cluster_size)
+            for cluster in self.rng.sample(range(used), min(used, 9)):
+                if not image.refcount_place(cluster):
+                    continue
+                if image.refcount(cluster) == 0:
+                    image.set_refcount(cluster, 1)
+                elif dirty:
+                    image.set_refcount(cluster, 0)
+            # And one behind all others.
+            if image.refcount_place(used):
+                image.set_refcount(used, 1)
+                os.truncate(self.path, (used + 1) * image.cluster_size)
+            if dirty:
+                image.put32(76, image.u64(72) & 0xffffffff | 1)
+        return not dirty
 
     def close(self):
         self.model.close()
@@ -447,6 +500,7 @@ class Subject:
             params["detect_zeroes"] = self.case["zeroes"]
             params["compress"] = self.case["compress"]
             params["discard"] = self.case["discard"]
+            params["check"] = self.case["check"]
             params.update(self.tracker_limit())
             if self.resize:
                 params["resize"], self.resize = self.resize, None
@@ -554,8 +608,9 @@ class Subject:
         flags = bitmap_info(self.path)["b"]
         if killed and "in-use" in flags:
             self.bitmap.lost = True
-        check(flags == ({"auto", "in-use"} if self.bitmap.lost
-                        else {"auto"}), "the bitmap is %s", flags)
+        wanted = set() if self.bitmap.disabled else \
+            {"auto", "in-use"} if self.bitmap.lost else {"auto"}
+        check(flags == wanted, "the bitmap is %s, not %s", flags, wanted)
         if not self.bitmap.lost:
             self.bitmap.judge(qemu_dirty(self.path, "b", self.bitmap.grain),
                               "QEMU")
@@ -574,6 +629,9 @@ class Subject:
                   os.path.getsize(self.data), self.size)
         for name, raw in self.saved.items():
             now = snapshot_raw(self.path, name, self.lab.path())
+            # QEMU reads it as long as the disk is now, and so more of a
+            # larger backing file.
+            os.truncate(now, os.path.getsize(raw))
             compare(now, raw, fmt="raw")
             os.unlink(now)
 
@@ -584,9 +642,14 @@ class Subject:
             ours = whole_map(driver.handles[0])
             self.note_bitmap(server, driver)
             self.close_driver(driver)
-        self.judge()
+        self.no_alarm(server)
+        self.judge(leaks_allowed=self.leaks and not self.repairs)
         theirs = qemu_map(self.lab, self.path)
         self.same_map(ours, theirs)
+
+    def no_alarm(self, server):
+        found = server.events("BLOCK_IMAGE_CORRUPTED")
+        check(not found, "the image is said to be corrupt: %s", found)
 
     def same_map(self, ours, theirs):
         """Equal, but for two things.  QEMU calls an allocated zero cluster
@@ -651,9 +714,11 @@ def one_case(lab, seed, case, count):
     try:
         subject.clean_round(count)
         subject.crash_round(count)
+        subject.leaks = True
         if rng.random() < 0.5:
             # Without the leaks of the crash, none may appear.
             subject.repair_leaks()
+            subject.leaks = False
             subject.grow()
             subject.clean_round(count // 2)
         else:
@@ -663,7 +728,8 @@ def one_case(lab, seed, case, count):
                 driver.go(count // 2)
                 subject.note_bitmap(server, driver)
                 subject.close_driver(driver)
-            subject.judge(leaks_allowed=True)
+            subject.no_alarm(server)
+            subject.judge(leaks_allowed=not subject.repairs)
         if subject.bitmap:
             qemu_img("bitmap", "--remove", *named(subject.path, None), "b")
             expect_clean(subject.path, leaks_allowed=True)
