@@ -98,7 +98,7 @@ void
 create_data_file_end (struct new_data_file *d, bool failed)
 {
   if (d->s && failed)
-    storage_remove_created (d->path);
+    storage_remove_created (d->path, d->s);
   storage_close (d->s);
   free (d->path);
 }
@@ -109,6 +109,6 @@ create_data_file_remove (const char *filename, const struct create_options *o)
   char *path = path_of (filename, o->data_file);
 
   if (path)
-    storage_remove_created (path);
+    storage_remove_created (path, NULL);
   free (path);
 }

@@ -490,7 +490,9 @@ image_create (const char *filename, const struct create_options *o)
 void
 image_remove_created (const char *filename, const struct create_options *o)
 {
-  storage_remove_created (filename);
-  if (o->data_file)
+  if (storage_remove_created (filename, NULL) < 0)
+    report_warning ("%s: the image was made, and is not removed, because "
+                    "another process has it open", filename);
+  else if (o->data_file)
     create_data_file_remove (filename, o);
 }

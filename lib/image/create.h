@@ -52,7 +52,9 @@ void create_options_init (struct create_options *o);
  */
 int image_create (const char *filename, const struct create_options *o);
 
-/* Take away what image_create made. */
+/* Take away what image_create made, unless somebody else has opened it
+ * since, which is reported.
+ */
 void image_remove_created (const char *filename,
                            const struct create_options *o);
 

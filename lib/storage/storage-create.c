@@ -32,6 +32,7 @@
  *   device made zero.
  *
  * - Nothing is removed but a regular file: never the name of a device.
+ *   Nor what another process has opened since it was completed.
  *
  * Locks: none; the file is locked as a writer's while it is filled, so
  * that nobody serves half of it, and of two who make it one is told so and
@@ -318,6 +319,8 @@ begin_new (const char *path, const struct storage_contents *c,
     *s = NULL;
   else
     r = lock_it (*s);
+  if (r == -EAGAIN)             /* it is somebody else's already */
+    return r;
   if (r == 0)
     r = fill_file (*s, c);
   if (r == 0)
@@ -374,13 +377,18 @@ storage_is_begun (const char *path)
   return begun;
 }
 
-void
-storage_remove_created (const char *path)
+int
+storage_remove_created (const char *path, struct storage *s)
 {
-  struct storage *s = NULL;
+  struct storage *opened = NULL;
+  int r = 0;
 
-  if (open_existing (path, &s) < 0)
-    s = NULL;
-  remove_it (path, s);
-  storage_close (s);
+  if (!s && open_existing (path, &opened) == 0)
+    r = lock_it (opened);
+  else if (!s)
+    opened = NULL;
+  if (r == 0)
+    remove_it (path, s ? s : opened);
+  storage_close (opened);
+  return r;
 }

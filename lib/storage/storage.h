@@ -85,9 +85,11 @@ int storage_complete_file (struct storage *s,
 bool storage_is_begun (const char *path);
 
 /* Undo that: remove the file, or make the beginning of the device zero,
- * as it was.  A device that cannot be opened stays as it is.
+ * as it was.  S is the file, locked; or NULL, and then it is opened and
+ * locked here.  -EAGAIN: somebody else has it open, and so it stays, since
+ * he may have written to it.  A device that cannot be opened stays, too.
  */
-void storage_remove_created (const char *path);
+int storage_remove_created (const char *path, struct storage *s);
 
 /* How long to wait for an NBD server, in seconds. */
 struct storage_patience {

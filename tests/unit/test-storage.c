@@ -664,13 +664,36 @@ START_TEST (only_a_file_is_removed)
   for (i = 0; i < ARRAY_SIZE (stay); i++) {
     if (strcmp (stay[i], "link") == 0)
       ck_assert_int_eq (rename ("file", "elsewhere"), 0);
-    storage_remove_created (stay[i]);
+    storage_remove_created (stay[i], NULL);
     ck_assert_msg (lstat (stay[i], &st) == 0, "%s is gone", stay[i]);
   }
   ck_assert_int_eq (rename ("elsewhere", "file"), 0);
   ck_assert_int_eq (close (open ("made", O_CREAT | O_RDWR, 0600)), 0);
-  storage_remove_created ("made");
+  ck_assert_int_eq (storage_remove_created ("made", NULL), 0);
   ck_assert_int_eq (lstat ("made", &st), -1);
+}
+END_TEST
+
+/* Between its making and its opening an image belongs to nobody.  Who
+ * opened it then lost it, when the opening by its maker failed.
+ */
+START_TEST (what_another_has_opened_is_not_removed)
+{
+  struct storage *other;
+  const char *conflict;
+  struct stat st;
+
+  ck_assert_int_eq (close (open ("made", O_CREAT | O_RDWR, 0600)), 0);
+  ck_ok (storage_open_file ("made", true, false, &other));
+  ck_ok (storage_lock (other, STORAGE_LOCK_WRITER, LOCKING_ON, &conflict));
+  ck_assert_int_eq (storage_remove_created ("made", NULL), -EAGAIN);
+  ck_assert_int_eq (lstat ("made", &st), 0);
+  ck_ok (storage_lock (other, STORAGE_LOCK_READER, LOCKING_ON, &conflict));
+  ck_assert_int_eq (storage_remove_created ("made", NULL), -EAGAIN);
+  ck_assert_int_eq (lstat ("made", &st), 0);
+  ck_ok (storage_remove_created ("made", other));
+  ck_assert_int_eq (lstat ("made", &st), -1);
+  storage_close (other);
 }
 END_TEST
 
@@ -825,6 +848,7 @@ make_suite (void)
   tcase_add_loop_test (tc, open_kinds, 0, 4);
   tcase_add_test (tc, open_name_too_long);
   tcase_add_test (tc, only_a_file_is_removed);
+  tcase_add_test (tc, what_another_has_opened_is_not_removed);
   suite_add_tcase (suite, tc);
 
   tc = tcase_create ("memory");
