@@ -517,7 +517,7 @@ static int
 recode (struct recode *c, const struct ov_runs *from, uint32_t count,
         const struct ov_piece *more, uint32_t n)
 {
-  const struct ov_piece *end = more + n;
+  const struct ov_piece *end = n > 0 ? more + n : more;
   struct ov_piece piece;
   struct cursor at;
   uint64_t word;
