@@ -40,6 +40,7 @@ const char config_help[] =
   "[file=]<IMAGE>                  (required) qcow2 file, block device or\n"
   "                                NBD URI\n"
   "backing-file=<FILE>|<URI>       use this, not the name in the image\n"
+  "backing-format=qcow2|raw        use this, not the format in the image\n"
   "backing-passphrase=<...>        of encrypted backing files, as passphrase=\n"
   "                                (default that one)\n"
   "check=off|report|leaks|all      check consistency, repair (default off)\n"
@@ -302,6 +303,20 @@ set_backing_file (const char *key, const char *value)
 }
 
 static int
+set_backing_format (const char *key, const char *value)
+{
+  static const struct choice formats[] = {
+    { "qcow2", 1 }, { "raw", 0 }, { NULL, 0 }
+  };
+  uint32_t qcow2;
+  int r = config_choice (key, value, formats, &qcow2);
+
+  if (r == 0)
+    config.image.backing_format = qcow2 ? "qcow2" : "raw";
+  return r;
+}
+
+static int
 set_data_file (const char *key, const char *value)
 {
   return set_other_file (key, value, &data_file, &config.image.data_file);
@@ -542,6 +557,7 @@ set_compressed_cache_size (const char *key, const char *value)
 static const struct parameter parameters[] = {
   { "file", set_file },
   { "backing-file", set_backing_file },
+  { "backing-format", set_backing_format },
   { "backing-passphrase", config_set_backing_passphrase },
   { "check", set_check },
   { "commit-interval", set_commit_interval },

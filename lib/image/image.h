@@ -63,6 +63,7 @@ struct image_config {
                                    directories, NBD URIs;
                                    NULL-terminated */
   const char *backing_file;     /* instead of the image's; or NULL */
+  const char *backing_format;   /* "qcow2" or "raw", the same */
   const char *data_file;        /* the same */
   const char *passphrase;       /* of an encrypted image; or NULL */
   const char *backing_passphrase; /* of its layers, if another; or NULL */

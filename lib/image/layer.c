@@ -100,7 +100,7 @@ layer_config (const struct image *img, const char *path)
   config.filename = path;
   config.readonly = true;
   config.compress = COMPRESS_OFF;
-  config.backing_file = NULL;
+  config.backing_file = config.backing_format = NULL;
   config.data_file = NULL;
   if (config.backing_passphrase)
     config.passphrase = config.backing_passphrase;
@@ -114,7 +114,8 @@ layer_config (const struct image *img, const char *path)
 static int
 backing_is_qcow2 (struct image *img, const char *name)
 {
-  const char *format = img->header.backing_format;
+  const char *format = img->config.backing_format
+    ? img->config.backing_format : img->header.backing_format;
 
   if (strcmp (format, "qcow2") == 0)
     return 1;
@@ -122,13 +123,30 @@ backing_is_qcow2 (struct image *img, const char *name)
     return 0;
   if (format[0] == '\0')
     report_error ("%s: the image does not say which format its backing file "
-                  "%s has, and it is not guessed; say it with 'qemu-img "
+                  "%s has, and it is not guessed; say it with %s'qemu-img "
                   "rebase -u -b %s -F FORMAT %s'", img->config.filename,
-                  name, name, img->config.filename);
+                  name, img->is_top ? "backing-format=qcow2 or "
+                  "backing-format=raw, or in the image with " : "", name,
+                  img->config.filename);
   else
     report_error ("%s: backing format '%s' is not supported (qcow2 and raw "
                   "are)", img->config.filename, format);
   return -ENOTSUP;
+}
+
+/* To others it would then be another disk than to us. */
+static int
+no_layer (const struct image *img)
+{
+  const char *file = img->config.backing_file;
+
+  if (!file && !img->config.backing_format)
+    return 0;
+  report_error ("%s: backing-%s=%s was given, but the image has no backing "
+                "file; leave it out", img->config.filename,
+                file ? "file" : "format",
+                file ? file : img->config.backing_format);
+  return -EINVAL;
 }
 
 static int
@@ -163,8 +181,8 @@ layer_open (struct image *img, struct chain *chain, struct layer **ret)
   int r, qcow2;
 
   *ret = NULL;
-  if (!chosen && img->header.backing_file[0] == '\0')
-    return 0;
+  if (img->header.backing_file[0] == '\0')
+    return no_layer (img);
   qcow2 = backing_is_qcow2 (img, name);
   if (qcow2 < 0)
     return qcow2;

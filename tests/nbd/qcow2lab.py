@@ -466,14 +466,14 @@ class Below:
     in: nbdkit with some plugin and filters, or qemu-nbd."""
 
     def __init__(self, lab, path, filters=(), args=(), plugin="file",
-                 options=(), qemu=False, port=None):
+                 options=(), qemu=False, port=None, qemu_format="raw"):
         self.lab, self.path = lab, path
         number = lab.number()
         self.socket = os.path.join(lab.folder, "b%d" % number)
         self.pidfile = os.path.join(lab.folder, "q%d" % number)
         self.logfile = os.path.join(lab.folder, "below%d" % number)
         if qemu:
-            self.argv = ["qemu-nbd", "-t", "-e", "64", "-f", "raw", "-k",
+            self.argv = ["qemu-nbd", "-t", "-e", "64", "-f", qemu_format, "-k",
                          self.socket, "--pid-file=" + self.pidfile, path]
         else:
             self.argv = [self.nbdkit(), "-f", "-P", self.pidfile]

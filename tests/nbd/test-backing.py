@@ -157,6 +157,79 @@ def no_format(lab):
         expect(server.connect(), (0, b"B" * 512))
 
 
+def given_format(lab):
+    """backing-format= says what the image does not, or says otherwise; what
+    is below says it for itself."""
+    base = raw_file(lab.path(), (0, b"B" * M))
+    middle = create(lab.path(), None, backing=base, backing_format="raw")
+    for kept in (b"", b"qcow2", b"vmdk", b"raw"):
+        top = create(lab.path(), None, backing=middle,
+                     backing_format="qcow2")
+        with Qcow2(top) as image:
+            image.replace_extensions(
+                [(k, kept if k == EXT_BACKING_FORMAT else d)
+                 for k, _, d in image.extensions()
+                 if kept or k != EXT_BACKING_FORMAT])
+            before = image.pread(image.cluster_size, 0)
+        if kept in (b"", b"vmdk"):
+            said = lab.refuses(top, os.path.basename(top))
+            check(("backing-format=raw" in said) == (not kept), said)
+        with lab.server(top, backing_format="qcow2") as server:
+            handle = server.connect()
+            expect(handle, (0, b"B" * 512))
+            handle.pwrite(b"x", 100)
+            expect(handle, (0, b"B" * 100 + b"x" + b"B" * 100))
+        with lab.server(top, backing_format="raw",
+                        backing_file=base) as server:
+            expect(server.connect(), (0, b"B" * 100 + b"x"), (M // 2, b"B"))
+        with Qcow2(top) as image:
+            check(image.pread(image.cluster_size, 0) == before,
+                  "the header was changed")
+        qemu_img("rebase", "-u", "-b", middle, "-F", "qcow2", top)
+        expect_clean(top)
+    lab.refuses(middle, "backing-format=vmdk", "qcow2 or raw",
+                backing_format="vmdk")
+    # It is of the first layer only.
+    with Qcow2(middle) as image:
+        image.replace_extensions(
+            [(k, d) for k, _, d in image.extensions()
+             if k != EXT_BACKING_FORMAT])
+    said = lab.refuses(top, os.path.basename(middle), "qemu-img rebase",
+                       backing_format="qcow2")
+    check("backing-format=" not in said, said)
+
+
+def backing_exported(lab):
+    """A format that we do not know, by way of a server that knows it."""
+    raw = raw_file(lab.path(), (0, b"V" * M))
+    vmdk = lab.path()
+    qemu_img("convert", "-f", "raw", "-O", "vmdk", raw, vmdk)
+    top = create(lab.path(), None, backing=vmdk, backing_format="vmdk")
+    lab.refuses(top, "vmdk")
+    below = Below(lab, vmdk, qemu=True, qemu_format="vmdk")
+    with lab.server(top, below=below, backing_file=below.uri(),
+                    backing_format="raw") as server:
+        handle = server.connect()
+        expect(handle, (0, b"V" * 512))
+        handle.pwrite(b"x", 100)
+    after = lab.path()
+    qemu_img("convert", "-O", "raw", top, after)
+    check(contents(after) == b"V" * 100 + b"x" + b"V" * (M - 101),
+          "QEMU reads otherwise")
+
+
+def no_backing(lab):
+    """What has no backing file does not get one by the command line: it
+    would be another disk to everybody else."""
+    base = raw_file(lab.path(), (0, b"B" * M))
+    plain = create(lab.path(), M)
+    lab.refuses(plain, "backing-file=", "no backing file", backing_file=base)
+    lab.refuses(plain, "backing-file=", "no backing file", backing_file=base,
+                backing_format="raw")
+    lab.refuses(plain, "backing-format=raw", "no backing file",
+                backing_format="raw")
+
+
 def other_format(lab, name):
     base = raw_file(lab.path(), (0, b"B" * M))
     top = create(lab.path(), None, backing=base, backing_format="raw")
@@ -370,6 +443,9 @@ def main():
     lab.case("not qcow2", not_qcow2, lab)
     if lab.ours:
         lab.case("no format", no_format, lab)
+        lab.case("given format", given_format, lab)
+        lab.case("a format that a server knows", backing_exported, lab)
+        lab.case("no backing file", no_backing, lab)
         for name in (b"vmdk", b"", b"raw\0", b"QCOW2", b"x" * 5000):
             lab.case("format %.10r" % name, other_format, lab, name)
         lab.case("external files", external_files, lab)
