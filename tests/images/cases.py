@@ -196,8 +196,9 @@ HEADER_CASES = [
         Refused("refcount_table_clusters", "is 2049")),
     Case("reftable-out-of-file", "v3", header(refcount_table_clusters=2048),
          Refused("refcount_table_offset", "8388608 bytes")),
+    # Counts are taken for entries, which is seen before what lies where.
     Case("reftable-over-others", "v3", header(refcount_table_clusters=3),
-         ReadOnly("refcount table", reads=False)),
+         ReadOnly("refcount block", "0x1000100010001", reads=False)),
 
     Case("nb-snapshots-65537", "v3", header(
         nb_snapshots=65537, snapshots_offset=0x3000),
