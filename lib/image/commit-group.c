@@ -22,6 +22,9 @@
  *       |                             commit takes is over   |
  *       +---------- take_turn: expected is set anew ---------+
  *
+ * The last to arrive runs the commit itself, while the leader sleeps on
+ * until it is answered: to wake the leader first would only take time.
+ *
  * A wait in vain costs the leader half a commit's time, so after one the
  * next commit goes ahead at once, after two in a row the next two, then
  * four, up to MAX_SKIP.  What is expected shrinks meanwhile to those that
@@ -33,8 +36,12 @@
  * G2. Who asks is answered by a commit that began after he asked: whose
  *     number is above "started" at that time.
  * G3. Who waits for a commit that does not run waits for a leader that
- *     will run it, or for one that another ran: no wake-up is needed that
- *     the end of a commit does not send.
+ *     gathers, and will run it if nobody else does.  "gathering" ends when
+ *     any commit begins, for then that one answers the leader.
+ * G4. The end of a commit wakes all that it answered, and of those that
+ *     wait for the next one only one, which sees to it.  Commits are waited
+ *     for by the parity of their numbers, since there are no more than two
+ *     at a time that anybody waits for.
  *
  * Locks: commit.lock guards all of it, and is not held while a commit runs
  * or a leader waits.  Callers hold no lock but range locks and a
@@ -65,6 +72,7 @@ take_turn (struct image *img)
   int r;
 
   c->running = true;
+  g->gathering = false;
   g->asking = 0;
   pthread_mutex_unlock (&c->lock);
 
@@ -79,10 +87,8 @@ take_turn (struct image *img)
   c->ended = number;
   if (r == 0)
     c->good = number;
-  pthread_cond_broadcast (&c->changed);
-  /* A leader whose commit this was need not wait any more. */
-  if (g->gathering)
-    pthread_cond_signal (&g->arrived);
+  pthread_cond_broadcast (&c->over[number & 1]);
+  pthread_cond_signal (&c->over[(number + 1) & 1]);
 }
 
 static bool
@@ -104,8 +110,8 @@ worth_a_wait (struct commit_group *g)
 }
 
 /* Wait, as leader, for the others to arrive; commit.lock is held but for
- * that.  The caller looks again at what is to be done: another may have
- * run a commit meanwhile.
+ * that.  The caller looks again at what is to be done: the last of them, or
+ * another, may have run a commit meanwhile.
  */
 static void
 gather (struct commit *c)
@@ -117,14 +123,15 @@ gather (struct commit *c)
   int r = 0;
 
   g->gathering = true;
-  while (r != ETIMEDOUT && !complete (g) && c->started == started)
-    r = pthread_cond_timedwait (&g->arrived, &c->lock, &until);
-  g->gathering = false;
-
-  if (complete (g) || c->started != started)
+  while (r != ETIMEDOUT && c->started == started)
+    r = pthread_cond_timedwait (&c->over[(started + 1) & 1], &c->lock,
+                                &until);
+  if (c->started != started) {
     g->missed = 0;
-  else
-    g->skip = g->missed = MIN (g->missed * 2 + (g->missed == 0), MAX_SKIP);
+    return;
+  }
+  g->gathering = false;
+  g->skip = g->missed = MIN (g->missed * 2 + (g->missed == 0), MAX_SKIP);
 }
 
 /* Wait for a commit that begins from now on, or run it. */
@@ -135,8 +142,9 @@ commit_after (struct image *img, bool may_gather)
   const uint64_t mine = c->started + 1;
 
   while (c->ended < mine) {
-    if (c->running || (may_gather && c->group.gathering))
-      pthread_cond_wait (&c->changed, &c->lock);
+    if (c->running
+        || (may_gather && c->group.gathering && !complete (&c->group)))
+      pthread_cond_wait (&c->over[mine & 1], &c->lock);
     else if (may_gather && worth_a_wait (&c->group)) {
       gather (c);
       may_gather = false;       /* once */
@@ -163,7 +171,5 @@ commit_flush (struct image *img)
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&c->lock);
 
   c->group.asking++;
-  if (c->group.gathering && complete (&c->group))
-    pthread_cond_signal (&c->group.arrived);
   return commit_after (img, true);
 }

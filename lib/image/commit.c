@@ -95,9 +95,9 @@ commit_init (struct image *img)
   pthread_mutex_init (&c->lock, NULL);
   pthread_condattr_init (&cond_attr);
   pthread_condattr_setclock (&cond_attr, CLOCK_MONOTONIC);
-  pthread_cond_init (&c->changed, &cond_attr);
+  pthread_cond_init (&c->over[0], &cond_attr);
+  pthread_cond_init (&c->over[1], &cond_attr);
   pthread_cond_init (&c->work, &cond_attr);
-  pthread_cond_init (&c->group.arrived, &cond_attr);
   pthread_condattr_destroy (&cond_attr);
   c->group.longest = GROUP_MAX_WAIT;
   c->epoch = 1;
@@ -111,9 +111,9 @@ commit_destroy (struct image *img)
 
   pthread_rwlock_destroy (&c->epoch_lock);
   pthread_mutex_destroy (&c->lock);
-  pthread_cond_destroy (&c->changed);
+  pthread_cond_destroy (&c->over[0]);
+  pthread_cond_destroy (&c->over[1]);
   pthread_cond_destroy (&c->work);
-  pthread_cond_destroy (&c->group.arrived);
 }
 
 void

@@ -14,7 +14,6 @@ struct image;
 
 /* Flushes that share a commit (commit-group.c); guarded by commit.lock. */
 struct commit_group {
-  pthread_cond_t arrived;       /* the leader waits for it */
   bool gathering;               /* a leader waits for others */
   unsigned asking;              /* flushes that the next commit will answer */
   unsigned expected;            /* flushes that may come before it */
@@ -33,7 +32,7 @@ struct commit {
   atomic_bool barrier;          /* the open epoch links new clusters */
 
   pthread_mutex_t lock;         /* guards what follows */
-  pthread_cond_t changed;       /* a commit ended */
+  pthread_cond_t over[2];       /* a commit ended; by its number's parity */
   bool running;
   uint64_t started, ended;      /* number of commits */
   uint64_t good;                /* the last that succeeded */

@@ -126,6 +126,25 @@ START_TEST (a_commit_for_another_reason_answers_who_waits_for_others)
 }
 END_TEST
 
+/* Who came just after such a commit saw a leader that still slept, and
+ * waited for it: but it was answered and led no more.
+ */
+START_TEST (who_comes_after_that_commit_is_not_left_waiting)
+{
+  int i;
+
+  begin (1000 * SECOND);
+  for (i = 0; i < 10; ++i) {
+    one_after_the_other ();
+    expect_waiting (&second);
+    ck_assert_int_eq (commit_now (img), 0);
+    ck_assert_int_eq (image_flush (img), 0); /* the leader wakes up */
+    done (&second, 0);
+  }
+  stop_clean ();
+}
+END_TEST
+
 int
 main (void)
 {
@@ -140,6 +159,7 @@ main (void)
   tcase_add_test (tc, who_does_not_come_back_is_not_waited_for_again);
   tcase_add_test (tc,
                   a_commit_for_another_reason_answers_who_waits_for_others);
+  tcase_add_test (tc, who_comes_after_that_commit_is_not_left_waiting);
   suite_add_tcase (s, tc);
   return run_suite (s);
 }
