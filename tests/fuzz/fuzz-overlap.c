@@ -45,6 +45,7 @@ static unsigned n_pinned;       /* clusters with pinned marks */
 static bool any_left;           /* a notice came */
 static bool held, conflict;     /* notices; one was met meanwhile */
 static bool rebuilding;
+static overlap_set before[CLUSTERS]; /* types at the beginning of that */
 
 static uint64_t
 at (uint32_t i)
@@ -226,7 +227,9 @@ verify (void)
   MUST (overlap_verify (o, &why));
 }
 
-/* A walk meets [I, I + N), maybe not all types of it. */
+/* A walk meets [I, I + N), also what has been taken back since it began,
+ * and maybe not the tables of snapshots.
+ */
 static void
 walk (uint32_t i, uint32_t n, bool all)
 {
@@ -234,9 +237,14 @@ walk (uint32_t i, uint32_t n, bool all)
   uint32_t j, k;
 
   for (j = i; j < i + n; j++)
-    for (t = 0; types[j] && t < OVERLAP_TYPES; t++)
-      for (k = 0; (all || t != OVERLAP_INACTIVE_L2) && k < owners[j][t]; k++)
-        overlap_restore_enter (o, t, at (j), 1);
+    for (t = 0; t < OVERLAP_TYPES; t++)
+      if (t != OVERLAP_INACTIVE_L2) {
+        if ((types[j] | before[j]) & OVERLAP_BIT (t))
+          overlap_restore_enter (o, t, at (j), 1);
+      }
+      else
+        for (k = 0; all && k < owners[j][t]; k++)
+          overlap_restore_enter (o, t, at (j), 1);
 }
 
 static void
@@ -257,8 +265,10 @@ other (uint32_t what, uint32_t i, uint32_t n)
     verify ();
     break;
   case 2: case 3: case 4:
-    if (!rebuilding)
-      rebuilding = overlap_restore_begin (o);
+    if (rebuilding)
+      break;
+    memcpy (before, types, sizeof before);
+    rebuilding = overlap_restore_begin (o);
     break;
   case 5: case 6:
     if (rebuilding)
