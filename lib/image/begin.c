@@ -11,8 +11,8 @@
  * "autoclear_features"): those we do not know, and that of the bitmaps if
  * their directory is not understood; else the bitmaps that note writes are
  * marked in use (bitmaps.c).  That of a raw data file stays.  Everything
- * written before us is synced.  And the space of the L1 table and the
- * refcount table is reserved, so that no commit fails for want of it.
+ * written before us is synced.  And the space of the header, the L1 table and
+ * the refcount table is reserved, so that no commit fails for want of it.
  *
  * Locks: begin_lock, across the syncs and the repair; nobody who waits for
  * it holds another lock.
@@ -24,6 +24,7 @@
 #include <string.h>
 
 #include "byteorder.h"
+#include "checked.h"
 #include "cleanup.h"
 #include "corrupt.h"
 #include "image-internal.h"
@@ -178,9 +179,12 @@ static int
 reserve_tables (struct image *img)
 {
   struct refcounts *rc = &img->refcounts;
-  int r = 0;
+  int r;
 
-  if (img->header.l1_size > 0)
+  r = guard_reserve (img, OVERLAP_MAIN_HEADER, 0,
+                     MIN (img->cluster_size, atomic_load (&img->guard.end)),
+                     false);
+  if (r == 0 && img->header.l1_size > 0)
     r = guard_reserve (img, OVERLAP_ACTIVE_L1, img->header.l1_table_offset,
                        img->header.l1_size * sizeof (uint64_t), false);
   if (r == 0) {
@@ -189,8 +193,9 @@ reserve_tables (struct image *img)
                        rc->table_clusters << img->cluster_bits, false);
   }
   if (r < 0)
-    report_error ("%s: reserving space for the L1 and refcount tables: %s",
-                  img->config.filename, strerror (-r));
+    report_error ("%s: reserving space for the header, the L1 and the "
+                  "refcount table: %s", img->config.filename,
+                  strerror (-r));
   return r;
 }
 

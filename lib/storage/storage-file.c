@@ -54,6 +54,7 @@ struct storage_file {
   atomic_bool no_dsync;
   atomic_bool no_zero_range;
   atomic_bool no_punch;
+  atomic_bool no_unshare;
   atomic_bool no_reserve;
   atomic_bool no_seek;
 
@@ -432,6 +433,16 @@ file_reserve (struct storage *s, uint64_t offset, uint64_t len)
     return offset + len > size ? -ENOSPC : 0;
   }
 
+  /* What a copy made with "cp --reflink" shares with its original has its
+   * space, but a write there needs other space.  Where files can share
+   * (XFS) this mode includes the plain one.
+   */
+  if (!known_missing (&f->no_unshare)) {
+    err = call_fallocate (f, FALLOC_FL_UNSHARE_RANGE, offset, len);
+    if (!is_unsupported (err))
+      return err;
+    remember_missing (&f->no_unshare);
+  }
   if (known_missing (&f->no_reserve))
     return -ENOTSUP;
   err = call_fallocate (f, 0, offset, len);

@@ -36,9 +36,9 @@ int storage_zero (struct storage *s, uint64_t offset, uint64_t len);
 int storage_punch (struct storage *s, uint64_t offset, uint64_t len);
 
 /* Reserve space for a range without changing what it reads as, growing
- * the file if the range ends beyond it (fallocate mode 0).  So that a
- * later write there does not fail for want of space.  -ENOTSUP where
- * there is no such thing.
+ * the file if the range ends beyond it (fallocate mode 0, and what the
+ * range shares with other files is copied).  So that a later write there
+ * does not fail for want of space.  -ENOTSUP where there is no such thing.
  */
 int storage_reserve (struct storage *s, uint64_t offset, uint64_t len);
 

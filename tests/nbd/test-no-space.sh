@@ -153,3 +153,41 @@ if mkfs.ext4 -q -F -b 1024 -N 16 ext4.img >mount.err 2>&1 &&
 else
   echo "left out: a full ext4: $(cat mount.err)"
 fi
+
+# A copy that shares all of its space with the original: there is space
+# below its tables, but not for writing to them.  A flush failed.
+# shellcheck disable=SC2016   # $uri is nbdkit's
+flush_on_copy ()
+{
+  local free
+
+  qemu-img create -q -f qcow2 mnt/original.qcow2 64M
+  qemu-io -f qcow2 -c 'write -P 5 0 1M' mnt/original.qcow2 >/dev/null
+  cp --reflink=always mnt/original.qcow2 mnt/copy.qcow2
+  sync -f mnt
+  free=$(df --output=avail -B1 mnt | tail -n 1)
+  fallocate -l "$((free - 2097152))" mnt/ballast
+  cat >flush.py <<'END'
+import nbd, os, sys
+h = nbd.NBD()
+h.connect_uri(sys.argv[1])
+h.trim(65536, 131072)
+fd = os.open("mnt/rest", os.O_CREAT | os.O_WRONLY)
+try:
+    while os.write(fd, bytes(4096)):
+        pass
+except OSError:
+    os.fsync(fd)
+h.flush()
+assert h.pread(65536, 131072) == bytes(65536)
+END
+  nbdkit -U - qcow2 mnt/copy.qcow2 --run '"$PYTHON_NBD" flush.py "$uri"'
+}
+truncate -s 320M xfs.img
+if mkfs.xfs -q -m reflink=1 xfs.img >mount.err 2>&1 &&
+    mount -o loop xfs.img mnt 2>mount.err; then
+  flush_on_copy || fail "a flush on a copy that shares its space"
+  umount mnt
+else
+  echo "left out: a full xfs: $(cat mount.err)"
+fi

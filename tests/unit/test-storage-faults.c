@@ -28,6 +28,7 @@ static struct {
   int no_dsync;                 /* RWF_DSYNC fails with it */
   int no_mode;                  /* fallocate fails with it, for ... */
   int mode;                     /* ... this mode */
+  bool unshares;                /* as if it were XFS */
   int no_seek;                  /* lseek fails with it */
   int sync_error;               /* fdatasync fails with it */
   int truncate_error;
@@ -147,6 +148,13 @@ fallocate (int fd, int mode, off_t offset, off_t len)
   if (fault.no_mode && mode == fault.mode) {
     errno = fault.no_mode;
     return -1;
+  }
+  if (mode == FALLOC_FL_UNSHARE_RANGE) {
+    if (!fault.unshares) {
+      errno = EOPNOTSUPP;
+      return -1;
+    }
+    mode = 0;
   }
   return (int) syscall (SYS_fallocate, fd, mode, offset, len);
 }
@@ -403,8 +411,24 @@ START_TEST (no_reserve)
   fault.mode = 0;
   ck_assert_int_eq (storage_reserve (s, 0, LEN), -ENOTSUP);
   ck_assert_int_eq (storage_reserve (s, 0, LEN), -ENOTSUP);
-  ck_assert_int_eq (calls.fallocates, 1);
+  ck_assert_int_eq (calls.fallocates, 2); /* of two modes */
   ck_assert_uint_eq (size_of (s), 0);
+}
+END_TEST
+
+/* What is shared with another file has space, but not for a write. */
+START_TEST (shared_space_is_not_reserved_space)
+{
+  fault.unshares = true;
+  ck_ok (storage_reserve (s, 0, LEN));
+  ck_assert_int_eq (calls.fallocates, 1);
+  fault.no_mode = ENOSPC;
+  fault.mode = FALLOC_FL_UNSHARE_RANGE;
+  ck_assert_int_eq (storage_reserve (s, 0, LEN), -ENOSPC);
+  fault.no_mode = EOPNOTSUPP;
+  ck_ok (storage_reserve (s, 0, LEN));
+  ck_ok (storage_reserve (s, 0, LEN));
+  ck_assert_int_eq (calls.fallocates, 5);
 }
 END_TEST
 
@@ -494,6 +518,7 @@ main (void)
   tcase_add_test (tc, fallocate_fails);
   tcase_add_loop_test (tc, no_punch, 0, 2);
   tcase_add_test (tc, no_reserve);
+  tcase_add_test (tc, shared_space_is_not_reserved_space);
   tcase_add_test (tc, no_seek);
   tcase_add_test (tc, swapped_name);
   tcase_add_test (tc, truncate_fails);
