@@ -96,6 +96,12 @@ grep -Eq "^$door lib/image/guard\$" "$workdir/needs" ||
   fail "the guard does not write: this test looks wrongly"
 grep -Eq "^pwritev(2|64v2) lib/storage/storage-file\$" "$workdir/needs" ||
   fail "storage-file.c does not write: this test looks wrongly"
+# The test of faults lets each of its calls fall short, by its name.
+while read -r call _; do
+  grep -q "(WRAP)$call " "$top_srcdir/tests/crash/Makefile.am" ||
+    fail "$call of storage-file.c never falls short in tests/crash/test-faults"
+done < <(grep -E '^p(read|write)[a-z0-9]* lib/storage/storage-file$' \
+             "$workdir/needs")
 grep -qE "$changers" "$top_srcdir/lib/storage/storage-nbd-requests.c" ||
   fail "the NBD storage does not write: this test looks wrongly"
 grep -q "^libnbd lib/storage/storage-nbd-requests\$" "$workdir/needs" ||

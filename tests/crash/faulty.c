@@ -330,6 +330,8 @@ WRAP (char *, realpath, (const char *path, char *to), (path, to))
 
 ssize_t __real_pread64 (int fd, void *buf, size_t len, off_t offset);
 ssize_t __wrap_pread64 (int fd, void *buf, size_t len, off_t offset);
+ssize_t __real_pwrite64 (int fd, const void *buf, size_t len, off_t offset);
+ssize_t __wrap_pwrite64 (int fd, const void *buf, size_t len, off_t offset);
 ssize_t __real_pwritev64v2 (int fd, const struct iovec *iov, int cnt,
                             off_t offset, int flags);
 ssize_t __wrap_pwritev64v2 (int fd, const struct iovec *iov, int cnt,
@@ -341,6 +343,14 @@ __wrap_pread64 (int fd, void *buf, size_t len, off_t offset)
   if (len > 1 && hit (FAULT_SHORT))
     len /= 2;
   return __real_pread64 (fd, buf, len, offset);
+}
+
+ssize_t
+__wrap_pwrite64 (int fd, const void *buf, size_t len, off_t offset)
+{
+  if (len > 1 && hit (FAULT_SHORT))
+    len /= 2;
+  return __real_pwrite64 (fd, buf, len, offset);
 }
 
 ssize_t
