@@ -55,6 +55,10 @@ void commit_stop (struct image *img);
 /* Make everything that was acknowledged before the call durable.  Shares
  * a commit with others that ask at the same time.  0 or a negative
  * errno (reported).  Hold no lock but range locks and a table_lock.
+ *
+ * It releases what was freed, too, so that a step which failed with ENOSPC
+ * is worth another try.  If it fails, its error is the request's: what was
+ * freed is space that is there and cannot be used.
  */
 int commit_now (struct image *img);
 

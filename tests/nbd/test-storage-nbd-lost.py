@@ -103,6 +103,20 @@ def unflushed(lab):
     after(lab, path)
 
 
+def no_missing_space(lab):
+    """Each write that fails had a cluster, which a commit would free: there
+    is none any more, but that is not for want of space."""
+    path = image(lab)
+    below, server, handle = serve(lab, path, reconnect=60)
+    handle.pwrite(b"b" * BLOCK, 1 * M)
+    below.kill()
+    below.start()
+    got = {errno_of(handle.pwrite, b"w" * BLOCK, 2 * M) for _ in range(400)}
+    check(got == {errno.EIO}, "%s", got)
+    server.stop()
+    after(lab, path)
+
+
 def too_late(lab):
     """Requests wait no longer than they were told to, and work again when
     the server is back."""
@@ -377,6 +391,7 @@ def main():
     lab.case("comes back", comes_back, lab)
     lab.case("not asked to", not_asked, lab)
     lab.case("unflushed", unflushed, lab)
+    lab.case("no missing space", no_missing_space, lab)
     lab.case("too late", too_late, lab)
     lab.case("another export", another, lab)
     lab.case("load of reads", under_load, lab, False)
