@@ -44,7 +44,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #define NBDKIT_API_VERSION 2
@@ -53,6 +52,7 @@
 #include "cleanup.h"
 #include "event-line.h"
 #include "event-socket.h"
+#include "monotonic.h"
 #include "plugin.h"
 
 /* A thousand events and more, usually. */
@@ -502,8 +502,7 @@ events_stop (void)
     return;
   stopped = true;
 
-  clock_gettime (CLOCK_MONOTONIC, &deadline);
-  deadline.tv_sec += DRAIN_SECONDS;
+  deadline = monotonic_deadline (DRAIN_SECONDS);
   pthread_mutex_lock (&lock);
   stopping = true;
   pthread_cond_signal (&more);

@@ -38,7 +38,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "cleanup.h"
@@ -332,11 +331,8 @@ stats_publish (struct image *img)
 static void *
 writer (void *arg)
 {
-  struct timespec next;
-
   for (;;) {
-    clock_gettime (CLOCK_MONOTONIC, &next);
-    next.tv_sec += interval;
+    const struct timespec next = monotonic_deadline (interval);
     {
       ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&lock);
       int err = 0;

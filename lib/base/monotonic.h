@@ -30,4 +30,11 @@ monotonic_timespec (uint64_t nanoseconds)
                              .tv_nsec = (long) (nanoseconds % NANOSECONDS) };
 }
 
+/* So many seconds from now, for the same. */
+static inline struct timespec
+monotonic_deadline (unsigned seconds)
+{
+  return monotonic_timespec (monotonic_now () + seconds * NANOSECONDS);
+}
+
 #endif /* QCOW2_MONOTONIC_H */

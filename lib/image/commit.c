@@ -55,10 +55,10 @@
 
 #include <errno.h>
 #include <string.h>
-#include <time.h>
 
 #include "cleanup.h"
 #include "image-internal.h"
+#include "monotonic.h"
 #include "report.h"
 #include "restore.h"
 #include "sabotage.h"
@@ -305,10 +305,8 @@ wait_for_work (struct image *img)
 {
   struct commit *c = &img->commit;
   const unsigned interval = img->config.commit_interval;
-  struct timespec until;
+  const struct timespec until = monotonic_deadline (interval);
 
-  clock_gettime (CLOCK_MONOTONIC, &until);
-  until.tv_sec += interval;
   while (!c->stop && !c->kicked) {
     if (interval == 0)
       pthread_cond_wait (&c->work, &c->lock);

@@ -48,7 +48,6 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -95,7 +94,7 @@ nbdconn_went_down (struct nbdconn *c)
   if (c->state == DOWN || c->stop)
     return;
   c->state = DOWN;
-  clock_gettime (CLOCK_MONOTONIC, &c->down_since);
+  c->down_since = monotonic_now ();
   c->lost = c->changes > 0 || c->acked != c->flushed;
   if (c->lost)
     report_error ("%s: the connection is lost, and so may be writes that "
@@ -192,10 +191,8 @@ serve (struct nbdconn *c, struct nbd_handle *nbd)
 static void
 wait_a_second (struct nbdconn *c)
 {
-  struct timespec until;
+  const struct timespec until = monotonic_deadline (1);
 
-  clock_gettime (CLOCK_MONOTONIC, &until);
-  until.tv_sec++;
   while (!c->stop
          && pthread_cond_timedwait (&c->changed, &c->lock, &until) == 0)
     ;

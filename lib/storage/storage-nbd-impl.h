@@ -11,7 +11,6 @@
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
-#include <time.h>
 
 #include "monotonic.h"
 #include "storage.h"
@@ -37,7 +36,7 @@ struct nbdconn {
   unsigned changes;             /* those that change bytes */
   uint64_t acked, flushed;
   uint64_t busy_since;          /* monotonic_now: when UNDER_WAY left 0 */
-  struct timespec down_since;
+  uint64_t down_since;          /* the same: when STATE became DOWN */
 };
 
 /* Is nothing more to come on NBD? */

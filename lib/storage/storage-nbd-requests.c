@@ -12,7 +12,6 @@
 #include <inttypes.h>
 #include <semaphore.h>
 #include <string.h>
-#include <time.h>
 
 #include "checked.h"
 #include "cleanup.h"
@@ -111,11 +110,11 @@ static int
 wait_for_connection (struct nbdconn *c)
 {
   while (c->state == DOWN) {
-    struct timespec until = c->down_since;
+    const struct timespec until = monotonic_timespec
+      (c->down_since + c->patience.reconnect * NANOSECONDS);
 
     if (c->lost || c->patience.reconnect == 0 || c->stop)
       return -EIO;
-    until.tv_sec += c->patience.reconnect;
     if (pthread_cond_timedwait (&c->changed, &c->lock, &until) == ETIMEDOUT
         && c->state == DOWN)
       return -EIO;
