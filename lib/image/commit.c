@@ -280,6 +280,15 @@ fullness (struct image *img)
   return slices > freed ? slices : freed;
 }
 
+bool
+commit_frees_space (struct image *img, int *r)
+{
+  if (*r != -ENOSPC)
+    return false;
+  *r = commit_now (img);
+  return *r == 0;
+}
+
 int
 commit_throttle (struct image *img)
 {

@@ -55,10 +55,6 @@ void commit_stop (struct image *img);
 /* Make everything that was acknowledged before the call durable.  Shares
  * a commit with others that ask at the same time.  0 or a negative
  * errno (reported).  Hold no lock but range locks and a table_lock.
- *
- * It releases what was freed, too, so that a step which failed with ENOSPC
- * is worth another try.  If it fails, its error is the request's: what was
- * freed is space that is there and cannot be used.
  */
 int commit_now (struct image *img);
 
@@ -72,6 +68,14 @@ int commit_flush (struct image *img);
  * that one runs at a time; not with commit.lock held.
  */
 int commit_run (struct image *img);
+
+/* After a step of a request: if its result *R is -ENOSPC, have a commit,
+ * which releases what was freed.  True: the step is worth another try.
+ * Else *R is the request's: the step's, or that of a commit that failed,
+ * for what was freed is space that is there and cannot be used.  Locks as
+ * for commit_now.
+ */
+bool commit_frees_space (struct image *img, int *r);
 
 /* Before a change of the map, without any lock: if too much is waiting
  * for a commit, have one.  0, or its failure.

@@ -205,11 +205,8 @@ compress_clusters (struct image *img, const uint8_t *buf, uint64_t len,
 
   workers_run (img->workers, n, do_cluster, &job);
   for (i = 0; i < n; ++i) {
-    if (job.result[i] == -ENOSPC) {
-      job.result[i] = commit_now (img);
-      if (job.result[i] == 0)
-        do_cluster (&job, i);
-    }
+    if (commit_frees_space (img, &job.result[i]))
+      do_cluster (&job, i);
     if (job.result[i] < 0)
       return job.result[i];
     plain[i] = job.result[i] == 1;

@@ -152,11 +152,8 @@ raw_data_fill (struct image *img, uint64_t offset)
   offset = round_down (offset, step);
   lock_range (img, &hold, offset, end);
   r = fill_slice (img, offset, end);
-  if (r == -ENOSPC) {
-    r = commit_now (img);
-    if (r == 0)
-      r = fill_slice (img, offset, end);
-  }
+  if (commit_frees_space (img, &r))
+    r = fill_slice (img, offset, end);
   rangelock_unlock (&img->ranges, &hold);
   return r;
 }

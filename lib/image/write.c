@@ -280,11 +280,8 @@ write_exclusively (struct image *img, struct piece *p)
 
   while (p->len > 0 && r == 0) {
     r = write_step (img, p);
-    if (r == -ENOSPC) {
-      r = commit_now (img);
-      if (r == 0)
-        r = write_step (img, p);
-    }
+    if (commit_frees_space (img, &r))
+      r = write_step (img, p);
   }
   return r;
 }

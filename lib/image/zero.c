@@ -70,11 +70,8 @@ zero_in_slice (struct image *img, uint64_t offset, uint64_t len,
   if (change == MAP_ZERO_DROP)
     data_file_discard (img, offset, len);
   r = map_set (img, offset, len, change, 0);
-  if (r == -ENOSPC) {
-    r = commit_now (img);
-    if (r == 0)
-      r = map_set (img, offset, len, change, 0);
-  }
+  if (commit_frees_space (img, &r))
+    r = map_set (img, offset, len, change, 0);
   rangelock_unlock (&img->ranges, &hold);
   return r;
 }
