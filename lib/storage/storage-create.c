@@ -263,6 +263,8 @@ open_existing (const char *path, struct storage **s)
 {
   int r = storage_open_file (path, true, false, s);
 
+  if (r < 0)
+    *s = NULL;
   return r == -EINVAL || r == -ELOOP || r == -ENOENT ? -EEXIST : r;
 }
 
@@ -290,10 +292,8 @@ begin_existing (const char *path, const struct storage_contents *c,
 {
   int r = open_existing (path, s);
 
-  if (r < 0) {
-    *s = NULL;
+  if (r < 0)
     return r;
-  }
   r = check_existing (*s, c);
   if (r == 0)
     r = lock_it (*s);
@@ -383,12 +383,13 @@ storage_remove_created (const char *path, struct storage *s)
   struct storage *opened = NULL;
   int r = 0;
 
-  if (!s && open_existing (path, &opened) == 0)
-    r = lock_it (opened);
-  else if (!s)
-    opened = NULL;
+  if (!s) {
+    if (open_existing (path, &opened) == 0)
+      r = lock_it (opened);
+    s = opened;
+  }
   if (r == 0)
-    remove_it (path, s ? s : opened);
+    remove_it (path, s);
   storage_close (opened);
   return r;
 }

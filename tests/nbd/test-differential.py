@@ -754,7 +754,7 @@ def main():
     slow = 1
     if os.environ.get("QCOW2_VALGRIND"):
         slow = 5
-    count = int(os.environ.get("QCOW2_TEST_COUNT", 350 // slow))
+    count = int(os.environ.get("QCOW2_TEST_COUNT", 400 // slow))
     wanted = int(os.environ.get("QCOW2_TEST_CASES", 0))
     print("QCOW2_TEST_SEED=%s QCOW2_TEST_COUNT=%d QCOW2_TEST_CASES=%d" %
           (seed, count, wanted))

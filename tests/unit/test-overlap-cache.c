@@ -60,9 +60,6 @@ START_TEST (the_bytemap_cache_is_bounded_and_becomes_runs_again)
 }
 END_TEST
 
-/* Pages whose runs would have been larger left the cache and were never
- * looked at again; here a page full of runs goes and comes back.
- */
 /* No neighbours are alike. */
 static enum overlap_type
 dense (uint64_t i)
@@ -70,6 +67,9 @@ dense (uint64_t i)
   return i % 2 ? BLOCK : OLD_L2;
 }
 
+/* Pages whose runs would have been larger left the cache and were never
+ * looked at again; here a page full of runs goes and comes back.
+ */
 START_TEST (fault_28_a_dense_page_leaves_the_cache_and_returns)
 {
   struct overlap_stats s;
