@@ -286,6 +286,7 @@ sync_name (const char *path, struct storage *s)
   return storage_can_grow (s) ? storage_sync_directory (path) : 0;
 }
 
+/* Open and lock what there is, which must be ours to fill. */
 static int
 begin_existing (const char *path, const struct storage_contents *c,
                 struct storage **s)
@@ -297,21 +298,12 @@ begin_existing (const char *path, const struct storage_contents *c,
   r = check_existing (*s, c);
   if (r == 0)
     r = lock_it (*s);
-  if (r == 0)
-    r = check_existing (*s, c);
-  if (r == 0) {
-    r = fill_file (*s, c);
-    if (r == 0)
-      r = sync_name (path, *s);
-    if (r < 0)
-      remove_it (path, *s);
-  }
-  return r;
+  return r == 0 ? check_existing (*s, c) : r;
 }
 
+/* Open and lock what was just made empty. */
 static int
-begin_new (const char *path, const struct storage_contents *c,
-           struct storage **s)
+begin_new (const char *path, struct storage **s)
 {
   int r = storage_open_file (path, true, true, s);
 
@@ -319,13 +311,8 @@ begin_new (const char *path, const struct storage_contents *c,
     *s = NULL;
   else
     r = lock_it (*s);
-  if (r == -EAGAIN)             /* it is somebody else's already */
-    return r;
-  if (r == 0)
-    r = fill_file (*s, c);
-  if (r == 0)
-    r = sync_name (path, *s);
-  if (r < 0)
+  /* Unless it is somebody else's already. */
+  if (r < 0 && r != -EAGAIN)
     unlink (path);
   return r;
 }
@@ -340,7 +327,14 @@ storage_begin_file (const char *path, const struct storage_contents *c,
   if (r == -EEXIST)
     r = begin_existing (path, c, s);
   else if (r == 0)
-    r = begin_new (path, c, s);
+    r = begin_new (path, s);
+  if (r == 0) {
+    r = fill_file (*s, c);
+    if (r == 0)
+      r = sync_name (path, *s);
+    if (r < 0)
+      remove_it (path, *s);
+  }
   if (r < 0) {
     storage_close (*s);
     *s = NULL;
