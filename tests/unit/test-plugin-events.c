@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -217,7 +218,11 @@ END_TEST
 
 #define MANY 8000
 
-/* A burst, a while of one at a time, and a burst. */
+static _Atomic uint64_t emitted;
+
+/* A burst that no pipe and no queue hold, a while of one at a time, and
+ * a burst.
+ */
 static void *
 bursts (void *arg)
 {
@@ -225,10 +230,26 @@ bursts (void *arg)
 
   for (i = 0; i < MANY; i++) {
     emit (i, i + 1);
-    if (i > MANY / 4 && i < MANY / 2)
+    atomic_store (&emitted, i + 1);
+    if (i > MANY / 2 && i < MANY / 4 * 3)
       usleep (20);
   }
   return arg;
+}
+
+/* Start the bursts and come back, however slow the machine is, when the
+ * first is over.
+ */
+static pthread_t
+first_burst (void)
+{
+  pthread_t thread;
+
+  atomic_store (&emitted, 0);
+  ck_assert_int_eq (pthread_create (&thread, NULL, bursts, NULL), 0);
+  while (atomic_load (&emitted) < MANY / 2)
+    usleep (1000);
+  return thread;
 }
 
 /* A reader that cannot follow: the sender is not slowed down, every
@@ -243,8 +264,7 @@ START_TEST (test_slow_reader)
   open_pipe ();
   f = reader ();
   ck_assert_int_eq (events_start (), 0);
-  ck_assert_int_eq (pthread_create (&thread, NULL, bursts, NULL), 0);
-  usleep (100000);              /* nobody reads so far */
+  thread = first_burst ();      /* nobody reads so far */
   lost = follow (f, 0, MANY, 50);
   ck_assert_uint_gt (lost.lines, 0);
   /* Not one for every line that found room. */
@@ -294,8 +314,7 @@ START_TEST (test_nonblocking)
   snprintf (where, sizeof where, "fd:%d", fds[1]);
   ck_assert_int_eq (events_open (where, "disk.qcow2"), 0);
   ck_assert_int_eq (events_start (), 0);
-  ck_assert_int_eq (pthread_create (&thread, NULL, bursts, NULL), 0);
-  usleep (100000);
+  thread = first_burst ();
   ck_assert_int_ne (fcntl (writer_fd, F_GETFL) & O_NONBLOCK, 0);
   close (writer_fd);
   f = reader ();
