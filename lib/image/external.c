@@ -3,11 +3,15 @@
 /* Names of other files in images; see external.h.
  *
  * Names are names of files, or NBD URIs, and nothing else: QEMU would also
- * take other protocols ("ssh:...") or a block device description
- * ("json:{...}"), which is how images have made servers open what they
- * should not (CVE-2024-4467, CVE-2024-32498).  As in QEMU a colon
- * before the first slash makes a protocol; "file:" may stand before a
+ * take other protocols ("ssh:..."), which is how images have made servers
+ * open what they should not (CVE-2024-4467, CVE-2024-32498).  As in QEMU a
+ * colon before the first slash makes a protocol; "file:" may stand before a
  * name, and is the way to write a name with such a colon.
+ *
+ * A backing file may also be named in QEMU's other spellings, of which
+ * lib/format/backing-name.c makes the name of a file or an NBD URI.  That
+ * is judged as if it had been named plainly: no spelling opens what a plain
+ * name would not.
  *
  * URIs are compared as strings.  Only what cannot mean anything else than
  * it seems to counts as lying below a rule: a URI with a query can lead
@@ -32,6 +36,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backing-name.h"
 #include "cleanup.h"
 #include "external.h"
 #include "report.h"
@@ -51,11 +56,10 @@ protocol_length (const char *name)
   return name[n] == ':' ? n : 0;
 }
 
-/* Let *NAME be the name of a file, or fail. */
+/* Let *NAME be without what says that it is the name of a file, or fail. */
 static int
-check_name (const char *naming_file, const char **name)
+check_protocol (const char *naming_file, const char **name)
 {
-  const char *base;
   size_t n;
 
   if (strncmp (*name, "file:", 5) == 0)
@@ -68,15 +72,21 @@ check_name (const char *naming_file, const char **name)
                   naming_file, *name, n < 32 ? (int) n : 32, *name);
     return -ENOTSUP;
   }
-
-  base = strrchr (*name, '/');
-  base = base ? base + 1 : *name;
-  if (*base == '\0' || strcmp (base, ".") == 0 || strcmp (base, "..") == 0) {
-    report_error ("%s: the image names " NAME_FMT ", which is not the name "
-                  "of a file", naming_file, *name);
-    return -EINVAL;
-  }
   return 0;
+}
+
+/* FILE must be the name of a file. */
+static int
+check_file (const char *naming_file, const char *name, const char *file)
+{
+  const char *base = strrchr (file, '/');
+
+  base = base ? base + 1 : file;
+  if (*base && strcmp (base, ".") != 0 && strcmp (base, "..") != 0)
+    return 0;
+  report_error ("%s: the image names " NAME_FMT ", which is not the name "
+                "of a file", naming_file, name);
+  return -EINVAL;
 }
 
 /* The real path of the directory part of PATH. */
@@ -179,20 +189,28 @@ uri_matches (const char *uri, const char *rule)
     && !strstr (uri, "/../") && !strstr (uri, "/./");
 }
 
-/* A URI that RULES allow is its own path. */
+/* A URI that RULES allow is its own path.  NAME may be another way to
+ * write it, which rules are not.
+ */
 static int
-resolve_uri (const char *naming_file, const char *uri,
+resolve_uri (const char *naming_file, const char *name, const char *uri,
              const char *const *rules, char **path)
 {
   for (; *rules; rules++) {
     if (uri_matches (uri, *rules)) {
       *path = strdup (uri);
-      return *path ? 0 : not_found (naming_file, uri, uri, -ENOMEM);
+      return *path ? 0 : not_found (naming_file, name, uri, -ENOMEM);
     }
   }
-  report_error ("%s: the image names " NAME_FMT ": external-files= does not "
-                "allow that; add external-files=URI if you trust the image",
-                naming_file, uri);
+  if (strcmp (name, uri) == 0)
+    report_error ("%s: the image names " NAME_FMT ": external-files= does "
+                  "not allow that; add external-files=URI if you trust the "
+                  "image", naming_file, name);
+  else
+    report_error ("%s: the image names " NAME_FMT ", which is " NAME_FMT
+                  ": external-files= does not allow that; add "
+                  "external-files=URI if you trust the image", naming_file,
+                  name, uri);
   return -EPERM;
 }
 
@@ -221,24 +239,18 @@ home_directory (const char *naming_file, const char *name, const char *file,
   return err < 0 ? not_found (naming_file, name, naming_file, err) : 0;
 }
 
-int
-external_resolve (const char *naming_file, const char *name,
-                  const char *const *rules, char **path)
+/* FILE, for which the image has NAME. */
+static int
+resolve_file (const char *naming_file, const char *name, const char *file,
+              const char *const *rules, char **path)
 {
   CLEANUP_FREE char *home = NULL;
   CLEANUP_FREE char *target = NULL;
   CLEANUP_FREE char *real = NULL;
-  const char *file = name;
-  int err;
+  int err = check_file (naming_file, name, file);
 
-  if (storage_is_nbd_uri (name))
-    return resolve_uri (naming_file, name, rules, path);
-
-  err = check_name (naming_file, &file);
-  if (err < 0)
-    return err;
-
-  err = home_directory (naming_file, name, file, &home);
+  if (err == 0)
+    err = home_directory (naming_file, name, file, &home);
   if (err < 0)
     return err;
 
@@ -264,4 +276,48 @@ external_resolve (const char *naming_file, const char *name,
   *path = real;
   real = NULL;
   return 0;
+}
+
+int
+external_resolve (const char *naming_file, const char *name,
+                  const char *const *rules, char **path)
+{
+  const char *file = name;
+  int err;
+
+  if (storage_is_nbd_uri (name))
+    return resolve_uri (naming_file, name, name, rules, path);
+  err = check_protocol (naming_file, &file);
+  return err < 0 ? err : resolve_file (naming_file, name, file, rules, path);
+}
+
+int
+external_parse_backing (const char *naming_file, const char *name,
+                        struct backing_name *parsed)
+{
+  const size_t len = strlen (name);
+  struct format_error e;
+  int err;
+
+  if (storage_is_nbd_uri (name) && len < sizeof parsed->place) {
+    memset (parsed, 0, sizeof *parsed);
+    parsed->is_uri = true;
+    memcpy (parsed->place, name, len + 1);
+    return 0;
+  }
+  err = backing_name_parse (name, parsed, &e);
+  if (err < 0)
+    report_error ("%s: the image names " NAME_FMT " as its backing file: %s",
+                  naming_file, name, e.text);
+  return err;
+}
+
+int
+external_resolve_backing (const char *naming_file, const char *name,
+                          const struct backing_name *parsed,
+                          const char *const *rules, char **path)
+{
+  return parsed->is_uri
+    ? resolve_uri (naming_file, name, parsed->place, rules, path)
+    : resolve_file (naming_file, name, parsed->place, rules, path);
 }

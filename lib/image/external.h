@@ -11,7 +11,8 @@
 #ifndef QCOW2_EXTERNAL_H
 #define QCOW2_EXTERNAL_H
 
-/* The file that NAME, found in the image NAMING_FILE, stands for, if
+/* The file that NAME, found in the image NAMING_FILE as the name of its
+ * data file, or given by the user, stands for, if
  * RULES allow it: a list that ends with NULL, of which one entry must
  * allow the file:
  *
@@ -36,5 +37,17 @@
  */
 int external_resolve (const char *naming_file, const char *name,
                       const char *const *rules, char **path);
+
+struct backing_name;
+
+/* The same in two steps for the name of a backing file, which may be in
+ * other spellings, too, and say more than a place.  First what it means:
+ * 0, or a negative errno (reported).  Then the place, under the rules.
+ */
+int external_parse_backing (const char *naming_file, const char *name,
+                            struct backing_name *parsed);
+int external_resolve_backing (const char *naming_file, const char *name,
+                              const struct backing_name *parsed,
+                              const char *const *rules, char **path);
 
 #endif /* QCOW2_EXTERNAL_H */

@@ -64,7 +64,8 @@ struct image_config {
                                    NULL-terminated */
   const char *backing_file;     /* instead of the image's; or NULL */
   const char *backing_format;   /* "qcow2" or "raw", the same */
-  const char *data_file;        /* the same */
+  bool no_backing;              /* as if the image did not name one */
+  const char *data_file;        /* as backing_file */
   const char *passphrase;       /* of an encrypted image; or NULL */
   const char *backing_passphrase; /* of its layers, if another; or NULL */
   bool offline;                 /* nobody is served: only metadata is looked

@@ -20,7 +20,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backing-name.h"
 #include "checked.h"
+#include "cleanup.h"
+#include "external.h"
 #include "extents.h"
 #include "image-internal.h"
 #include "other-file.h"
@@ -93,7 +96,7 @@ open_raw (struct layer *layer)
 
 /* The config of a layer: what concerns reading. */
 static struct image_config
-layer_config (const struct image *img, const char *path)
+layer_config (const struct image *img, const char *path, bool no_backing)
 {
   struct image_config config = img->config;
 
@@ -101,6 +104,7 @@ layer_config (const struct image *img, const char *path)
   config.readonly = true;
   config.compress = COMPRESS_OFF;
   config.backing_file = config.backing_format = NULL;
+  config.no_backing = no_backing;
   config.data_file = NULL;
   if (config.backing_passphrase)
     config.passphrase = config.backing_passphrase;
@@ -110,21 +114,42 @@ layer_config (const struct image *img, const char *path)
   return config;
 }
 
-/* Which format is the backing file of?  1: qcow2, 0: raw. */
+/* The image says it in two places, and differently.  QEMU believes the
+ * first; who made the image had the second in mind.
+ */
 static int
-backing_is_qcow2 (struct image *img, const char *name)
+two_formats (const struct image *img, const char *name, const char *named)
+{
+  report_error ("%s: the image says that its backing file has the format %s, "
+                "but names '%.256s', which has the driver %s; %scorrect it "
+                "with 'qemu-img rebase -u'", img->config.filename,
+                img->header.backing_format, name, named, img->is_top
+                ? "give backing-format=qcow2 or backing-format=raw, or "
+                : "");
+  return -EINVAL;
+}
+
+/* Which format is the backing file of?  1: qcow2, 0: raw.  NAMED: the
+ * one that its name has, or NULL.
+ */
+static int
+backing_is_qcow2 (struct image *img, const char *name, const char *named)
 {
   const char *format = img->config.backing_format
     ? img->config.backing_format : img->header.backing_format;
 
+  if (named && *format == '\0')
+    format = named;
+  if (named && !img->config.backing_format && strcmp (format, named) != 0)
+    return two_formats (img, name, named);
   if (strcmp (format, "qcow2") == 0)
     return 1;
   if (strcmp (format, "raw") == 0)
     return 0;
   if (format[0] == '\0')
     report_error ("%s: the image does not say which format its backing file "
-                  "%s has, and it is not guessed; say it with %s'qemu-img "
-                  "rebase -u -b %s -F FORMAT %s'", img->config.filename,
+                  "%.256s has, and it is not guessed; say it with %s'qemu-img "
+                  "rebase -u -b %.256s -F FORMAT %s'", img->config.filename,
                   name, img->is_top ? "backing-format=qcow2 or "
                   "backing-format=raw, or in the image with " : "", name,
                   img->config.filename);
@@ -151,7 +176,7 @@ no_layer (const struct image *img)
 
 static int
 fill_layer (struct image *img, struct chain *chain, struct layer *layer,
-            struct storage *s, bool qcow2)
+            struct storage *s, bool qcow2, bool no_backing)
 {
   struct image_config config;
   int r;
@@ -163,30 +188,51 @@ fill_layer (struct image *img, struct chain *chain, struct layer *layer,
   if (!qcow2)
     return open_raw (layer);
   layer->raw = NULL;
-  config = layer_config (img, storage_name (s));
+  config = layer_config (img, storage_name (s), no_backing);
   r = image_open_in_chain (&config, s, chain, &layer->image);
   if (r == 0)
     layer->size = image_size (layer->image);
   return r;
 }
 
-int
-layer_open (struct image *img, struct chain *chain, struct layer **ret)
+/* Find and open the file.  What its name says beside the place is not
+ * kept, for a chain is long.
+ */
+static int
+open_named (struct image *img, bool *qcow2, bool *no_backing,
+            struct storage **s)
 {
   const bool chosen = img->config.backing_file != NULL;
   const char *name = chosen ? img->config.backing_file
     : img->header.backing_file;
+  CLEANUP_FREE struct backing_name *parsed = calloc (1, sizeof *parsed);
+  int r = 0;
+
+  if (!parsed)
+    return -ENOMEM;
+  if (!chosen)
+    r = external_parse_backing (img->config.filename, name, parsed);
+  if (r == 0)
+    r = backing_is_qcow2 (img, name, parsed->format);
+  if (r < 0)
+    return r;
+  *qcow2 = r;
+  *no_backing = parsed->no_backing;
+  return other_file_open_backing (img, name, chosen ? NULL : parsed, s);
+}
+
+int
+layer_open (struct image *img, struct chain *chain, struct layer **ret)
+{
   struct storage *s = NULL;
   struct layer *layer;
-  int r, qcow2;
+  bool qcow2, no_backing;
+  int r;
 
   *ret = NULL;
-  if (img->header.backing_file[0] == '\0')
+  if (img->header.backing_file[0] == '\0' || img->config.no_backing)
     return no_layer (img);
-  qcow2 = backing_is_qcow2 (img, name);
-  if (qcow2 < 0)
-    return qcow2;
-  r = other_file_open (img, "backing file", name, chosen, false, &s);
+  r = open_named (img, &qcow2, &no_backing, &s);
   if (r < 0)
     return r;
   layer = calloc (1, sizeof *layer);
@@ -194,7 +240,7 @@ layer_open (struct image *img, struct chain *chain, struct layer **ret)
     storage_close (s);
     return -ENOMEM;
   }
-  r = fill_layer (img, chain, layer, s, qcow2);
+  r = fill_layer (img, chain, layer, s, qcow2, no_backing);
   if (r < 0) {
     layer_close (layer);
     return r;

@@ -10,9 +10,12 @@
 #include <config.h>
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "backing-name.h"
+#include "checked.h"
 #include "cleanup.h"
 #include "external.h"
 #include "image-internal.h"
@@ -66,6 +69,23 @@ lock (const struct image *img, const char *what, struct storage *s)
   return r;
 }
 
+/* Open what was found at PATH, and lock it. */
+static int
+open_and_lock (const struct image *img, const char *what, const char *path,
+               bool chosen, bool writable, struct storage **s)
+{
+  int r = open_path (img, what, path, chosen, writable, s);
+
+  if (r < 0)
+    return r;
+  r = lock (img, what, *s);
+  if (r < 0) {
+    storage_close (*s);
+    *s = NULL;
+  }
+  return r;
+}
+
 int
 other_file_open (const struct image *img, const char *what, const char *name,
                  bool chosen, bool writable, struct storage **s)
@@ -77,11 +97,57 @@ other_file_open (const struct image *img, const char *what, const char *name,
   *s = NULL;
   r = external_resolve (img->config.filename, name,
                         chosen ? any : img->config.external_files, &path);
-  if (r == 0)
-    r = open_path (img, what, path, chosen, writable, s);
-  if (r < 0)
+  return r < 0 ? r : open_and_lock (img, what, path, chosen, writable, s);
+}
+
+/* Let *S be the part of itself that is meant.  As with QEMU all of it must
+ * be there.
+ */
+static int
+cut_out (const struct image *img, const char *name,
+         const struct backing_name *part, struct storage **s)
+{
+  uint64_t size, len;
+  int r = storage_size (*s, &size);
+
+  if (r < 0) {
+    report_error ("%s: finding the size of its backing file %s: %s",
+                  img->config.filename, storage_name (*s), strerror (-r));
     return r;
-  r = lock (img, what, *s);
+  }
+  len = part->size;
+  if (part->offset > size
+      || (len != UINT64_MAX && len > size - part->offset)) {
+    report_error ("%s: the image names '%.256s', but %s has %" PRIu64
+                  " bytes, and its 'offset' is %" PRIu64 "; give "
+                  "backing-file= and backing-format= instead",
+                  img->config.filename, name, storage_name (*s), size,
+                  part->offset);
+    return -EINVAL;
+  }
+  return storage_open_window (*s, part->offset, MIN (len, size - part->offset),
+                              s);
+}
+
+int
+other_file_open_backing (const struct image *img, const char *name,
+                         const struct backing_name *parsed,
+                         struct storage **s)
+{
+  static const char what[] = "backing file";
+  CLEANUP_FREE char *path = NULL;
+  int r;
+
+  *s = NULL;
+  if (!parsed)
+    return other_file_open (img, what, name, true, false, s);
+  r = external_resolve_backing (img->config.filename, name, parsed,
+                                img->config.external_files, &path);
+  if (r == 0)
+    r = open_and_lock (img, what, path, false, false, s);
+  if (r < 0 || !parsed->windowed)
+    return r;
+  r = cut_out (img, name, parsed, s);
   if (r < 0) {
     storage_close (*s);
     *s = NULL;

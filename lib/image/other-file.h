@@ -11,7 +11,7 @@ struct image;
 struct storage;
 
 /* Open, and lock as a reader, the file (or NBD export) that NAME stands
- * for.  WHAT it is ("backing file") is for messages.  CHOSEN by the user,
+ * for.  WHAT it is ("data file") is for messages.  CHOSEN by the user,
  * who needs no permission; else the image named it, and external-files=
  * must allow it.  WRITABLE: for writing if that is possible, else only
  * for reading.
@@ -22,5 +22,14 @@ struct storage;
 int other_file_open (const struct image *img, const char *what,
                      const char *name, bool chosen, bool writable,
                      struct storage **s);
+
+/* The same for the backing file, for reading, and for the part of it that
+ * is meant.  PARSED: what NAME, found in the image, means; NULL: the user
+ * has chosen it.
+ */
+struct backing_name;
+int other_file_open_backing (const struct image *img, const char *name,
+                             const struct backing_name *parsed,
+                             struct storage **s);
 
 #endif /* QCOW2_OTHER_FILE_H */

@@ -124,6 +124,12 @@ bool storage_is_nbd_uri (const char *name);
  */
 int storage_open_memory (uint64_t size, struct storage **s);
 
+/* A part of INNER, for reading: SIZE bytes at OFFSET, both in bytes, which
+ * need not be there.  INNER is then closed with it; not if this fails.
+ */
+int storage_open_window (struct storage *inner, uint64_t offset,
+                         uint64_t size, struct storage **s);
+
 /* Wait for nothing, release the locks, free.  NULL is allowed. */
 void storage_close (struct storage *s);
 

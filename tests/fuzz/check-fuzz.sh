@@ -29,7 +29,7 @@ set -euo pipefail
 : "${SOURCE:?}" "${BUILD:?}" "${CC_FUZZ:=clang}" "${RUNS:=200000}"
 : "${SANITIZE=address,undefined}" "${LONGEST=}" "${LARGE=}"
 targets=("$@")
-[ $# -gt 0 ] || targets=(decompress header image luks overlap parameters tables)
+[ $# -gt 0 ] || targets=(decompress header image luks names overlap parameters tables)
 
 work=$BUILD/tests/fuzz/fuzzing
 mkdir -p "$work/objects"

@@ -16,7 +16,7 @@ for target in header decompress luks; do
     "$top_srcdir/tests/fuzz/corpus-$target"
 done
 # These have many files, which differ already.
-for target in tables parameters; do
+for target in names tables parameters; do
   "$top_builddir/tests/fuzz/fuzz-$target" -n "$((mutations / 20))" \
     "$top_srcdir/tests/fuzz/corpus-$target"
 done

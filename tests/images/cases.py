@@ -239,6 +239,8 @@ FEATURE_CASES = [
     Case("data-file-json", "data_file", data_file_name(
         b'json:{"driver":"file","filename":"/etc/hostname"}'),
         Refused("json:", "external-files")),
+    Case("data-file-nbd-old", "data_file", data_file_name(
+        b"nbd:localhost:10809"), Refused("nbd:", "external-files")),
     Case("data-file-missing", "data_file", data_file_name(b"none.data"),
          Refused("none.data", "No such file")),
     Case("data-file-fifo", "data_file", data_file_fifo,
@@ -749,9 +751,73 @@ BACKING_CASES = [
         b"../" + m.outside().encode())(i, m),
         Refused("outside.raw", "external-files")),
     Case("backing-json", "overlay", backing(
-        b'json:{"file.filename": "base.raw"}'), Refused("json:")),
+        b'json:{"file.filename": "base.raw"}'), Serves()),
+    Case("backing-json-old", "overlay", backing(
+        b"json:{'driver':'raw','offset':0,'file':{'driver':'file',"
+        b"'aio':'threads','filename':'base.raw'}}"), Serves()),
+    Case("backing-json-outside", "overlay", backing(
+        b'json:{"driver":"raw","file.filename":"/etc/hostname"}'),
+        Refused("/etc/hostname", "external-files")),
+    Case("backing-json-dotdot", "overlay", lambda i, m: backing(
+        b'json:{"file":{"filename":"../%s"}}' % m.outside().encode())(i, m),
+        Refused("outside.raw", "external-files")),
+    Case("backing-json-link", "overlay", first(
+        link_outside, backing(b'json:{"file.filename":"link.raw"}')),
+        Refused("link.raw", "external-files")),
+    Case("backing-json-device", "overlay", backing(
+        b'json:{"driver":"raw","file":{"driver":"host_device",'
+        b'"filename":"/dev/zero"}}'), Refused("/dev/zero", "external-files")),
+    Case("backing-json-nested-name", "overlay", backing(
+        b'json:{"file.filename":"json:{\\"file.filename\\":\\"base.raw\\"}"}'),
+        Refused("No such file")),
+    Case("backing-json-nbd", "overlay", backing(
+        b'json:{"driver":"nbd","host":"127.0.0.1","port":"1"}'),
+        Refused("nbd://127.0.0.1:1/", "external-files")),
+    Case("backing-json-fd", "overlay", backing(
+        b'json:{"driver":"nbd","server":{"type":"fd","str":"3"}}'),
+        Refused("'server.type' is 'fd'", "backing-file=")),
+    Case("backing-json-driver", "overlay", backing(
+        b'json:{"driver":"blkverify","raw":{"filename":"/etc/hostname"},'
+        b'"test":{"filename":"base.raw"}}'),
+        Refused("'driver' is 'blkverify'", "backing-file=")),
+    Case("backing-json-types", "overlay", backing(
+        b'json:{"file":[{"filename":["base.raw"]}],"driver":{}}'),
+        Refused("'file.filename' is missing", "backing-file=")),
+    Case("backing-json-twice", "overlay", backing(
+        b'json:{"file.filename":"/etc/hostname","file":{"filename":'
+        b'"base.raw"}}'), Refused("'file.filename' is there twice",
+                                  "backing-file=")),
+    Case("backing-json-deep", "overlay", backing(
+        b"json:" + b'{"a":' * 169 + b"1" + b"}" * 169),
+        Refused("nested more than 8 deep", "backing-file=")),
+    Case("backing-json-deep-arrays", "overlay", backing(
+        b'json:{"a":' + b"[" * 500 + b"]" * 500 + b"}"),
+        Refused("'file.filename' is missing", "backing-file=")),
+    Case("backing-json-key", "overlay", backing(
+        b'json:{"file.filename":"base.raw","bogus":1}'),
+        Refused("'bogus' is not a key", "backing-file=")),
+    Case("backing-json-backing", "overlay", backing(
+        b'json:{"driver":"qcow2","file.filename":"base.raw","backing":'
+        b'{"driver":"raw","file.filename":"/etc/hostname"}}', b"qcow2"),
+        Refused("'backing.", "backing-file=")),
+    Case("backing-json-format", "overlay", backing(
+        b'json:{"driver":"qcow2","file.filename":"base.raw"}'),
+        Refused("has the format raw", "driver qcow2", "backing-format=")),
+    Case("backing-json-window-past-end", "overlay", backing(
+        b'json:{"driver":"raw","offset":9223372036854775807,"size":0,'
+        b'"file.filename":"base.raw"}'),
+        Refused("'offset' is 9223372036854775807", "backing-file=")),
+    Case("backing-json-itself", "overlay", lambda i, m: backing(
+        b'json:{"driver":"qcow2","file.filename":"%s"}' % i.name().encode(),
+        b"qcow2")(i, m), Refused("leads back")),
+    Case("backing-json-itself-in-part", "overlay", lambda i, m: backing(
+        b'json:{"driver":"qcow2","file":{"driver":"raw","offset":0,"file":'
+        b'{"filename":"%s"}}}' % i.name().encode(),
+        b"qcow2")(i, m), Refused("leads back")),
     Case("backing-nbd", "overlay", backing(b"nbd://127.0.0.1:1/"),
          Refused("nbd://127.0.0.1:1/")),
+    Case("backing-nbd-old", "overlay", backing(b"nbd:127.0.0.1:1"),
+         Refused("nbd://127.0.0.1:1/", "external-files")),
     Case("backing-file-outside", "overlay", backing(b"file:/etc/hostname"),
          Refused("/etc/hostname", "external-files")),
     Case("backing-link-outside", "overlay", link_outside,
@@ -763,9 +829,9 @@ BACKING_CASES = [
     Case("backing-device", "overlay", backing(b"/dev/zero"),
          Refused("/dev/zero", "external-files")),
     Case("backing-fat", "overlay", backing(b"fat:rw:/etc"),
-         Refused("fat:", "external-files")),
+         Refused("fat:", "backing-file=")),
     Case("backing-host-device", "overlay", backing(
-        b"host_device:/dev/null"), Refused("host_device:")),
+        b"host_device:/dev/null"), Refused("/dev/null", "external-files")),
     Case("backing-blkdebug", "overlay", backing(
         b"blkdebug:/etc/hostname:base.raw"), Refused("blkdebug:")),
     Case("backing-ssh", "overlay", backing(b"ssh://localhost/etc/passwd"),

@@ -57,6 +57,7 @@ CHECKED = {
     },
     "QEMU needs the data file, whose clusters are not checked": {
         "data-file-bit", "data-file-json", "data-file-missing",
+        "data-file-nbd-old",
     },
     "QEMU does not open an image with a bitmap that it cannot use": {
         "bitmap-type", "bitmap-table-size", "bitmap-table-offset",

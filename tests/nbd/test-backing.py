@@ -3,8 +3,10 @@
 
 """Backing files: what is read through them, and which are refused."""
 
+import json
 import os
 import shutil
+import socket
 import sys
 
 sys.dont_write_bytecode = True
@@ -337,7 +339,8 @@ def external_files(lab):
 def strange_names(lab):
     """A name is the name of a file, not a language."""
     places = Places(lab)
-    for name in ('json:{"driver":"raw","file.filename":"/etc/passwd"}',
+    for name in ('json:{"driver":"fat","dir":"/etc"}',
+                 'json:{"driver":"raw","file.filename":"/etc"}',
                  "file:fat:/etc/passwd", "nbd://localhost/x", "fat:/etc",
                  "http://localhost/x", "vpc:near.raw"):
         places.name(places.near)
@@ -361,6 +364,176 @@ def strange_names(lab):
     lab.refuses(places.top, "nowhere.raw", "No such file")
     places.name(places.deep)
     lab.refuses(places.top, "deep", external_files="any")
+
+
+# Names in QEMU's other spellings.
+
+def as_qemu_sees(lab, top, cwd=None):
+    raw = lab.path()
+    qemu_img("convert", "-U", "-f", "qcow2", "-O", "raw", top, raw, cwd=cwd)
+    return contents(raw)
+
+
+def reads_equal(lab, top, cwd=None, **params):
+    """TOP, an empty overlay, is the same to us as to QEMU; and when some of
+    it was written to QEMU finds that, and the rest as it was."""
+    disk = bytearray(as_qemu_sees(lab, top, cwd))
+    check(any(disk), "nothing is below %s", top)
+    with lab.server(top, **params) as server:
+        handle = server.connect()
+        expect(handle, (0, bytes(disk)))
+        handle.pwrite(b"x" * 1000, 70000)
+        disk[70000:71000] = b"x" * 1000
+        expect(handle, (0, bytes(disk)))
+    check(as_qemu_sees(lab, top, cwd) == disk, "QEMU reads otherwise")
+
+
+def js(fmt, **file):
+    return "json:" + json.dumps({"driver": fmt, "file": file})
+
+
+def spelled_files(lab):
+    """Absolute names, which mean the same wherever QEMU is."""
+    places = Places(lab)
+    raw = raw_file(os.path.join(places.disks, "b.raw"),
+                   (0, bytes(range(256)) * 4 * K + b"tail"))
+    qcow2 = os.path.join(places.disks, "b.qcow2")
+    qemu_img("convert", "-f", "raw", "-O", "qcow2", raw, qcow2)
+    packed = os.path.join(places.disks, "b.packed")
+    with open(packed, "wb") as f:
+        f.write(b"p" * 1536 + contents(qcow2))
+        f.write(bytes(-f.tell() % 512))
+    size = os.path.getsize(packed) - 1536
+    for name, fmt in (
+            ("file:" + raw, "raw"),
+            (js("raw", driver="file", filename=raw), "raw"),
+            (js("raw", filename=raw, aio="threads", locking="auto",
+                cache={"direct": False}), "raw"),
+            ('json:{"file.filename":"%s"}' % raw, "raw"),
+            ("json:{'driver':'raw','file.filename':'%s'}" % raw, "raw"),
+            (js("qcow2", driver="file", filename=qcow2), "qcow2"),
+            ('json:{"driver":"qcow2","backing":null,"read-only":true,'
+             '"discard":"unmap","file":{"driver":"raw","file":{"driver":'
+             '"file","filename":"%s"}}}' % qcow2, "qcow2"),
+            ('json:{"driver":"raw","offset":"1000","file.filename":"%s"}'
+             % raw, "raw"),
+            ('json:{"driver":"raw","offset":7,"size":512000,"file":'
+             '{"driver":"file","filename":"%s"}}' % raw, "raw"),
+            ('json:{"driver":"qcow2","file":{"driver":"raw","offset":1536,'
+             '"size":%d,"file":{"driver":"file","filename":"%s"}}}'
+             % (size, packed), "qcow2")):
+        # Without a size QEMU opens what is below.
+        create(places.top, None, backing=name, backing_format=fmt)
+        reads_equal(lab, places.top)
+        lab.refuses(places.top, "external-files", external_files="none")
+    # The size that a part has must be there.
+    for offset, size in ((2 * M, 0), (1 * M, 512)):
+        create(places.top, 1 * M, quiet_backing=True, backing_format="raw",
+               backing='json:{"driver":"raw","offset":%d,"size":%d,'
+               '"file.filename":"%s"}' % (offset, size, raw))
+        lab.refuses(places.top, "'offset' is %d" % offset, "backing-file=")
+
+
+def spelled_relative(lab):
+    """QEMU looks for these where it is itself, we where the image is; if
+    that is one place the two agree."""
+    places = Places(lab)
+    for name in ("file:near.raw", js("raw", driver="file",
+                                     filename="near.raw")):
+        qemu_img("create", "-q", "-f", "qcow2", "-b", name, "-F", "raw",
+                 "top.qcow2", cwd=places.disks)
+        reads_equal(lab, places.top, cwd=places.disks)
+    # None leads out of the folder that a plain name does not lead out of.
+    for name in ("../other/far.raw", "link.raw", "deep/below.raw",
+                 places.far):
+        for spelled in (js("raw", driver="file", filename=name),
+                        js("raw", driver="host_device", filename=name),
+                        '{"driver":"file","filename":"%s"}' % name):
+            places.name(spelled if spelled.startswith("json:")
+                        else "json:" + spelled)
+            lab.refuses(places.top, "top.qcow2", "external-files")
+        with lab.server(places.top, external_files="any") as server:
+            server.connect()
+
+
+def spelled_nbd(lab):
+    """Exports of live servers, over both kinds of socket."""
+    raw = raw_file(lab.path(), (0, bytes(range(1, 251)) * 2 * K))
+    local = Below(lab, raw)
+    other = Below(lab, raw, qemu=True)
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    tcp = Below(lab, raw, port=port)
+    top = lab.path()
+    number = str(port)
+    for name, uri in (
+            ("nbd:unix:" + local.socket, local.uri()),
+            ("nbd:unix:%s:exportname=" % other.socket, other.uri()),
+            ("nbd:127.0.0.1:" + number, tcp.uri() + "/"),
+            ("nbd+tcp://127.0.0.1:" + number, tcp.uri()),
+            ("nbd:127.0.0.1:%s:exportname=a b" % number,
+             tcp.uri() + "/a%20b"),
+            (js("raw", driver="nbd", path=local.socket), local.uri()),
+            (js("raw", driver="nbd", host="127.0.0.1", port=number),
+             tcp.uri() + "/"),
+            (js("raw", driver="nbd", export="a/b",
+                server={"type": "inet", "host": "127.0.0.1",
+                        "port": number}), tcp.uri() + "/a/b"),
+            ('json:{"driver":"raw","offset":512,"size":102400,"file":'
+             '{"driver":"nbd","server.type":"unix","server.path":"%s"}}'
+             % other.socket, other.uri())):
+        if name.endswith("exportname="):
+            create(top, 500 * K, backing=name, backing_format="raw",
+                   quiet_backing=True)     # QEMU does not open this one
+            with lab.server(top, external_files=uri) as server:
+                expect(server.connect(), (0, contents(raw)[:500 * K]))
+        else:
+            create(top, None, backing=name, backing_format="raw")
+            reads_equal(lab, top, external_files=uri)
+        # It says which URI must be allowed.
+        lab.refuses(top, uri, "external-files")
+        lab.refuses(top, uri, "external-files", external_files=uri + "x")
+    for below in (local, other, tcp):
+        below.end()
+
+
+def spelled_formats(lab):
+    """The format in a json: name counts if the image says no other."""
+    places = Places(lab)
+    name = js("raw", driver="file", filename=places.near)
+
+    def say(fmt):
+        create(places.top, M, backing=name, backing_format="raw")
+        with Qcow2(places.top) as image:
+            image.replace_extensions(
+                [(k, fmt if k == EXT_BACKING_FORMAT else d)
+                 for k, _, d in image.extensions()
+                 if fmt or k != EXT_BACKING_FORMAT])
+
+    say(None)
+    with lab.server(places.top) as server:
+        expect(server.connect(), (0, b"N" * 512))
+    say(b"qcow2")
+    lab.refuses(places.top, "has the format qcow2", "the driver raw",
+                "backing-format=")
+    with lab.server(places.top, backing_format="raw") as server:
+        expect(server.connect(), (0, b"N" * 512))
+
+
+def no_backing_of_backing(lab):
+    """What "backing" is null for is the end of the chain."""
+    places = Places(lab)
+    middle = create(os.path.join(places.disks, "mid.qcow2"), None,
+                    backing=places.near, backing_format="raw")
+    qemu_io(middle, "write -P 5 0 64k")
+    create(places.top, None, backing_format="qcow2",
+           backing='json:{"driver":"qcow2","backing":null,'
+           '"file.filename":"%s"}' % middle)
+    reads_equal(lab, places.top)
+    os.unlink(places.near)
+    with lab.server(places.top) as server:
+        expect(server.connect(), (0, b"\5" * 64 * K + bytes(1000)))
 
 
 def override(lab):
@@ -450,6 +623,11 @@ def main():
             lab.case("format %.10r" % name, other_format, lab, name)
         lab.case("external files", external_files, lab)
         lab.case("strange names", strange_names, lab)
+        lab.case("files in other spellings", spelled_files, lab)
+        lab.case("relative ones", spelled_relative, lab)
+        lab.case("exports in other spellings", spelled_nbd, lab)
+        lab.case("formats in names", spelled_formats, lab)
+        lab.case("no backing of the backing", no_backing_of_backing, lab)
         lab.case("override", override, lab)
         lab.case("loops", loops, lab)
         lab.case("deep chain", deep_chain, lab)

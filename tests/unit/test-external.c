@@ -16,6 +16,7 @@
 #include <unistd.h>
 #include <sys/stat.h>
 
+#include "backing-name.h"
 #include "external.h"
 #include "report.h"
 #include "run-suite.h"
@@ -333,6 +334,95 @@ START_TEST (nbd)
 }
 END_TEST
 
+/* The place that NAME, the name of a backing file, leads to under RULE:
+ * EXPECT below TOP, or a URI as it is; NULL: it fails with ERR, and says
+ * WORDS.
+ */
+static void
+try_backing (const char *name, const char *rule, int err, const char *expect,
+             const char *words)
+{
+  const char *const rules[] = { rule, NULL };
+  struct backing_name parsed;
+  char full[2 * PATH_MAX], *path = NULL;
+  int r;
+
+  report_set_sink (sink);
+  reports = 0;
+  r = external_parse_backing ("img/a", name, &parsed);
+  if (r == 0)
+    r = external_resolve_backing ("img/a", name, &parsed, rules, &path);
+  ck_assert_msg (r == err, "%s under %s: %d, not %d: %s", name, rule, r, err,
+                 said);
+  ck_assert_int_eq (reports, (err != 0));
+  if (err == 0) {
+    snprintf (full, sizeof full, "%s/%s", top, expect);
+    ck_assert_str_eq (path, strstr (expect, "//") ? expect : full);
+  }
+  else {
+    ck_assert_ptr_null (path);
+    ck_assert_ptr_nonnull (strstr (said, "img/a: the image names "));
+    ck_assert_msg (strstr (said, words) != NULL, "%s lacks %s", said, words);
+  }
+  free (path);
+}
+
+/* FORM with FILE in the place of %s. */
+static const char *
+spell (const char *form, const char *file)
+{
+  static char name[1024];
+  const char *at = strstr (form, "%s");
+
+  snprintf (name, sizeof name, "%.*s%s%s", (int) (at - form), form, file,
+            at + 2);
+  return name;
+}
+
+/* In whichever spelling, the rules are those for a plain name. */
+START_TEST (spellings)
+{
+  static const char *const forms[] = {
+    "%s", "file:%s", "host_device:%s", "json:{\"file.filename\":\"%s\"}",
+    "json:{\"driver\":\"file\",\"filename\":\"%s\"}",
+    "json:{'driver':'qcow2','file':{'driver':'raw','file.filename':'%s'}}",
+  };
+  size_t i;
+
+  for (i = 0; i < sizeof forms / sizeof forms[0]; i++) {
+#define TRY(file, rule, err, expect, words)                             \
+    try_backing (spell (forms[i], file), rule, err, expect, words)
+    TRY ("base", "same-dir", 0, "img/base", NULL);
+    TRY ("./base", "same-dir", 0, "img/base", NULL);
+    TRY ("base", "none", -EPERM, NULL, "external-files=");
+    TRY ("../secret", "same-dir", -EPERM, NULL, "external-files=");
+    TRY ("../secret", "any", 0, "secret", NULL);
+    TRY ("sub/base", "same-dir", -EPERM, NULL, "external-files=");
+    TRY ("link-out", "same-dir", -EPERM, NULL, "external-files=");
+    TRY ("up/secret", "same-dir", -EPERM, NULL, "external-files=");
+    TRY ("/etc/passwd", "same-dir", -EPERM, NULL, "/etc/passwd");
+    TRY ("sub/..", "any", -EINVAL, NULL, "not the name of a file");
+    TRY ("nowhere", "any", -ENOENT, NULL, "No such file");
+#undef TRY
+  }
+
+  try_backing ("nbd://h/x", "any", 0, "nbd://h/x", NULL);
+  try_backing ("nbd:h:10809:exportname=x", "nbd://h/x", 0, "nbd://h/x", NULL);
+  try_backing ("nbd:h:10809:exportname=a/x", "nbd://h/a/", 0, "nbd://h/a/x",
+               NULL);
+  try_backing ("nbd:h:10809:exportname=a/../x", "nbd://h/a/", -EPERM, NULL,
+               "which is 'nbd://h/a/../x'");
+  try_backing ("nbd:h:1:exportname=x", "nbd://h/", -EPERM, NULL,
+               "external-files=URI");
+  try_backing ("nbd:h:10809", "same-dir", -EPERM, NULL, "'nbd://h/'");
+  try_backing ("nbd:unix:/s:exportname=x", "nbd+unix:///x?socket=/s", 0,
+               "nbd+unix:///x?socket=/s", NULL);
+  try_backing ("ssh://h/x", "any", -ENOTSUP, NULL, "backing-file=");
+  try_backing ("json:{\"driver\":\"fat\"}", "any", -ENOTSUP, NULL,
+               "backing-file=");
+}
+END_TEST
+
 START_TEST (no_names)
 {
   static const char *const bad[] = {
@@ -388,6 +478,7 @@ main (void)
   tcase_add_test (tc, missing);
   tcase_add_test (tc, protocols);
   tcase_add_test (tc, nbd);
+  tcase_add_test (tc, spellings);
   tcase_add_test (tc, no_names);
   tcase_add_test (tc, long_names);
   tcase_add_test (tc, control_characters);

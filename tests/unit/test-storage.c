@@ -815,6 +815,48 @@ START_TEST (memory_sparse)
 }
 END_TEST
 
+/* A part of another storage, at its ends and beyond. */
+START_TEST (window)
+{
+  struct storage *inner = open_kind (_i), *s, *t;
+  uint64_t len;
+  bool hole;
+  char c;
+
+  ck_ok (write_buf (inner, "abcdefgh", 8, 100));
+  ck_ok (write_buf (inner, "x", 1, MIB));
+  ck_assert_int_eq (storage_open_window (inner, 1, INT64_MAX, &s), -EFBIG);
+  ck_assert_int_eq (storage_open_window (inner, UINT64_MAX, 2, &s), -EFBIG);
+  ck_ok (storage_open_window (inner, 102, 4, &s));
+
+  ck_assert (!storage_is_writable (s));
+  ck_assert_int_eq (write_buf (s, "x", 1, 0), -EROFS);
+  ck_assert_int_eq (storage_truncate (s, 1), -EROFS);
+  ck_assert_str_eq (storage_name (s), storage_name (inner));
+  ck_assert_uint_eq (size_of (s), 4);
+  ck_ok (storage_read (s, &c, 1, 3));
+  ck_assert_int_eq (c, 'f');
+  ck_bytes (s, 4, 1000, 0);
+  ck_bytes (s, INT64_MAX - 100, 100, 0);
+
+  len = 1000;
+  ck_ok (storage_map (s, 0, &len, &hole));
+  ck_assert (!hole && len == 4);
+  len = 1000;
+  ck_ok (storage_map (s, 4, &len, &hole));
+  ck_assert (hole && len == 1000);
+  storage_will_need (s, 0, 1000);
+  storage_will_need (s, 1000, 1000);
+
+  /* A part of a part; and what is beyond the end of the whole. */
+  ck_ok (storage_open_window (s, 2, 2 * MIB, &t));
+  ck_ok (storage_read (t, &c, 1, 1));
+  ck_assert_int_eq (c, 'f');
+  ck_bytes (t, 2, 2 * MIB - 2, 0);
+  storage_close (t);
+}
+END_TEST
+
 static Suite *
 make_suite (void)
 {
@@ -833,6 +875,7 @@ make_suite (void)
   tcase_add_loop_test (tc, map_sparse, 0, NR_KINDS);
   tcase_add_loop_test (tc, against_model, 0, NR_KINDS);
   tcase_add_loop_test (tc, threads, 0, NR_KINDS);
+  tcase_add_loop_test (tc, window, 0, NR_KINDS);
   suite_add_tcase (suite, tc);
 
   tc = tcase_create ("files");
