@@ -10,18 +10,33 @@
 
 #include <errno.h>
 #include <stdarg.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include "storage-test.h"
 
 /* fcntl(2) of the C library is replaced, to be a kernel without the
- * locks, or to fail at one byte.
+ * locks, to fail at one byte, or to come a moment after another process.
  */
+static const char *overtaken;   /* this file is locked before we can */
+static int overtaker = -1;
 static int fault_errno;
 static int fault_cmd;
 static off_t fault_offset;      /* 0: every byte */
 static int interrupts;
+
+/* Another opening of a file, with all bytes of it locked. */
+static int
+open_locked (const char *name)
+{
+  struct flock all = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+  int fd = open (name, O_RDWR | O_CLOEXEC);
+
+  ck_assert_int_ge (fd, 0);
+  ck_ok ((int) syscall (SYS_fcntl, fd, F_OFD_SETLK, &all));
+  return fd;
+}
 
 int
 fcntl (int fd, int cmd, ...)
@@ -36,6 +51,10 @@ fcntl (int fd, int cmd, ...)
   if (cmd == F_OFD_SETLK || cmd == F_OFD_GETLK) {
     const struct flock *fl = arg;
 
+    if (overtaken) {
+      overtaker = open_locked (overtaken);
+      overtaken = NULL;
+    }
     if (interrupts > 0) {
       interrupts--;
       errno = EINTR;
@@ -410,6 +429,61 @@ START_TEST (read_only_descriptor)
 }
 END_TEST
 
+static int
+fill_nothing (void *opaque, uint64_t offset, uint8_t *buf, size_t len)
+{
+  (void) opaque;
+  (void) offset;
+  memset (buf, 0, len);
+  return 0;
+}
+
+static const struct storage_contents new_contents = {
+  .filled = 4096, .size = 65536, .fill = fill_nothing
+};
+
+/* A new file is anybody's until it is locked.  One that another process
+ * has locked first is his, and must not lose its name.
+ */
+START_TEST (a_new_file_that_another_has_locked_stays)
+{
+  struct storage *t;
+  struct stat st;
+  char name[40];
+
+  snprintf (name, sizeof name, "tmp-storage.%d.new", (int) getpid ());
+  overtaken = name;
+  if (_i)
+    ck_assert_int_eq (storage_create_file (name, &new_contents), -EAGAIN);
+  else {
+    ck_assert_int_eq (storage_begin_file (name, &new_contents, &t), -EAGAIN);
+    ck_assert_ptr_null (t);
+  }
+  ck_assert_int_ge (overtaker, 0);
+  ck_ok (stat (name, &st));
+  ck_assert_int_eq (st.st_size, 0);
+  ck_ok (close (overtaker));
+  ck_ok (unlink (name));
+  /* With nobody there it is made. */
+  ck_ok (storage_create_file (name, &new_contents));
+  ck_ok (unlink (name));
+}
+END_TEST
+
+/* One that cannot be locked for another reason is still ours alone. */
+START_TEST (a_new_file_that_cannot_be_locked_goes)
+{
+  struct stat st;
+  char name[40];
+
+  snprintf (name, sizeof name, "tmp-storage.%d.new", (int) getpid ());
+  fault_errno = ENOLCK;
+  fault_cmd = F_OFD_SETLK;
+  ck_assert_int_eq (storage_create_file (name, &new_contents), -ENOLCK);
+  ck_assert_int_eq (stat (name, &st), -1);
+}
+END_TEST
+
 int
 main (void)
 {
@@ -431,6 +505,8 @@ main (void)
   tcase_add_test (tc, half_way);
   tcase_add_test (tc, interrupted);
   tcase_add_test (tc, read_only_descriptor);
+  tcase_add_loop_test (tc, a_new_file_that_another_has_locked_stays, 0, 2);
+  tcase_add_test (tc, a_new_file_that_cannot_be_locked_goes);
   suite_add_tcase (suite, tc);
   return run_suite (suite);
 }
