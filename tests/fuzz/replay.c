@@ -26,7 +26,7 @@ int LLVMFuzzerTestOneInput (const uint8_t *data, size_t size);
 
 #define MAX_FILE (1 << 20)
 #define CUTS 200
-#define PATIENCE 60             /* seconds, on a busy machine */
+#define PATIENCE 300            /* seconds, on a busy machine */
 #define MAX_MEMORY (200 << 10)  /* KiB; no sanitizer at work */
 
 static uint64_t state;

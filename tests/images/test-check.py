@@ -38,6 +38,7 @@ from make import Maker  # noqa: E402
 COPIED = 1 << 63
 OFFSET = 0x00fffffffffffe00
 LARGE = 1 << 28                 # to copy for a repair
+PATIENCE = float(os.environ.get("QCOW2_TEST_PATIENCE", "120"))
 SLOW = os.environ.get("QCOW2_SANITIZER") or os.environ.get("QCOW2_VALGRIND")
 
 
@@ -53,7 +54,7 @@ def check(condition, text, *args):
 def run(*argv, cwd=None):
     return subprocess.run([str(a) for a in argv], stdin=subprocess.DEVNULL,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                          timeout=60, check=False, cwd=cwd)
+                          timeout=PATIENCE, check=False, cwd=cwd)
 
 
 def read(path):
@@ -91,7 +92,7 @@ def tool(path, *options):
     done = subprocess.run(["qcow2-overlap", "check", "--json", *options,
                            path], stdin=subprocess.DEVNULL,
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          timeout=60, check=False)
+                          timeout=PATIENCE, check=False)
     log = done.stderr.decode(errors="replace")
     check(done.returncode in (0, 1, 2, 3), "qcow2-overlap ended with %d:\n%s",
           done.returncode, log)

@@ -146,7 +146,7 @@ class Server:
         """The server is done with a connection a moment after the client:
         nbdkit does not free one that is open when it ends."""
         handle.shutdown()
-        end = time.monotonic() + 5
+        end = time.monotonic() + 60
         while (self.poll() and self.proc("Threads") > self.threads
                and time.monotonic() < end):
             time.sleep(0.005)

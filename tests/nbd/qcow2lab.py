@@ -331,7 +331,7 @@ class Server:
     def wait_events(self, name, count=1):
         """The events called NAME, after waiting for COUNT of them: they
         pass through a queue, so they may lag behind the reply."""
-        give_up = time.monotonic() + 10
+        give_up = time.monotonic() + PATIENCE
         while True:
             found = self.events(name)
             if len(found) >= count or time.monotonic() > give_up:
@@ -350,7 +350,7 @@ class Server:
 
     def connect(self, export=""):
         handle = self.new_handle(export)
-        give_up = time.monotonic() + 5
+        give_up = time.monotonic() + PATIENCE
         while True:
             # qemu-nbd writes its pid file a moment before it listens.
             try:
@@ -636,7 +636,7 @@ class Device:
         subprocess.run(["losetup", "--detach", self.path],
                        stderr=subprocess.DEVNULL, check=False)
         backing = "/sys/block/%s/loop" % os.path.basename(self.path)
-        give_up = time.monotonic() + 10
+        give_up = time.monotonic() + PATIENCE
         while os.path.exists(backing) and time.monotonic() < give_up:
             time.sleep(0.005)
 

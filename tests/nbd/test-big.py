@@ -6,7 +6,6 @@
 import errno
 import os
 import sys
-import time
 
 sys.dont_write_bytecode = True
 from qcow2lab import *                                  # noqa: E402,F403
@@ -30,13 +29,20 @@ def memory(process):
     raise Failure("no VmHWM")
 
 
+def processor(process):
+    """How many seconds of it the process has used: whatever else the machine
+    does."""
+    with open("/proc/%d/stat" % process.pid) as f:
+        fields = f.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def open_quickly(lab, size, cluster):
     """Opening costs nothing that grows with the disk."""
     path = create(lab.path(), size, cluster_size=cluster)
-    start = time.monotonic()
     with lab.server(path) as server:
         handle = server.connect()
-        took = time.monotonic() - start
+        took = processor(server.process)
         check(handle.get_size() == size, "size %d", handle.get_size())
         check(handle.pread(512, size - 512) == bytes(512), "not zeroes")
         if not SLOW:
@@ -96,9 +102,9 @@ def big_zero(lab, cluster, flags, backed):
     with lab.server(path) as server:
         handle = server.connect()
         handle.pwrite(b"x" * 1000, 2 * G)
-        begin = time.monotonic()
+        begin = processor(server.process)
         handle.zero(MAX_REQUEST, start, flags)
-        took = time.monotonic() - begin
+        took = processor(server.process) - begin
         check(took < (60 if SLOW else 15) or not lab.ours, "it took %.1f s", took)
         end = start + MAX_REQUEST
         check(handle.pread(3000, start - 1000) ==

@@ -133,7 +133,10 @@ if have nbdfuse && have mkfs.ext4 && [ -w /dev/fuse ]; then
   nbdfuse -P fuse.pid mnt/disk "$uri" &
   fuse=$!
   cleanup_fn sh -c '{ umount mnt || fusermount3 -u mnt; } 2>/dev/null; true'
-  if wait_for 10 test -s fuse.pid; then
+  # shellcheck disable=SC2317
+  is_mounted_or_gone () { [ -s fuse.pid ] || is_gone "$fuse"; }
+  wait_for "$QCOW2_TEST_PATIENCE" is_mounted_or_gone || fail "nbdfuse hangs"
+  if [ -s fuse.pid ]; then
     mkfs.ext4 -q -F -E discard mnt/disk
     debugfs -w -R "write $QCOW2_PLUGIN plugin.so" mnt/disk >/dev/null 2>&1
     debugfs -R "dump plugin.so out.so" mnt/disk >/dev/null 2>&1

@@ -27,8 +27,8 @@ import time
 import nbd
 
 from bitmaplab import bitmap_info, qemu_dirty
-from qcow2lab import (K, M, Failure, Lab, check, create, expect_clean,
-                      image_check, named, qemu_img, qemu_io)
+from qcow2lab import (K, M, PATIENCE, Failure, Lab, check, create,
+                      expect_clean, image_check, named, qemu_img, qemu_io)
 
 SECTOR = 512
 NEVER = 1 << 62
@@ -313,7 +313,7 @@ def one_round(lab, disk, path, how, seed):
     time.sleep(rng.uniform(0.02, 0.4) * (5 if SLOW else 1))
     end_server(server, how, clients)
     for c in clients:
-        c.join(60)
+        c.join(PATIENCE)
         check(not c.is_alive(), "a client hangs")
         check(c.problem is None, "%s", c.problem)
     result = expect_clean(path, leaks_allowed=True)

@@ -17,12 +17,13 @@ make_damaged ()
   map_onto_l1 "$1"
 }
 
-# Writes to cluster 0 and sees it refused, twice; reads what is sound.
+# Writes to cluster 0 and sees it refused, twice; reads what is sound.  Is
+# killed if it waits for a reader of events that never reads.
 cat >client.py <<'PY'
-import nbd, os, time
+import nbd, os, signal
+signal.alarm(int(os.environ["QCOW2_TEST_PATIENCE"]))
 h = nbd.NBD()
 h.connect_uri(os.environ["uri"])
-start = time.monotonic()
 for offset in (0, 65536, 0):
     try:
         h.pwrite(b"x" * 512, offset)
@@ -30,8 +31,6 @@ for offset in (0, 65536, 0):
     except nbd.Error as e:
         assert e.errno == "EIO", e.errno
     assert h.pread(65536, 1 << 20) == b"\2" * 65536
-if not os.environ.get("QCOW2_VALGRIND"):
-    assert time.monotonic() - start < 20, "requests waited"
 h.shutdown()
 PY
 
@@ -140,11 +139,7 @@ fcntl.fcntl(9, fcntl.F_SETFL, 0)'
 start_nbdkit c qcow2 c.qcow2 event-log=fd:9 8<&-
 exec 9>&-
 "$PYTHON_NBD" client.py
-start=$SECONDS
-stop_nbdkit c
-if ((SECONDS - start > 40)) && ! [ "${QCOW2_VALGRIND-}" ]; then
-  fail "the server waited for the reader"
-fi
+stop_nbdkit c                   # fails if it waits for the reader
 one_log_line "$nbdkit_log"
 grep -q 'event-log=fd:9: 1 events were not delivered' "$nbdkit_log"
 

@@ -419,7 +419,9 @@ def no_room(lab):
     with lab.server(path, stats=folder + "/s", stats_interval=1) as server:
         handle = server.connect()
         shutil.rmtree(folder)
+        give_up = time.monotonic() + PATIENCE
         while "stats=" not in server.log():
+            check(time.monotonic() < give_up, "nothing is told")
             time.sleep(0.05)
         time.sleep(1.2)
         handle.pwrite(b"x" * 512, 0)

@@ -48,6 +48,9 @@ watch ()
 stop_alerts () { kill "${alerts[@]}" 2>/dev/null || true; }
 cleanup_fn stop_alerts
 
+# is_followed SOCKET: beside the one that listens there is one of a reader.
+is_followed () { [ "$(grep -c " $1\$" /proc/net/unix)" -ge 2 ]; }
+
 lines () { [ -e "$1" ] && [ "$(wc -l <"$1")" -ge "$2" ]; }
 
 # What does not exist yet is waited for.  Every alarm is a line of
@@ -55,7 +58,7 @@ lines () { [ -e "$1" ] && [ "$(wc -l <"$1")" -ge "$2" ]; }
 # shellcheck disable=SC2016
 record='printf "%s|%s|%s\n" "$EVENT" "$IMAGE" "$ALERT" >>got.'
 watch --run "${record}log; cat >>json.log" events.json
-watch --run "${record}sock; cat >>json.sock" events.sock
+watch --run "${record}sock; cat >>json.sock" "$sockdir/events.sock"
 watch --run "exit 3" events.json
 
 limit=overlap-structures.total-size-limit=2000
@@ -63,8 +66,9 @@ for round in 1 2; do
   image=disk$round.qcow2
   make_damaged "$image"
   start_nbdkit "$image" qcow2 "$image" event-log=events.json \
-               event-socket=events.sock "$limit"
-  sleep 1                       # it looks for the socket twice a second
+               event-socket="$sockdir/events.sock" "$limit"
+  wait_for "$QCOW2_TEST_PATIENCE" is_followed "$sockdir/events.sock" ||
+    fail "nobody follows the socket"
   provoke
   for name in log sock; do
     wait_for "$QCOW2_TEST_PATIENCE" lines got.$name $((round * 2)) ||

@@ -51,7 +51,8 @@ stop_servers ()
 
   for pid in "$workdir"/*/*.pid; do
     if [ -s "$pid" ]; then
-      kill "$(<"$pid")" 2>/dev/null && wait_for 30 is_gone "$(<"$pid")"
+      kill "$(<"$pid")" 2>/dev/null &&
+        wait_for "$QCOW2_TEST_PATIENCE" is_gone "$(<"$pid")"
     fi
   done
   return 0

@@ -30,7 +30,7 @@ stop_server ()
   [ ! -s disk.pid ] || pid=$(cat disk.pid)
   if [ "${pid-}" ]; then
     kill "$pid" 2>/dev/null || true
-    wait_for 30 is_gone "$pid"
+    wait_for "$QCOW2_TEST_PATIENCE" is_gone "$pid"
     rm -f disk.pid disk.sock
   fi
 }

@@ -1,12 +1,21 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 
-/* The end of every test with Check. */
+/* The end of every test with Check, and how long it waits at most. */
 
 #ifndef QCOW2_RUN_SUITE_H
 #define QCOW2_RUN_SUITE_H
 
 #include <check.h>
 #include <stdlib.h>
+
+/* So many seconds are given to what does not come: see "run". */
+static inline double
+patience (void)
+{
+  const char *seconds = getenv ("QCOW2_TEST_PATIENCE");
+
+  return seconds ? atof (seconds) : 120;
+}
 
 /* Run all tests of SUITE; what main returns. */
 static inline int

@@ -42,6 +42,20 @@ begin (uint64_t longest)
   wait_at_most (longest);
 }
 
+/* Somebody asked for the commit that comes after the running one. */
+static void
+wait_until_asked (void)
+{
+  struct commit *c = &img->commit;
+  bool asked = false;
+
+  while (!asked) {
+    usleep (1000);
+    ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&c->lock);
+    asked = c->group.asking > 0;
+  }
+}
+
 /* The first client's flush is answered, while the second's has waited for
  * it to end.
  */
@@ -54,7 +68,7 @@ one_after_the_other (void)
   wait_until_held ();
   write_in_place (3);
   start (&second);
-  expect_waiting (&second);
+  wait_until_asked ();
   let_go ();
   done (&first, 0);
 }

@@ -287,6 +287,8 @@ writer (void *opaque)
 
 START_TEST (ranges_leave_and_return_under_load)
 {
+  bool left = false, returned = false;
+  struct overlap_stats s;
   pthread_t t[3];
   void *result;
   uintptr_t i;
@@ -298,11 +300,14 @@ START_TEST (ranges_leave_and_return_under_load)
   atomic_store (&threads_stop, false);
   for (i = 0; i < 3; ++i)
     ck_assert_int_eq (pthread_create (&t[i], NULL, writer, (void *) i), 0);
-  for (i = 0; i < 60 / slower (); ++i) {
+  for (i = 0; i < 60 / slower () || !returned; ++i) {
     ov_set_limit (img->guard.overlap, i % 2 ? UINT64_MAX : 0);
     usleep (10000);
     restore_tracker (img);
     ck_assert_uint_eq (verify_tracker (img), 0);
+    overlap_get_stats (img->guard.overlap, &s);
+    left |= s.outside_windows > 0;
+    returned |= left && s.outside_windows == 0;
   }
   atomic_store (&threads_stop, true);
   for (i = 0; i < 3; ++i) {

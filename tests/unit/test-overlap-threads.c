@@ -55,7 +55,8 @@ check_all_the_time (void *opaque)
   struct overlap_answer a;
   uint64_t bad = 0, n = 0;
 
-  while (!atomic_load_explicit (&done, memory_order_relaxed)) {
+  /* Once at least, should all updates be over before this begins. */
+  do {
     w = (w + 1) % WINDOWS;
     overlap_query (o, at (w, STEADY), 1, OVERLAP_ALL, &a);
     if (!(may_leave && a.outside))
@@ -73,7 +74,7 @@ check_all_the_time (void *opaque)
     bad += !overlap_hit (o, at (w, STEADY), 1, OVERLAP_ALL);
     bad += overlap_hit (o, at (w, FREE), 1, OVERLAP_ALL) && !may_leave;
     n++;
-  }
+  } while (!atomic_load_explicit (&done, memory_order_relaxed));
   atomic_fetch_add (&wrong, bad);
   atomic_fetch_add (&checks, n);
   return NULL;

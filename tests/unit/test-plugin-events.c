@@ -279,22 +279,22 @@ START_TEST (test_slow_reader)
 }
 END_TEST
 
-/* A reader that never reads costs the end a bounded time. */
+/* A reader that never reads costs the end a bounded time, once, and the
+ * sender none: who waited for it would do so for ever.
+ */
 START_TEST (test_never_reads)
 {
   double start;
 
   open_pipe ();
   ck_assert_int_eq (events_start (), 0);
-  start = seconds ();
   emit (0, MANY);
-  ck_assert (seconds () - start < 60);
   start = seconds ();
   events_stop ();
-  ck_assert (seconds () - start > 4 && seconds () - start < 60);
+  ck_assert (seconds () - start > 4 && seconds () - start < patience ());
   start = seconds ();
   events_stop ();               /* .cleanup and .unload both do this */
-  ck_assert (seconds () - start < 1);
+  ck_assert (seconds () - start < 4);
   events_close ();
   ck_assert_uint_eq (log_undelivered, 1);
 }
@@ -352,7 +352,7 @@ wait_for_size (const char *path, off_t size)
   do {
     usleep (1000);
     ck_assert_int_eq (stat (path, &st), 0);
-    ck_assert (seconds () - start < 60);
+    ck_assert (seconds () - start < patience ());
   } while (st.st_size < size);
 }
 

@@ -82,18 +82,16 @@ struct meeting {
   atomic_uint here;
 };
 
-/* Wait for the other one. */
+/* Wait for the other one, for ever if it comes only afterwards. */
 static void
 meet (void *opaque, unsigned i)
 {
   struct meeting *m = opaque;
-  unsigned tries;
 
   (void) i;
   atomic_fetch_add (&m->here, 1);
-  for (tries = 0; atomic_load (&m->here) < 2 && tries < 20000; ++tries)
+  while (atomic_load (&m->here) < 2)
     usleep (1000);
-  ck_assert_uint_eq (atomic_load (&m->here), 2);
 }
 
 /* With two processors two parts are done at the same time. */
