@@ -269,8 +269,7 @@ ov_page_promote (struct overlap *o, struct ov_window *w, uint32_t a,
   uint64_t page = w->number * ov_pages (o) + a / OV_PAGE;
   struct ov_recent *recent = &o->recent[page % OV_RECENT];
 
-  if (o->hold || o->config.bitmap_size < sizeof (struct ov_page)
-      || a / OV_PAGE != (b - 1) / OV_PAGE
+  if (o->hold || a / OV_PAGE != (b - 1) / OV_PAGE
       || (w->paged && ov_page_of (w->paged, a)))
     return;
   if (recent->page != (uint32_t) page) {

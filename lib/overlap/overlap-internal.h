@@ -58,9 +58,15 @@ struct ov_kind {
 #define OV_KINDS_MAX 65536u
 #define OV_KINDS_HERE 8u        /* the first ones are in struct overlap */
 #define OV_KIND_BLOCKS 13
-#define OV_KIND_HASH_HERE 16u
 
-/* Which of the blocks after those has kind ID. */
+/* The other kinds, in blocks.  Most images need none, so there is not even
+ * a table of the blocks until the first of them.
+ */
+struct ov_kind_blocks {
+  _Atomic (struct ov_kind *) block[OV_KIND_BLOCKS];
+};
+
+/* Which of the blocks has kind ID. */
 static inline unsigned
 ov_kind_block (unsigned id)
 {
@@ -266,7 +272,9 @@ int ov_page_edit (struct overlap *o, struct ov_window *w,
 void ov_page_scan (const struct overlap *o, const struct ov_page *page,
                    uint64_t base, uint32_t a, uint32_t b, struct ov_scan *s);
 
-/* An update went to [A, B) of the runs: is it time for a page? */
+/* An update went to [A, B) of the runs: is it time for a page?  Only if
+ * ov_has_pages.
+ */
 void ov_page_promote (struct overlap *o, struct ov_window *w, uint32_t a,
                       uint32_t b);
 
@@ -344,9 +352,24 @@ struct ov_span {
 
 /* Marks of pinned types for which there was no memory. */
 struct ov_kept {
-  uint64_t first, count;        /* clusters */
+  uint64_t first;               /* cluster */
+  uint32_t count;               /* clusters */
   enum overlap_type type;
 };
+
+/* Let K, if it ends where COUNT clusters from FIRST on begin and is of
+ * TYPE, too, grow by them.  COUNT is of one window.
+ */
+static inline bool
+ov_kept_grow (struct ov_kept *k, enum overlap_type type, uint64_t first,
+              uint64_t count)
+{
+  if (k->type != type || k->first + k->count != first
+      || count > UINT32_MAX - k->count)
+    return false;
+  k->count += (uint32_t) count;
+  return true;
+}
 
 bool ov_outside (const struct overlap *o, uint64_t window);
 
@@ -382,7 +405,8 @@ void ov_owe (struct overlap *o, enum overlap_type type, uint64_t first,
 /* Before an update: do what earlier ones left to be done, the marks that
  * wait (ov_build_flush) and what is owed.
  */
-void ov_settle (struct overlap *o);
+static inline void ov_settle (struct overlap *o);
+void ov_settle_now (struct overlap *o);
 
 /* How much of [FIRST, END) can lose its marks at once: where marks are
  * kept, one cluster, which may have another mark of the type elsewhere.
@@ -477,7 +501,7 @@ struct overlap {
   _Atomic (uint64_t) fenced;    /* groups of slots, overlap-window.c */
   ov_slot fixed;                /* guards the two fixed lists */
   ov_slot hot;                  /* struct ov_hot, or 0 */
-  _Atomic (struct ov_kind *) kind_block[OV_KIND_BLOCKS];
+  _Atomic (struct ov_kind_blocks *) kinds; /* NULL: there are no others */
   struct ov_kind kind[OV_KINDS_HERE];
   struct ov_span outside[OV_OUTSIDE_MAX];
   /* Marks that are in no window, from the begin; and from the end those
@@ -490,20 +514,19 @@ struct overlap {
   struct overlap_config config;
   unsigned fences;              /* since "fenced" was 0 */
   bool always_fenced;
+  bool tell, hold;              /* notices: of "left", and later */
+  uint8_t turn;                 /* which range is tried next */
   uint64_t used, bytemap_bytes, hot_bytes, directory_bytes;
   uint64_t windows, runs, outside_windows;
   struct ov_window *open;
 
   unsigned n_kinds, hash_size;
   uint16_t plain[OVERLAP_TYPES]; /* classes of one owner, 0 if unknown */
-  uint16_t *hash;
-  uint16_t hash_here[OV_KIND_HASH_HERE];
+  uint16_t *hash;               /* NULL: no kinds but the first few */
 
   struct ov_page *oldest, *newest;
-  struct ov_recent recent[OV_RECENT];
 
   struct ov_span left;          /* not told yet */
-  bool tell, hold;
 
   struct ov_building *building; /* NULL: every mark is made at once */
   struct overlap_conflict conflict; /* the first since notices are held */
@@ -511,8 +534,16 @@ struct overlap {
   struct ov_restore *restore;   /* NULL: nothing is being rebuilt */
   uint64_t retry_below;         /* bytes in use that allow another try, */
   unsigned retry_after, asked;  /* or being asked so often */
-  unsigned turn;                /* which range is tried next */
+
+  struct ov_recent recent[];    /* OV_RECENT, if there may be pages */
 };
+
+/* Is there memory for pages at all? */
+static inline bool
+ov_has_pages (const struct overlap_config *config)
+{
+  return config->bitmap_size >= sizeof (struct ov_page);
+}
 
 /* The clusters of a window, as a power of two, in an image with such
  * clusters.
@@ -551,6 +582,13 @@ ov_window_last (const struct overlap *o, uint64_t window)
 }
 
 static inline void
+ov_settle (struct overlap *o)
+{
+  if (o->building || o->n_owed > 0)
+    ov_settle_now (o);
+}
+
+static inline void
 ov_build_flush (struct overlap *o)
 {
   if (o->building)
@@ -567,12 +605,14 @@ ov_pages (const struct overlap *o)
 static inline const struct ov_kind *
 ov_kind (const struct overlap *o, unsigned id)
 {
+  const struct ov_kind_blocks *others;
   unsigned block;
 
-  if (id < OV_KINDS_HERE)
+  if (__builtin_expect (id < OV_KINDS_HERE, 1))
     return &o->kind[id];
+  others = atomic_load_explicit (&o->kinds, memory_order_acquire);
   block = ov_kind_block (id);
-  return atomic_load_explicit (&o->kind_block[block], memory_order_acquire)
+  return atomic_load_explicit (&others->block[block], memory_order_acquire)
     + (id - (OV_KINDS_HERE << block));
 }
 

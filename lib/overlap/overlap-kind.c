@@ -13,10 +13,10 @@
  * 1. A kind is never changed or removed once it has a number, so checks
  *    read the dictionary without a lock: they learn of the number from a
  *    run list or page that was published after the kind was written.
- * 2. No two kinds are equal; "hash" finds each of them (open addressing,
- *    at most half full).
+ * 2. No two kinds are equal.  Where there are more than the first few,
+ *    "hash" finds each of them (open addressing, at most half full).
  * 3. Kinds 0 to 7 are in struct overlap, block B has the 8 << B from 8 << B
- *    on.  Blocks do not move.
+ *    on.  Blocks do not move, nor does the table of them.
  *
  * A dictionary that is full (65536 kinds) counts as memory that is not
  * there.
@@ -51,6 +51,20 @@ same_kind (const struct ov_kind *a, const struct ov_kind *b)
     && memcmp (a->owners, b->owners, sizeof a->owners) == 0;
 }
 
+/* The number of a kind among the first few, which are compared one by one;
+ * 0 if it is not there.
+ */
+static uint16_t
+find_here (const struct overlap *o, const struct ov_kind *k)
+{
+  unsigned id;
+
+  for (id = 1; id < o->n_kinds; ++id)
+    if (same_kind (&o->kind[id], k))
+      return (uint16_t) id;
+  return 0;
+}
+
 /* Where the hash has, or would have, this kind. */
 static uint16_t *
 hash_place (struct overlap *o, const struct ov_kind *k)
@@ -67,13 +81,12 @@ hash_place (struct overlap *o, const struct ov_kind *k)
 static int
 hash_grow (struct overlap *o, bool force)
 {
-  unsigned size = o->hash_size * 2, i;
+  unsigned size = o->hash ? o->hash_size * 2 : 4 * OV_KINDS_HERE, i;
   uint16_t *hash = ov_alloc (o, size * sizeof *hash, force);
 
   if (!hash)
     return -ENOMEM;
-  if (o->hash != o->hash_here)
-    ov_free (o, o->hash);
+  ov_free (o, o->hash);
   o->hash = hash;
   o->hash_size = size;
   for (i = 1; i < o->n_kinds; ++i)
@@ -81,54 +94,79 @@ hash_grow (struct overlap *o, bool force)
   return 0;
 }
 
+/* The table of the blocks, or NULL. */
+static struct ov_kind_blocks *
+kind_blocks (struct overlap *o, bool force)
+{
+  struct ov_kind_blocks *blocks
+    = atomic_load_explicit (&o->kinds, memory_order_relaxed);
+
+  if (!blocks) {
+    blocks = ov_alloc (o, sizeof *blocks, force);
+    atomic_store_explicit (&o->kinds, blocks, memory_order_release);
+  }
+  return blocks;
+}
+
 /* The place of the next kind, or NULL. */
 static struct ov_kind *
 next_kind (struct overlap *o, bool force)
 {
   unsigned id = o->n_kinds, block, first;
+  struct ov_kind_blocks *others;
   struct ov_kind *kinds;
 
   if (id < OV_KINDS_HERE)
     return &o->kind[id];
   if (id >= OV_KINDS_MAX)
     return NULL;
+  others = kind_blocks (o, force);
+  if (!others)
+    return NULL;
   block = ov_kind_block (id);
   first = OV_KINDS_HERE << block;
-  kinds = atomic_load_explicit (&o->kind_block[block], memory_order_relaxed);
+  kinds = atomic_load_explicit (&others->block[block], memory_order_relaxed);
   if (!kinds) {
     kinds = ov_alloc (o, first * sizeof *kinds, force);
     if (!kinds)
       return NULL;
-    atomic_store_explicit (&o->kind_block[block], kinds,
+    atomic_store_explicit (&others->block[block], kinds,
                            memory_order_release);
   }
   return &kinds[id - first];
+}
+
+/* Have room for one more in the hash, if there is to be one. */
+static int
+hash_room (struct overlap *o, bool force)
+{
+  if (o->n_kinds < OV_KINDS_HERE
+      || (o->hash && (o->n_kinds + 1) * 2 <= o->hash_size))
+    return 0;
+  return hash_grow (o, force);
 }
 
 /* The number of a kind, which is added if it is new. */
 static int
 intern (struct overlap *o, const struct ov_kind *k, bool force, uint16_t *id)
 {
-  uint16_t *place = hash_place (o, k);
   struct ov_kind *to;
-  int r;
 
-  if (*place == 0) {
-    if ((o->n_kinds + 1) * 2 > o->hash_size) {
-      r = hash_grow (o, force);
-      if (r < 0)
-        return r;
-      place = hash_place (o, k);
-    }
-    to = next_kind (o, force);
-    if (!to)
-      return -ENOMEM;
-    *to = *k;
-    if (k->log == 0)
-      to->class = (uint16_t) o->n_kinds;
-    *place = (uint16_t) o->n_kinds++;
-  }
-  *id = *place;
+  *id = o->hash ? *hash_place (o, k) : find_here (o, k);
+  if (*id != 0)
+    return 0;
+  if (hash_room (o, force) < 0)
+    return -ENOMEM;
+  to = next_kind (o, force);
+  if (!to)
+    return -ENOMEM;
+  *to = *k;
+  if (k->log == 0)
+    to->class = (uint16_t) o->n_kinds;
+  *id = (uint16_t) o->n_kinds;
+  if (o->hash)
+    *hash_place (o, k) = *id;
+  o->n_kinds++;
   return 0;
 }
 
@@ -209,8 +247,6 @@ ov_kind_init (struct overlap *o)
 {
   uint16_t id, both;
 
-  o->hash = o->hash_here;
-  o->hash_size = OV_KIND_HASH_HERE;
   o->n_kinds = 1;
   ov_kind_plus (o, 0, OVERLAP_ACTIVE_L2, true, &both);
   ov_kind_plus (o, 0, OVERLAP_REFCOUNT_BLOCK, true, &id);

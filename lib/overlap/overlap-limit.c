@@ -324,21 +324,18 @@ ov_keep (struct overlap *o, enum overlap_type type, uint64_t first,
          uint64_t count)
 {
   unsigned i;
+  bool done;
 
   /* Kept marks that go on here just grow. */
-  for (i = 0; i < o->n_kept; ++i)
-    if (o->kept[i].type == type
-        && o->kept[i].first + o->kept[i].count == first)
-      break;
-  if (i + o->n_owed == OV_KEPT_MAX)
-    return false;
   change_begin (o);
-  if (i < o->n_kept)
-    o->kept[i].count += count;
-  else
-    o->kept[o->n_kept++] = (struct ov_kept) { first, count, type };
+  for (i = 0; i < o->n_kept; ++i)
+    if (ov_kept_grow (&o->kept[i], type, first, count))
+      break;
+  done = i < o->n_kept || i + o->n_owed < OV_KEPT_MAX;
+  if (done && i == o->n_kept)
+    o->kept[o->n_kept++] = (struct ov_kept) { first, (uint32_t) count, type };
   change_end (o);
-  return true;
+  return done;
 }
 
 uint64_t
@@ -366,12 +363,14 @@ ov_unkeep (struct overlap *o, enum overlap_type type, uint64_t first,
     if (lo == k->first && hi == k_end)
       o->kept[i--] = o->kept[--o->n_kept];
     else if (lo == k->first)
-      k->first = hi, k->count = k_end - hi;
+      k->first = hi, k->count = (uint32_t) (k_end - hi);
     else if (hi == k_end)
-      k->count = lo - k->first;
+      k->count = (uint32_t) (lo - k->first);
     else if (o->n_kept + o->n_owed < OV_KEPT_MAX) {
-      k->count = lo - k->first;
-      o->kept[o->n_kept++] = (struct ov_kept) { hi, k_end - hi, type };
+      k->count = (uint32_t) (lo - k->first);
+      o->kept[o->n_kept++] = (struct ov_kept) {
+        hi, (uint32_t) (k_end - hi), type
+      };
     }
     sum += hi - lo;
   }
@@ -384,8 +383,9 @@ ov_owe (struct overlap *o, enum overlap_type type, uint64_t first,
         uint64_t count)
 {
   if (o->n_kept + o->n_owed < OV_KEPT_MAX)
-    o->kept[OV_KEPT_MAX - ++o->n_owed] = (struct ov_kept) { first, count,
-                                                            type };
+    o->kept[OV_KEPT_MAX - ++o->n_owed] = (struct ov_kept) {
+      first, (uint32_t) count, type
+    };
 }
 
 uint64_t

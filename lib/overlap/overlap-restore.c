@@ -151,11 +151,11 @@ ov_restore_taken (struct overlap *o, enum overlap_type type,
   struct ov_restore *r = o->restore;
   struct ov_kept *last = &r->taken[r->n_taken ? r->n_taken - 1 : 0];
 
-  if (r->n_taken > 0 && last->type == type
-      && last->first + last->count == first)
-    last->count += count;
-  else if (r->n_taken < OV_TAKEN_MAX)
-    r->taken[r->n_taken++] = (struct ov_kept) { first, count, type };
+  if (r->n_taken > 0 && ov_kept_grow (last, type, first, count))
+    return;
+  if (r->n_taken < OV_TAKEN_MAX)
+    r->taken[r->n_taken++] = (struct ov_kept) { first, (uint32_t) count,
+                                                type };
   else
     give_up (o);
 }

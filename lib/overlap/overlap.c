@@ -129,7 +129,9 @@ ov_window_bits (unsigned cluster_bits)
 struct overlap *
 overlap_new (const struct overlap_config *config)
 {
-  struct overlap *o = calloc (1, sizeof *o);
+  struct overlap *o
+    = calloc (1, sizeof *o + (ov_has_pages (config)
+                              ? OV_RECENT * sizeof o->recent[0] : 0));
 
   if (!o)
     return NULL;
@@ -165,6 +167,7 @@ free_window (struct overlap *o, uintptr_t value)
 void
 overlap_free (struct overlap *o)
 {
+  struct ov_kind_blocks *kinds;
   uint64_t w = 0;
   ov_slot *slot;
   unsigned i;
@@ -175,10 +178,11 @@ overlap_free (struct overlap *o)
     free_window (o, atomic_load (slot));
   ov_dir_free (o);
   ov_free (o, (void *) atomic_load (&o->hot));
-  for (i = 0; i < OV_KIND_BLOCKS; ++i)
-    ov_free (o, atomic_load (&o->kind_block[i]));
-  if (o->hash != o->hash_here)
-    ov_free (o, o->hash);
+  kinds = atomic_load (&o->kinds);
+  for (i = 0; kinds && i < OV_KIND_BLOCKS; ++i)
+    ov_free (o, atomic_load (&kinds->block[i]));
+  ov_free (o, kinds);
+  ov_free (o, o->hash);
   ov_free (o, o->restore);
   ov_build_drop (o);
   pthread_mutex_destroy (&o->lock);
@@ -475,7 +479,7 @@ update_slot (struct overlap *o, ov_slot *slot, uint64_t number, uint32_t a,
     if (!relieve (o, number, &w, e) || !tracked (o, number, e))
       break;
   }
-  if (!short_of_memory)
+  if (!short_of_memory && ov_has_pages (&o->config))
     ov_page_promote (o, &w, a, b);
   ov_window_close (o, &w);
   return done;
@@ -488,7 +492,8 @@ ov_update_window (struct overlap *o, uint64_t first, uint64_t end,
   uint64_t number = ov_window_of (o, first), missing = e->missing, done;
   ov_slot *slot = NULL;
 
-  ov_hot_forget (o, first, end);
+  if (atomic_load_explicit (&o->hot, memory_order_relaxed) != 0)
+    ov_hot_forget (o, first, end);
   if (!tracked (o, number, e))
     return;
   e->force = false;
@@ -548,11 +553,12 @@ update (struct overlap *o, uint64_t first, uint64_t end, struct ov_edit *e)
       next = ov_kept_border (o, first, next);
     ov_update_window (o, first, next, e);
   }
-  ov_tell (o);
+  if (o->tell)
+    ov_tell (o);
 }
 
 void
-ov_settle (struct overlap *o)
+ov_settle_now (struct overlap *o)
 {
   struct ov_kept owed[OV_KEPT_MAX];
   unsigned n, i;
@@ -687,6 +693,7 @@ overlap_leave (struct overlap *o, enum overlap_type type, uint64_t first,
 uint64_t
 ov_fixed_bytes (const struct overlap *o)
 {
+  struct ov_kind_blocks *kinds = atomic_load (&o->kinds);
   uint64_t sum = ov_size (o);
   unsigned i;
 
@@ -694,10 +701,12 @@ ov_fixed_bytes (const struct overlap *o)
     sum += ov_size (o->restore);
   if (o->building)
     sum += ov_size (o->building);
-  if (o->hash != o->hash_here)
+  if (o->hash)
     sum += ov_size (o->hash);
-  for (i = 0; i < OV_KIND_BLOCKS; ++i) {
-    const struct ov_kind *block = atomic_load (&o->kind_block[i]);
+  if (kinds)
+    sum += ov_size (kinds);
+  for (i = 0; kinds && i < OV_KIND_BLOCKS; ++i) {
+    const struct ov_kind *block = atomic_load (&kinds->block[i]);
     if (block)
       sum += ov_size (block);
   }

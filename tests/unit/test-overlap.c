@@ -389,6 +389,68 @@ START_TEST (marks_that_wait_are_sorted_and_counted)
 }
 END_TEST
 
+/* What the tracker is to take at most for an image whose every cluster is
+ * allocated; malloc may leave a few blocks 16 bytes more than they need.
+ */
+#define SLACK 64
+struct aim {
+  unsigned size_bits, cluster_bits;
+  uint64_t usual, random;       /* bytes */
+};
+
+static const struct aim aims[] = {
+  { 40, 16, 7 << 10, 7300 },            /* 7 KiB was the aim there, too */
+  { 43, 16, 56 << 10, 56 << 10 },
+  /* A 16th of 1 TiB at 1.3 MiB, and of 128 GiB at 9 MiB, of which a larger
+   * part is directory.
+   */
+  { 36, 12, (1331 << 10) / 16, 86500 },
+  { 33, 9, (9 << 20) / 16, 600000 },
+};
+#define AIMS (sizeof aims / sizeof aims[0])
+
+/* Enter TYPE: every PER clusters one, or as many of N at random places. */
+static void
+enter_tables (enum overlap_type type, uint64_t per, uint64_t n, bool random,
+              uint64_t *state)
+{
+  uint64_t i;
+
+  for (i = 1; i < n; i += per) {
+    *state = *state * UINT64_C (6364136223846793005) + 1;
+    overlap_enter (o, type, random ? (*state >> 20) % n : i, 1, NULL);
+  }
+}
+
+/* Tables in their usual places, which are close together where clusters are
+ * small, or at random ones.
+ */
+START_TEST (full_images_take_no_more_memory_than_they_should)
+{
+  const struct aim *aim = &aims[_i / 2];
+  const unsigned bits = aim->cluster_bits;
+  const uint64_t data = UINT64_C (1) << (aim->size_bits - bits);
+  const uint64_t per_l2 = (UINT64_C (1) << (bits - 3)) + 1;
+  const uint64_t clusters = data + data / 32;
+  struct overlap_config config = {
+    .cluster_bits = bits, .total_limit = UINT64_MAX,
+  };
+  struct overlap_stats stats;
+  uint64_t state = 1;
+
+  overlap_free (o);
+  o = overlap_new (&config);
+  ck_assert_ptr_nonnull (o);
+  overlap_hold_notices (o, true);
+  enter_tables (L2, per_l2, data / (per_l2 - 1) * per_l2, _i % 2, &state);
+  enter_tables (BLOCK, UINT64_C (1) << (bits - 1), clusters, _i % 2, &state);
+  overlap_hold_notices (o, false);
+  overlap_get_stats (o, &stats);
+  ck_assert_uint_le (stats.used, SLACK + (_i % 2 ? aim->random : aim->usual));
+  verify ();
+}
+END_TEST
+
 int
 main (void)
 {
@@ -418,6 +480,8 @@ main (void)
   tcase_add_test (tc, fault_19_a_window_is_emptied_and_filled_again);
   tcase_add_test (tc, fault_14_the_account_is_exact_after_100000_rounds);
   tcase_add_test (tc, the_self_check_sees_a_wrong_account);
+  tcase_add_loop_test (tc, full_images_take_no_more_memory_than_they_should,
+                       0, 2 * AIMS);
   tcase_add_loop_test (tc, marks_that_wait_are_sorted_and_counted, 0, 4);
   suite_add_tcase (s, tc);
   return run_suite (s);
