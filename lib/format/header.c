@@ -35,6 +35,7 @@ struct decoder {
   size_t len;
   uint64_t file_size;
   struct header *h;
+  struct header_damage *damage; /* NULL: none is borne */
   struct format_error *e;
 };
 
@@ -267,15 +268,40 @@ decode_backing (const struct decoder *d)
   return 0;
 }
 
+/* TABLE has been found broken. */
+static int
+bear (const struct decoder *d, enum header_table table, int r)
+{
+  if (r == 0 || !d->damage)
+    return r;
+  d->damage->broken[table] = true;
+  d->damage->why[table] = *d->e;
+  return 0;
+}
+
+/* A place that no file has, or that is not at a cluster's beginning, is
+ * no damage to be borne: nothing else of the header is worth more then.
+ */
+static int
+check_place (const struct decoder *d, enum header_table table,
+             const char *field, uint64_t offset, uint64_t bytes)
+{
+  int r = header_check_table (d->h, field, offset, bytes, d->file_size, d->e);
+
+  return is_aligned (offset, d->h->cluster_size) && offset <= INT64_MAX
+    ? bear (d, table, r) : r;
+}
+
 /* The active L1 table. */
 static int
 check_l1 (const struct decoder *d)
 {
-  const struct header *h = d->h;
+  struct header *h = d->h;
   const uint64_t bytes = (uint64_t) h->l1_size * 8;
   const uint64_t needed =
     header_l1_entries (h->cluster_bits,
                        (h->incompatible & INCOMPAT_EXTL2) != 0, h->size);
+  int r;
 
   if (needed > MAX_L1_BYTES / 8)
     return format_fail (d->e, -EFBIG,
@@ -297,22 +323,30 @@ check_l1 (const struct decoder *d)
   /* An empty table has no place, but the offset is aligned all the same. */
   if (bytes == 0 && is_aligned (h->l1_table_offset, h->cluster_size))
     return 0;
-  return header_check_table (h, "l1_table_offset (header byte 40)",
-                             h->l1_table_offset, bytes, d->file_size, d->e);
+  r = check_place (d, TABLE_L1, "l1_table_offset (header byte 40)",
+                   h->l1_table_offset, bytes);
+  if (d->damage && d->damage->broken[TABLE_L1])
+    h->l1_size = 0;
+  return r;
 }
 
 /* The refcount table. */
 static int
 check_refcount_table (const struct decoder *d)
 {
-  const struct header *h = d->h;
+  struct header *h = d->h;
   const uint64_t bytes = h->refcount_table_clusters * h->cluster_size;
+  int r;
 
-  if (h->refcount_table_clusters == 0)
-    return format_fail (d->e, -EINVAL,
-                        "refcount_table_clusters (header byte 56) is 0: the"
-                        " image has no refcount table; 'qemu-img check -r"
-                        " all' can make one");
+  if (h->refcount_table_clusters == 0) {
+    if (d->damage)
+      d->damage->missing = true;
+    return bear (d, TABLE_REFCOUNTS, format_fail (
+                   d->e, -EINVAL,
+                   "refcount_table_clusters (header byte 56) is 0: the image"
+                   " has no refcount table; 'qcow2-overlap check --repair"
+                   " all' can make one"));
+  }
   if (bytes > MAX_REFCOUNT_TABLE_BYTES)
     return format_fail (d->e, -EFBIG,
                         "refcount_table_clusters (header byte 56) is %"
@@ -321,9 +355,12 @@ check_refcount_table (const struct decoder *d)
                         " bytes", h->refcount_table_clusters,
                         MAX_REFCOUNT_TABLE_BYTES / h->cluster_size,
                         h->cluster_size);
-  return header_check_table (h, "refcount_table_offset (header byte 48)",
-                             h->refcount_table_offset, bytes, d->file_size,
-                             d->e);
+  r = check_place (d, TABLE_REFCOUNTS,
+                   "refcount_table_offset (header byte 48)",
+                   h->refcount_table_offset, bytes);
+  if (d->damage && d->damage->broken[TABLE_REFCOUNTS])
+    h->refcount_table_clusters = 0;
+  return r;
 }
 
 /* The snapshot table, whose length is not known yet. */
@@ -331,6 +368,7 @@ static int
 check_snapshots (const struct decoder *d)
 {
   const struct header *h = d->h;
+  int r;
 
   if (h->nb_snapshots > MAX_SNAPSHOTS)
     return format_fail (d->e, -EFBIG,
@@ -341,10 +379,16 @@ check_snapshots (const struct decoder *d)
   if (h->nb_snapshots == 0
       && is_aligned (h->snapshots_offset, h->cluster_size))
     return 0;
-  return header_check_table (h, "snapshots_offset (header byte 64)",
-                             h->snapshots_offset,
-                             h->nb_snapshots * UINT64_C (40),
-                             d->file_size, d->e);
+  r = header_check_table (h, "snapshots_offset (header byte 64)",
+                          h->snapshots_offset,
+                          h->nb_snapshots * UINT64_C (40), d->file_size,
+                          d->e);
+  /* If it begins in the file it is their number that is wrong. */
+  return h->snapshots_offset == 0
+    || (is_aligned (h->snapshots_offset, h->cluster_size)
+        && h->snapshots_offset >= d->file_size
+        && h->snapshots_offset <= INT64_MAX)
+    ? bear (d, TABLE_SNAPSHOTS, r) : r;
 }
 
 /* The length of the file against the header's, then the first cluster,
@@ -374,11 +418,13 @@ load_fields (const struct decoder *d)
 }
 
 int
-header_decode (const uint8_t *buf, size_t len, uint64_t file_size,
-               struct header *h, struct format_error *e)
+header_decode_damaged (const uint8_t *buf, size_t len, uint64_t file_size,
+                       struct header *h, struct header_damage *damage,
+                       struct format_error *e)
 {
   const struct decoder d = {
-    .buf = buf, .len = len, .file_size = file_size, .h = h, .e = e,
+    .buf = buf, .len = len, .file_size = file_size, .h = h,
+    .damage = damage, .e = e,
   };
   uint64_t cluster_size, unknown;
   size_t end = 0;
@@ -411,4 +457,11 @@ header_decode (const uint8_t *buf, size_t len, uint64_t file_size,
   if (r == 0)
     r = check_snapshots (&d);
   return r;
+}
+
+int
+header_decode (const uint8_t *buf, size_t len, uint64_t file_size,
+               struct header *h, struct format_error *e)
+{
+  return header_decode_damaged (buf, len, file_size, h, NULL, e);
 }

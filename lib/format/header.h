@@ -122,6 +122,27 @@ int header_probe (const uint8_t *buf, size_t len, uint64_t *cluster_size,
 int header_decode (const uint8_t *buf, size_t len, uint64_t file_size,
                    struct header *h, struct format_error *e);
 
+/* Tables that cannot be where the header says: upon the header, past the
+ * end of the file, or, the refcount table, nowhere.
+ */
+enum header_table { TABLE_L1, TABLE_REFCOUNTS, TABLE_SNAPSHOTS };
+#define HEADER_TABLES 3
+struct header_damage {
+  bool broken[HEADER_TABLES];
+  bool missing;                 /* the refcount table, and not misplaced */
+  struct format_error why[HEADER_TABLES]; /* of those that are */
+};
+
+/* The same for a check, which wants to tell what else is wrong.  BUF is
+ * the whole first cluster, with zeroes for what the file lacks.  Broken
+ * tables are not refused, but noted in *DAMAGE: of a broken L1 table or
+ * refcount table *H then has no entries, of snapshots what the file says.
+ */
+int header_decode_damaged (const uint8_t *buf, size_t len,
+                           uint64_t file_size, struct header *h,
+                           struct header_damage *damage,
+                           struct format_error *e);
+
 /* Encode the first cluster of a new image from *H into BUF, a whole
  * cluster.  0, or -ENAMETOOLONG with *E filled: the backing file's name
  * does not fit.

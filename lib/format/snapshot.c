@@ -142,25 +142,22 @@ check_space (const struct decoder *d, uint32_t i, uint64_t end)
   return 0;
 }
 
-/* Decode entry I, which starts at *AT, into *S (all zeroes before), and
- * move *AT past it.  On failure the caller frees *S.
+/* The fixed part of entry I, which starts at AT, into *S (all zeroes
+ * before); where it ends, and where its strings divide.
  */
 static int
-decode_entry (const struct decoder *d, uint32_t i, uint64_t *at,
-              struct snapshot *s)
+decode_fixed (const struct decoder *d, uint32_t i, uint64_t at,
+              struct snapshot *s, uint64_t *end, uint32_t lengths[2])
 {
-  const uint8_t *p = d->buf + *at;
-  uint32_t id_len, name_len;
-  uint64_t end;
-  int r;
+  const uint8_t *p = d->buf + at;
+  int r = check_space (d, i, at + SNAPSHOT_MIN_ENTRY);
 
-  r = check_space (d, i, *at + SNAPSHOT_MIN_ENTRY);
   if (r < 0)
     return r;
   s->l1_table_offset = load_be64 (p);
   s->l1_size = load_be32 (p + 8);
-  id_len = load_be16 (p + 12);
-  name_len = load_be16 (p + 14);
+  lengths[0] = load_be16 (p + 12);
+  lengths[1] = load_be16 (p + 14);
   s->date_sec = load_be32 (p + 16);
   s->date_nsec = load_be32 (p + 20);
   s->vm_clock_nsec = load_be64 (p + 24);
@@ -172,18 +169,52 @@ decode_entry (const struct decoder *d, uint32_t i, uint64_t *at,
                         ": extra_data_size is %" PRIu32 ", more than the"
                         " %d bytes that are supported", i, s->extra_size,
                         MAX_EXTRA);
+  *end = at + SNAPSHOT_MIN_ENTRY + s->extra_size + lengths[0] + lengths[1];
+  return check_space (d, i, *end);
+}
 
-  end = *at + SNAPSHOT_MIN_ENTRY + s->extra_size + id_len + name_len;
-  r = check_space (d, i, end);
+/* Decode entry I, which starts at *AT, into *S (all zeroes before), and
+ * move *AT past it.  On failure the caller frees *S.
+ */
+static int
+decode_entry (const struct decoder *d, uint32_t i, uint64_t *at,
+              struct snapshot *s)
+{
+  uint32_t lengths[2];
+  uint64_t end;
+  int r = decode_fixed (d, i, *at, s, &end, lengths);
+
   if (r == 0)
     r = check_l1 (d, i, s);
   if (r == 0)
-    r = copy_strings (d, s, p + SNAPSHOT_MIN_ENTRY, id_len, name_len);
+    r = copy_strings (d, s, d->buf + *at + SNAPSHOT_MIN_ENTRY, lengths[0],
+                      lengths[1]);
   if (r < 0)
     return r;
   decode_extra (s);
   *at = round_up (end, 8);
   return 0;
+}
+
+bool
+snapshot_walk (struct snapshot_walk *w, const uint8_t *buf, size_t len,
+               uint64_t cluster_size, uint64_t file_size, struct snapshot *s)
+{
+  const struct decoder d = {
+    .buf = buf, .len = len, .cluster_size = cluster_size,
+    .file_size = file_size, .e = &w->why,
+  };
+  uint32_t lengths[2];
+  uint64_t end;
+
+  memset (s, 0, sizeof *s);
+  if (decode_fixed (&d, w->index, w->at, s, &end, lengths) < 0)
+    return false;
+  s->has_disk_size = s->extra_size >= 16;
+  w->sound = check_l1 (&d, w->index, s) == 0;
+  w->at = round_up (end, 8);
+  w->index++;
+  return true;
 }
 
 int

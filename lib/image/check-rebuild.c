@@ -170,6 +170,7 @@ write_header (struct check *c, const struct layout *l)
   }
   img->header.refcount_table_offset = offset;
   img->header.refcount_table_clusters = (uint32_t) l->table;
+  img->damage.broken[TABLE_REFCOUNTS] = false;
   return 0;
 }
 
@@ -214,7 +215,7 @@ unclaim_old (struct check *c, uint64_t table, uint64_t bytes,
   struct image *img = c->img;
   uint64_t i;
 
-  if (img->untracked)
+  if (img->untracked || bytes == 0)
     return;
   guard_unclaim (img, OVERLAP_REFCOUNT_TABLE, table, bytes);
   for (i = 0; i < bytes / sizeof blocks[0]; ++i)
@@ -231,7 +232,7 @@ switch_over (struct check *c, const struct layout *l)
   struct refcounts *rc = &img->refcounts;
   const uint64_t table = rc->table_offset;
   const uint64_t bytes = rc->table_clusters << img->cluster_bits;
-  CLEANUP_FREE uint64_t *blocks = malloc (bytes);
+  CLEANUP_FREE uint64_t *blocks = malloc (MAX (bytes, (uint64_t) 1));
   uint64_t i;
   int r;
 

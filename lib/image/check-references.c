@@ -30,6 +30,9 @@
 #include "report.h"
 #include "walk.h"
 
+/* Entries of L1 tables that are followed although they were before. */
+#define MAX_AGAIN 4096
+
 /* LEN bytes at OFFSET are WHAT: every cluster of them gets one reference.
  */
 static int
@@ -181,8 +184,7 @@ refer_entry (struct check *c, uint64_t table, uint64_t entry,
     check_mistake (c, CHECK_KIND_BROKEN, 1, "entry 0x%" PRIx64 " in the L2 "
                    "table at host offset 0x%" PRIx64 " is no multiple of "
                    "the cluster size", entry, table);
-    c->unseen = true;
-    return 0;
+    c->unseen = true;           /* a part of two clusters, as to QEMU */
   }
   if (c->img->map.layout.data_file)
     return 0;                   /* nothing of this file is referred to */
@@ -290,8 +292,10 @@ refer_l1 (struct check *c, const char *what, uint64_t offset,
   return r;
 }
 
-/* Snapshots share L2 tables, but not L1 tables: following one many times
- * would only take long.
+/* Snapshots share L2 tables, but not L1 tables: what an L1 table is used
+ * for twice is a mistake of the counts of all that it leads to.  A table
+ * that is used many times is followed so often only that it does not take
+ * long.
  */
 static int
 refer_snapshot (struct check *c, const struct snapshot *s)
@@ -299,14 +303,68 @@ refer_snapshot (struct check *c, const struct snapshot *s)
   const uint64_t first = s->l1_table_offset >> c->img->cluster_bits;
 
   if (s->l1_size > 0 && tally_get (&c->tally, first) > 0) {
-    check_mistake (c, CHECK_KIND_BROKEN, 1, "the L1 table of a snapshot at "
-                   "host offset 0x%" PRIx64 " is used for something else, "
-                   "too", s->l1_table_offset);
-    c->unseen = true;
-    return 0;
+    if (s->l1_size > MAX_AGAIN - c->again) {
+      check_mistake (c, CHECK_KIND_BROKEN, 1, "the L1 table of a snapshot at "
+                     "host offset 0x%" PRIx64 " is used for something else, "
+                     "too", s->l1_table_offset);
+      c->unseen = true;
+      return 0;
+    }
+    c->again += s->l1_size;
   }
   return refer_l1 (c, "a snapshot's L1 table", s->l1_table_offset,
                    s->l1_size, false);
+}
+
+/* Entry I of the table.  WHY: its L1 table cannot be followed. */
+static int
+refer_snapshot_entry (struct check *c, uint32_t i, const struct snapshot *s,
+                      const char *why)
+{
+  if (why) {
+    check_mistake (c, CHECK_KIND_BROKEN, 1, "%s", why);
+    c->unseen = true;
+    return 0;
+  }
+  if (c->img->header.version >= 3 && !s->has_disk_size)
+    check_mistake (c, CHECK_KIND_BROKEN, 1, "snapshot table entry %" PRIu32
+                   " is incomplete: it has no disk size", i);
+  return refer_snapshot (c, s);
+}
+
+/* A table that the image was opened without: what can be used of it. */
+static int
+refer_broken_table (struct check *c)
+{
+  struct image *img = c->img;
+  const struct header *h = &img->header;
+  const uint64_t file = atomic_load (&img->guard.end);
+  const uint64_t left = h->snapshots_offset < file
+    ? file - h->snapshots_offset : 0;
+  const uint64_t len = MIN (left, (uint64_t) 1 << 20);
+  CLEANUP_FREE uint8_t *buf = malloc (len + 1);
+  struct snapshot_walk w = { .at = 0 };
+  int r;
+
+  if (!buf)
+    return -ENOMEM;
+  r = storage_read (img->storage, buf, len, h->snapshots_offset);
+  while (r == 0 && w.index < h->nb_snapshots) {
+    struct snapshot s;
+    const bool entry = snapshot_walk (&w, buf, len, img->cluster_size, file,
+                                      &s);
+
+    if (entry)
+      r = refer_snapshot_entry (c, w.index - 1, &s,
+                                w.sound ? NULL : w.why.text);
+    else {
+      check_mistake (c, CHECK_KIND_BROKEN, 1, "%s", w.why.text);
+      c->unseen = true;
+      break;
+    }
+  }
+  return r < 0 ? r : refer (c, "the snapshot table", h->snapshots_offset,
+                            MIN (w.at, left));
 }
 
 static int
@@ -316,17 +374,14 @@ refer_snapshots (struct check *c)
   uint32_t i;
   int r = 0;
 
-  /* The table is so broken that the image was opened without. */
-  if (t->count != c->img->header.nb_snapshots) {
-    check_mistake (c, CHECK_KIND_BROKEN, 1, "the snapshot table is broken");
-    c->unseen = true;
+  if (c->img->damage.broken[TABLE_SNAPSHOTS]) {
+    check_mistake (c, CHECK_KIND_BROKEN, 1, "there are no snapshots");
+    return 0;
   }
-  for (i = 0; i < t->count && r == 0; ++i) {
-    if (c->img->header.version >= 3 && !t->v[i].has_disk_size)
-      check_mistake (c, CHECK_KIND_BROKEN, 1, "snapshot table entry %" PRIu32
-                     " is incomplete: it has no disk size", i);
-    r = refer_snapshot (c, &t->v[i]);
-  }
+  if (t->count != c->img->header.nb_snapshots)
+    return refer_broken_table (c);
+  for (i = 0; i < t->count && r == 0; ++i)
+    r = refer_snapshot_entry (c, i, &t->v[i], NULL);
   return r;
 }
 
@@ -399,8 +454,10 @@ check_references (struct check *c, bool structure)
     | OVERLAP_BIT (OVERLAP_INACTIVE_L1) | OVERLAP_BIT (OVERLAP_INACTIVE_L2)
     | OVERLAP_BIT (OVERLAP_REFCOUNT_TABLE)
     | OVERLAP_BIT (OVERLAP_REFCOUNT_BLOCK);
-  int r = walk_metadata (img, OVERLAP_ALL & ~mine, refer_piece, c);
+  int r;
 
+  c->again = 0;
+  r = walk_metadata (img, OVERLAP_ALL & ~mine, refer_piece, c);
   if (r == 0)
     r = refer_l1 (c, "the active L1 table", img->header.l1_table_offset,
                   img->header.l1_size, true);

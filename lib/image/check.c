@@ -134,12 +134,36 @@ forget (struct image *img)
   return r;
 }
 
+/* What the header could not be believed in.  Snapshots are counted where
+ * they are looked for, and a refcount table that is not there is as many
+ * mistakes as it lacks counts.
+ */
+static void
+check_header (struct check *c)
+{
+  const struct header_damage *d = &c->img->damage;
+  int i;
+
+  for (i = 0; i < HEADER_TABLES; ++i) {
+    const bool refcounts = i == TABLE_REFCOUNTS;
+
+    if (!d->broken[i])
+      continue;
+    check_mistake (c, refcounts ? CHECK_KIND_STRUCTURE : CHECK_KIND_BROKEN,
+                   i == TABLE_L1 || (refcounts && !d->missing), "%s",
+                   d->why[i].text);
+    c->rebuild |= refcounts;
+    c->unseen |= !refcounts;
+  }
+}
+
 static int
 round_with_tally (struct check *c, enum image_check what)
 {
   const bool rebuild = what == CHECK_ALL;
   int r;
 
+  check_header (c);
   r = check_references (c, true);
   if (r == 0)
     r = check_counts (c);

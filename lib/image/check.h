@@ -39,6 +39,7 @@ struct check {
   uint64_t steps, steps_done;   /* L1 entries, for the progress */
   uint64_t told;                /* when progress was told last */
   uint64_t fragmented, allocated, compressed; /* of the active disk */
+  uint32_t again;               /* L1 entries followed more than once */
   bool recount;                 /* mistakes were noted before */
   unsigned lines;               /* of mistakes that were reported */
 };

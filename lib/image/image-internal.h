@@ -54,6 +54,7 @@ struct image {
   char *description;
   struct storage *storage;
   struct header header;         /* as read; incompatible is kept current */
+  struct header_damage damage;  /* none, but in an offline check */
 
   unsigned cluster_bits;
   uint64_t cluster_size;        /* bytes */

@@ -57,7 +57,7 @@ read_table (struct image *img)
   uint64_t bytes = rc->table_clusters << img->cluster_bits, i;
   int r;
 
-  rc->table = malloc (bytes);
+  rc->table = malloc (MAX (bytes, (uint64_t) 1));
   if (!rc->table)
     return -ENOMEM;
   r = storage_read (img->storage, rc->table, bytes, rc->table_offset);

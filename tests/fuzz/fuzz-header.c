@@ -154,6 +154,70 @@ try_entries (const uint8_t *data, size_t size, const struct header *h)
   }
 }
 
+/* As a check reads it, which bears more, but nothing that it would then
+ * follow out of the file.
+ */
+static void
+try_damaged (const uint8_t *data, size_t size, uint64_t cluster_size,
+             bool sound)
+{
+  uint8_t *buf = calloc (1, cluster_size);
+  struct header_damage damage = { .missing = false };
+  struct format_error e;
+  struct header h;
+  int i, r;
+
+  MUST (buf != NULL);
+  memcpy (buf, data, (size_t) MIN ((uint64_t) size, cluster_size));
+  r = header_decode_damaged (buf, (size_t) cluster_size, size, &h, &damage,
+                             &e);
+  free (buf);
+  MUST (r == 0 || !sound);
+  if (r < 0) {
+    check_text (&e);
+    return;
+  }
+  for (i = 0; i < HEADER_TABLES; i++) {
+    MUST (!damage.broken[i] || !sound);
+    if (damage.broken[i])
+      check_text (&damage.why[i]);
+  }
+  MUST (!damage.broken[TABLE_L1] || h.l1_size == 0);
+  MUST (damage.broken[TABLE_REFCOUNTS] == (h.refcount_table_clusters == 0));
+  if (h.l1_size)
+    check_inside (h.l1_table_offset, h.l1_size * UINT64_C (8),
+                  h.cluster_size, size);
+  if (h.refcount_table_clusters)
+    check_inside (h.refcount_table_offset,
+                  h.refcount_table_clusters * h.cluster_size, h.cluster_size,
+                  size);
+  MUST (!damage.missing || damage.broken[TABLE_REFCOUNTS]);
+}
+
+/* What can be made out of a table that may be broken. */
+static void
+walk_snapshots (const uint8_t *table, size_t len, size_t size,
+                const struct header *h)
+{
+  struct snapshot_walk w = { .at = 0 };
+  struct snapshot s;
+  uint64_t at = 0;
+
+  while (w.index < h->nb_snapshots
+         && snapshot_walk (&w, table, len, h->cluster_size, size, &s)) {
+    MUST (w.at >= at + SNAPSHOT_MIN_ENTRY && w.at <= round_up (len, 8));
+    at = w.at;
+    if (!w.sound)
+      check_text (&w.why);
+    else if (s.l1_size)
+      check_inside (s.l1_table_offset, s.l1_size * UINT64_C (8),
+                    h->cluster_size, size);
+    MUST (!s.id && !s.name && !s.extra);
+  }
+  if (w.index < h->nb_snapshots)
+    check_text (&w.why);
+}
+
 int
 LLVMFuzzerTestOneInput (const uint8_t *data, size_t size)
 {
@@ -168,11 +232,16 @@ LLVMFuzzerTestOneInput (const uint8_t *data, size_t size)
   if (header_decode (data, (size_t) MIN ((uint64_t) size, cluster_size),
                      size, &h, &e) < 0) {
     check_text (&e);
+    try_damaged (data, size, cluster_size, false);
     return 0;
   }
   check_header (&h, size);
-  if (h.nb_snapshots)
+  try_damaged (data, size, cluster_size, true);
+  if (h.nb_snapshots) {
     try_snapshots (data, size, &h);
+    walk_snapshots (data + h.snapshots_offset,
+                    size - (size_t) h.snapshots_offset, size, &h);
+  }
   if (h.nb_bitmaps)
     try_bitmaps (data, size, &h);
   try_entries (data, size, &h);

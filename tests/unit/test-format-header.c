@@ -265,6 +265,59 @@ START_TEST (row)
 }
 END_TEST
 
+/* What a check bears, and what it does not. */
+START_TEST (damaged)
+{
+  static const struct {
+    struct change change;
+    int broken;                 /* enum header_table; -1: refused */
+  } table[] = {
+    { { 40, 8, 0 }, TABLE_L1 },
+    { { 40, 8, UINT64_C (1) << 40 }, TABLE_L1 },
+    { { 36, 4, 1 << 20 }, TABLE_L1 },
+    { { 40, 8, 512 }, -1 },
+    { { 40, 8, UINT64_C (1) << 63 }, -1 },
+    { { 36, 4, 0 }, -1 },       /* shorter than the disk */
+    { { 36, 4, UINT32_MAX }, -1 },
+    { { 48, 8, 0 }, TABLE_REFCOUNTS },
+    { { 48, 8, UINT64_C (1) << 40 }, TABLE_REFCOUNTS },
+    { { 56, 4, 2000 }, TABLE_REFCOUNTS },
+    { { 56, 4, 0 }, TABLE_REFCOUNTS },
+    { { 48, 8, 512 }, -1 },
+    { { 56, 4, UINT32_MAX }, -1 },
+    { { 60, 4, 1 }, TABLE_SNAPSHOTS },
+    { { 60, 4, UINT32_MAX }, -1 },
+    { { 20, 4, 8 }, -1 },
+  };
+  struct header_damage damage = { .missing = false };
+  struct made m = make_header (3, C4K);
+  struct format_error e;
+  struct header h;
+  int i, r;
+
+  poke (m.buf, 24, 8, 4096);
+  poke (m.buf, 64, 8, 0);
+  poke (m.buf, table[_i].change.offset, table[_i].change.width,
+        table[_i].change.value);
+  ck_assert_int_lt (decode (&m, &h, &e), 0);
+  r = header_decode_damaged (m.buf, 4096, m.file_size, &h, &damage, &e);
+  ck_assert_int_eq (r < 0, table[_i].broken < 0);
+  for (i = 0; i < HEADER_TABLES && r == 0; i++) {
+    ck_assert_int_eq (damage.broken[i], i == table[_i].broken);
+    if (damage.broken[i])
+      ck_assert_uint_gt (strlen (damage.why[i].text), 10);
+  }
+  if (table[_i].broken == TABLE_L1)
+    ck_assert_uint_eq (h.l1_size, 0);
+  if (table[_i].broken == TABLE_REFCOUNTS) {
+    ck_assert_uint_eq (h.refcount_table_clusters, 0);
+    ck_assert_int_eq (damage.missing, table[_i].change.width == 4
+                      && table[_i].change.value == 0);
+  }
+  free (m.buf);
+}
+END_TEST
+
 /* Every length that a file can be cut to is refused without a byte read
  * beyond it.
  */
@@ -424,6 +477,7 @@ main (void)
 
   tcase_add_loop_test (tc, row, 0, ARRAY_SIZE (rows));
   tcase_add_loop_test (tc, short_file, 0, 2);
+  tcase_add_loop_test (tc, damaged, 0, 16);
   tcase_add_test (tc, probe);
   tcase_add_test (tc, fields_v3);
   tcase_add_test (tc, fields_v2);

@@ -222,6 +222,43 @@ START_TEST (huge_extra)
 }
 END_TEST
 
+/* Of a broken table the entries up to where none can be made out. */
+START_TEST (broken_walk)
+{
+  const struct entry entries[] = {
+    { 0x3000, 1, "1", "one", 16 },
+    { 0x3001, 1, "2", "not aligned", 24 },
+    { 0x4000, 2, "3", "three", 0 },
+    { 0x5000, 3, "4", "too much extra data", 16 },
+  };
+  struct snapshot_walk w = { .at = 0 };
+  struct snapshot s;
+  uint8_t buf[512] = { 0 };
+  size_t at = 0, i, last = 0;
+
+  for (i = 0; i < 4; i++) {
+    last = at;
+    put_entry (buf, &at, &entries[i]);
+  }
+  store_be32 (buf + last + 36, 1025);
+  for (i = 0; i < 3; i++) {
+    ck_assert (snapshot_walk (&w, buf, at, CLUSTER, FILE_SIZE, &s));
+    ck_assert_uint_eq (w.index, i + 1);
+    ck_assert_int_eq (w.sound, i != 1);
+    ck_assert_uint_eq (s.l1_table_offset, entries[i].l1_offset);
+    ck_assert_uint_eq (s.l1_size, entries[i].l1_size);
+    ck_assert_int_eq (s.has_disk_size, i != 2);
+    if (i == 1)
+      ck_assert_ptr_nonnull (strstr (w.why.text, "entry 1"));
+  }
+  ck_assert_uint_eq (w.at, last);
+  ck_assert (!snapshot_walk (&w, buf, at, CLUSTER, FILE_SIZE, &s));
+  ck_assert_ptr_nonnull (strstr (w.why.text, "entry 3: extra_data_size"));
+  w.at = at - 30;
+  ck_assert (!snapshot_walk (&w, buf, at, CLUSTER, FILE_SIZE, &s));
+}
+END_TEST
+
 /* At every length but those that hold all of it, more is asked for.  The
  * padding of the last entry need not be there.
  */
@@ -315,6 +352,7 @@ main (void)
   tcase_add_test (tc, empty);
   tcase_add_loop_test (tc, row, 0, ARRAY_SIZE (rows));
   tcase_add_test (tc, huge_extra);
+  tcase_add_test (tc, broken_walk);
   tcase_add_test (tc, short_buffer);
   tcase_add_loop_test (tc, huge_count, 0, 3);
   tcase_add_test (tc, huge_table);
