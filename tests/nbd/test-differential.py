@@ -37,6 +37,7 @@ PARAMETERS = {
     "original": ["plain", "empty", "deflate", "zstd"],
     "backing": ["none", "raw-short", "raw-long", "raw-odd", "qcow2-short",
                 "qcow2-long", "chain"],
+    "spelling": ["plain", "json"],      # of its name
     "snapshots": [0, 1, 2, 3],
     "maker": ["qemu", "us"],
     "preallocation": ["off", "metadata", "falloc", "full"],
@@ -91,6 +92,8 @@ def possible(case):
             get("original") in ("deflate", "zstd")):
         return False
     if get("data") == "raw" and get("backing", "none") != "none":
+        return False
+    if get("spelling") == "json" and get("backing") == "none":
         return False
     # Without a zero flag qemu-img writes out all the zeroes by which a disk
     # differs from its backing file; with large clusters that is terabytes.
@@ -305,6 +308,7 @@ class Subject:
         self.saved = {}         # snapshots: name -> raw file
         self.resize = None      # what the next server shall make of it
         self.backing, self.backing_format = self.make_backing()
+        self.backing_name = self.spell(self.backing, self.backing_format)
         self.make_image()
         self.make_snapshots()
         self.bitmap = self.make_bitmap()
@@ -360,6 +364,13 @@ class Subject:
         self.dirty(top, 4)
         return top, "qcow2"
 
+    def spell(self, path, fmt):
+        """Its name, as the case has it."""
+        if self.case["spelling"] == "plain" or not path:
+            return path
+        return 'json:{"driver":"%s","file":{"driver":"file","filename":"%s"}}' \
+            % (fmt, path)
+
     def dirty(self, path, pieces):
         """Some writes by QEMU."""
         size = image_info(path)["virtual-size"]
@@ -404,10 +415,11 @@ class Subject:
             options.update(odd_cipher(self.rng))
         ours = self.lab.ours and case["maker"] == "us"
         if ours and not encrypted:
-            create_by_us(self.path, self.size, self.backing,
+            create_by_us(self.path, self.size, self.backing_name,
                          self.backing_format, **options)
         elif case["original"] == "empty" or encrypted:
-            create(self.path, self.size, self.backing, self.backing_format,
+            create(self.path, self.size, self.backing_name,
+                   self.backing_format,
                    encryption=encrypted and
                    case["encryption"].replace("odd-", ""), **options)
         if case["original"] == "empty":
@@ -426,7 +438,7 @@ class Subject:
         if case["original"] in ("deflate", "zstd"):
             argv.append("-c")
         if self.backing:
-            argv += ["-B", self.backing, "-F", self.backing_format]
+            argv += ["-B", self.backing_name, "-F", self.backing_format]
         argv += ["-o", ",".join("%s=%s" % kv for kv in options.items())]
         qemu_img(*argv, source, self.path)
         os.unlink(source)
