@@ -330,6 +330,53 @@ note_counts (struct image *img, uint64_t offset, uint64_t len, bool drop)
   l2cache_put (img, s);
 }
 
+/* Guest clusters whose counts are looked up together. */
+#define NEIGHBOURS 16u
+
+/* The first write to a cluster looks up its count; its neighbours will
+ * mostly be written to as well, and their counts lie beside it.  So those
+ * that are in memory are noted in the same go.
+ *
+ * Nobody holds the range locks of the neighbours: an entry may change
+ * between the look at its count and the note.  Then it is not noted.  If it
+ * is the same again, it is one that the engine has linked meanwhile, to a
+ * cluster whose count it has made one.
+ */
+static void
+note_neighbours (struct image *img, uint64_t offset)
+{
+  const unsigned mask = (1u << img->map.slice_bits) - 1;
+  const uint64_t cluster = offset >> img->cluster_bits;
+  const unsigned base = (unsigned) cluster & mask & ~(NEIGHBOURS - 1);
+  const unsigned n = MIN (NEIGHBOURS, mask + 1 - base);
+  uint64_t word[NEIGHBOURS], host[NEIGHBOURS];
+  struct slice *s = l2cache_peek (img, cluster >> img->map.slice_bits);
+  uint32_t ones;
+  unsigned i;
+
+  if (!s)
+    return;
+  for (i = 0; i < n; ++i) {
+    const struct l2_entry e = slice_entry (img, s, base + i);
+    const bool own = (e.word & ENTRY_COPIED)
+      && l2_has_host (l2_kind (&img->map.layout, e, 0));
+
+    word[i] = own ? e.word : 0;
+    host[i] = (word[i] & ENTRY_OFFSET) >> img->cluster_bits;
+  }
+  l2cache_put (img, s);
+
+  ones = refcounts_known_one (img, host, n);
+  s = l2cache_peek (img, cluster >> img->map.slice_bits);
+  if (!s)
+    return;
+  for (i = 0; i < n; ++i)
+    if (word[i] && (ones >> i & 1)
+        && slice_entry (img, s, base + i).word == word[i])
+      s->one[(base + i) / 64] |= UINT64_C (1) << ((base + i) % 64);
+  l2cache_put (img, s);
+}
+
 /* The extent is COPIED; is that true?  1: yes; 0: no, the flag was
  * dropped where it is wrong, look up again.
  */
@@ -348,6 +395,7 @@ check_copied (struct image *img, uint64_t offset,
     return r;
   if (yes) {
     note_counts (img, offset, e->len, false);
+    note_neighbours (img, offset);
     return 1;
   }
   if (value == 0)

@@ -288,18 +288,27 @@ count_one (_Atomic uint64_t *counter)
                          + 1, memory_order_relaxed);
 }
 
+static struct refblock *
+cached (struct refcounts *rc, uint64_t index)
+{
+  struct refblock *b;
+
+  for (b = *bucket (rc, index); b; b = b->hash_next)
+    if (b->index == index)
+      break;
+  return b;
+}
+
 int
 refcounts_block (struct image *img, uint64_t index,
                  struct refblock **block)
 {
   struct refcounts *rc = &img->refcounts;
-  struct refblock *b;
+  struct refblock *b = cached (rc, index);
   int r;
 
   *block = NULL;
-  for (b = *bucket (rc, index); b; b = b->hash_next) {
-    if (b->index != index)
-      continue;
+  if (b) {
     if (b != rc->lru_first) {
       lru_remove (rc, b);
       lru_push (rc, b);
@@ -500,6 +509,28 @@ refcounts_all_one (struct image *img, uint64_t first, uint64_t count,
     }
   }
   return 0;
+}
+
+uint32_t
+refcounts_known_one (struct image *img, const uint64_t *cluster, unsigned n)
+{
+  struct refcounts *rc = &img->refcounts;
+  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&rc->lock);
+  const uint64_t mask = (UINT64_C (1) << rc->block_bits) - 1;
+  const struct refblock *block = NULL;
+  uint32_t ones = 0;
+  unsigned i;
+
+  for (i = 0; i < n; ++i) {
+    const uint64_t index = cluster[i] >> rc->block_bits;
+
+    if (!block || block->index != index)
+      block = cached (rc, index);
+    if (block && refcount_get (block->data, rc->order,
+                               cluster[i] & mask) == 1)
+      ones |= UINT32_C (1) << i;
+  }
+  return ones;
 }
 
 int

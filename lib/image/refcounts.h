@@ -97,6 +97,12 @@ int refcounts_get (struct image *img, uint64_t cluster, uint64_t *value);
 int refcounts_all_one (struct image *img, uint64_t first, uint64_t count,
                        bool *yes, uint64_t *where, uint64_t *value);
 
+/* Which of N host clusters, at most 32, are known to have a count of one,
+ * without reading anything: bit I for CLUSTER[I].
+ */
+uint32_t refcounts_known_one (struct image *img, const uint64_t *cluster,
+                              unsigned n);
+
 /* How many of the counts of block INDEX are not zero. */
 int refcounts_used_in_block (struct image *img, uint64_t index,
                              uint64_t *used);

@@ -600,6 +600,31 @@ START_TEST (copied_is_checked_against_the_count)
 }
 END_TEST
 
+/* The counts of neighbours are looked up with that of the cluster that is
+ * written to: those that are one, and no others, need no second look.
+ */
+START_TEST (neighbours_are_counted_each_for_itself)
+{
+  uint64_t host, lookups;
+
+  make_image ("", "64M");
+  ck_assert_int_eq (write_byte (0, 192 * K, 1), 0);
+  host = host_of (64 * K);
+  reopen (host, 2);
+  ck_assert_int_eq (write_byte (0, 4 * K, 2), 0);
+  lookups = atomic_load (&img->refcounts.hits);
+  ck_assert_int_eq (write_byte (128 * K, 4 * K, 2), 0);
+  ck_assert_uint_eq (atomic_load (&img->refcounts.hits), lookups);
+  ck_assert_int_eq (write_byte (64 * K, 4 * K, 2), 0);
+  ck_assert_uint_ne (host_of (64 * K), host);
+  expect_byte (64 * K, 4 * K, 2);
+  expect_byte (68 * K, 60 * K, 1);
+  ck_assert_int_eq (image_stop (img), 0);
+  ck_assert_int_eq (qemu_check (), 3);
+  image_close (img);
+}
+END_TEST
+
 START_TEST (a_cluster_in_use_with_count_zero_is_corruption)
 {
   uint64_t host;
@@ -647,6 +672,7 @@ main (void)
   tcase_add_loop_test (tc, the_guard_refuses_what_is_not_the_writers, 0, 4);
   tcase_add_test (tc, acknowledged_writes_survive_a_hit);
   tcase_add_test (tc, copied_is_checked_against_the_count);
+  tcase_add_test (tc, neighbours_are_counted_each_for_itself);
   tcase_add_test (tc, a_cluster_in_use_with_count_zero_is_corruption);
   suite_add_tcase (s, tc);
   return run_suite (s);
