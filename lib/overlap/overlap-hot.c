@@ -34,11 +34,13 @@
  *        +--------------------+-------------------------------+
  *
  * A group is filled when it is asked about again without another one of
- * the same place in between, and not each time, but once in some 128 times:
- * a guest comes back thousands of times.  So checks all over a large
- * image, which no table would help, and groups that drive each other out
- * do not fill words in vain, which takes the time of 30 checks: they pay
- * for one store.
+ * the same place in between, and not each time.  Where groups drive each
+ * other out it is once in some 128 times: checks all over a large image,
+ * which no table would help, do not fill words in vain, which takes the
+ * time of 30 checks, but pay for one store.  Where there is room for all,
+ * it is once in some 8 times: a guest comes back thousands of times, but a
+ * server that has just begun, or a disk of many GiB, has many groups to
+ * fill.  Each thread judges by what it drove out of late.
  *
  *
  * Invariants
@@ -71,7 +73,13 @@
 /* With less than that the cache has no room for a table beside pages. */
 #define CACHE_MIN 32768u
 #define WORDS_MAX (UINT64_C (1) << 20)
-#define FILL_EACH 128
+#define FILL_EACH 8
+#define FILL_EACH_CROWDED 128
+
+/* So many candidates are met again before a thread forgets that it drove
+ * another group out.
+ */
+#define CROWDED 64u
 
 /* How many words fit in half of the cache, a power of two; or 0. */
 static uint64_t
@@ -187,16 +195,21 @@ fill (struct overlap *o, uint64_t group)
   pthread_mutex_unlock (&o->lock);
 }
 
+/* This thread's judgement. */
+static __thread uint32_t turn OV_FAST_TLS;
+static __thread uint32_t crowded OV_FAST_TLS;
+
 /* True one time in FILL_EACH, at no regular distance: whatever takes turns
  * has its turn here, too.
  */
 static bool
 worth_it (void)
 {
-  static __thread uint32_t state OV_FAST_TLS;
-
-  state += UINT32_C (0x9e3779b1); /* the golden ratio */
-  return state < UINT32_MAX / FILL_EACH;
+  turn += UINT32_C (0x9e3779b1); /* the golden ratio */
+  if (crowded == 0)
+    return turn < UINT32_MAX / FILL_EACH;
+  crowded--;
+  return turn < UINT32_MAX / FILL_EACH_CROWDED;
 }
 
 void
@@ -214,9 +227,12 @@ ov_hot_missed (struct overlap *o, uint64_t cluster)
     return;
   word = atomic_load_explicit (&hot->word[group & hot->mask],
                                memory_order_relaxed);
-  if (word >> 32 != group)
+  if (word >> 32 != group) {
+    if (word != OV_HOT_NONE)
+      crowded = CROWDED;
     atomic_store_explicit (&hot->word[group & hot->mask], candidate,
                            memory_order_relaxed);
+  }
   ov_read_unlock (reader);
   if (word == candidate && worth_it ())
     fill (o, group);

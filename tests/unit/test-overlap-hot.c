@@ -146,6 +146,24 @@ START_TEST (groups_that_drive_each_other_out_are_seldom_filled)
 }
 END_TEST
 
+/* A server that had just begun filled the words of a disk of 1 GiB only in
+ * 130,000 writes.
+ */
+START_TEST (groups_that_have_room_are_filled_soon)
+{
+  unsigned i, group, filled = 0;
+
+  start (CACHE, UINT64_MAX);
+  for (i = 0; i < 24; ++i)
+    for (group = 2; group < 66; ++group)
+      hit (group * OV_HOT_GROUP, 1);
+  for (group = 2; group < 66; ++group)
+    filled += (uint32_t) word (group * OV_HOT_GROUP) == 0;
+  ck_assert_uint_gt (filled, 48);
+  finish ();
+}
+END_TEST
+
 /* The number of such a group has more than 32 bits. */
 START_TEST (groups_far_away_are_not_remembered)
 {
@@ -245,6 +263,7 @@ main (void)
   }
   tcase_add_test (tc, a_group_is_remembered_when_it_is_asked_about_again);
   tcase_add_test (tc, groups_that_drive_each_other_out_are_seldom_filled);
+  tcase_add_test (tc, groups_that_have_room_are_filled_soon);
   tcase_add_loop_test (tc, an_update_is_seen_at_once, 0, 2);
   tcase_add_test (tc, groups_that_share_a_place_are_not_mixed_up);
   tcase_add_test (tc, groups_far_away_are_not_remembered);
