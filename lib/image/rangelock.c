@@ -10,10 +10,31 @@
  * so when the freeing is recorded no request that began before can
  * still be reading it or writing into it.
  *
- * All holds stand in one list, in order of arrival.  A hold is granted
- * when no earlier one conflicts with it, granted or still waiting, so
- * nobody starves.  The list is as long as there are requests in flight,
- * a few dozens at most, and each waiter is woken by name.
+ * Holds stand in one list, in order of arrival.  A hold is granted when no
+ * earlier one conflicts with it, granted or still waiting, so nobody
+ * starves.  The list is as long as there are requests in flight, a few
+ * dozens at most, and each waiter is woken by name.
+ *
+ * A guest that writes in place and reads has shared ranges only, which are
+ * in nobody's way.  So as long as there is no exclusive one, a shared one
+ * does not go to the list: its thread writes it into a place of its own,
+ * which takes no lock:
+ *
+ *     shared                           exclusive
+ *     place = range                    exclusives++
+ *     exclusives == 0 ?                any place in the way?
+ *       yes: granted                     no: granted
+ *       no: place = 0, to the list       yes: wait until it is free
+ *
+ * Invariants
+ *
+ * 1. Of the two above at least one sees the other: both write first and
+ *    look then, in an order that all threads agree on (seq_cst).
+ * 2. While exclusives is not 0 no new range is granted in a place.  So
+ *    whoever comes after an exclusive one stands in the list behind it,
+ *    and it waits only for those that had their places before.
+ * 3. Who gives up a place and finds that exclusives is not 0 wakes those
+ *    that wait for places.
  *
  * Locks: the list has a mutex of its own, held for the walk only.
  * Range locks come before all other locks.  A thread holds at most one
@@ -30,15 +51,110 @@
 void
 rangelock_init (struct rangelock *r)
 {
+  unsigned i;
+
   pthread_mutex_init (&r->lock, NULL);
+  pthread_cond_init (&r->left, NULL);
   r->first = r->last = NULL;
+  atomic_init (&r->exclusives, 0);
+  for (i = 0; i < RANGE_PLACES; ++i)
+    atomic_init (&r->places[i].range, 0);
 }
 
 void
 rangelock_destroy (struct rangelock *r)
 {
   pthread_mutex_destroy (&r->lock);
+  pthread_cond_destroy (&r->left);
 }
+
+/*----------------------------------------------------------------------
+ * Places.  A range in one is its first cluster, of 54 bits, and how many
+ * there are, of 10, so that it is never 0.  What is larger goes to the
+ * list.
+ */
+
+#define COUNT_BITS 10
+
+static uint64_t
+pack (uint64_t begin, uint64_t end)
+{
+  const uint64_t count = end - begin;
+
+  return begin >> (64 - COUNT_BITS) == 0 && count >> COUNT_BITS == 0
+    ? begin << COUNT_BITS | count : 0;
+}
+
+/* Does any place hold a part of [BEGIN, END)? */
+static bool
+places_conflict (struct rangelock *r, uint64_t begin, uint64_t end)
+{
+  uint64_t range, first;
+  unsigned i;
+
+  for (i = 0; i < RANGE_PLACES; ++i) {
+    range = atomic_load (&r->places[i].range);
+    first = range >> COUNT_BITS;
+    if (range != 0 && first < end
+        && begin < first + (range & ((1u << COUNT_BITS) - 1)))
+      return true;
+  }
+  return false;
+}
+
+/* Which place this thread tries: mostly no other uses it.  A library that
+ * is loaded late has room for a few words like this next to those of the
+ * program.
+ */
+static struct range_place *
+my_place (struct rangelock *r)
+{
+  static atomic_uint threads;
+  static __thread unsigned mine
+#ifdef __GLIBC__
+    __attribute__ ((tls_model ("initial-exec")))
+#endif
+    ;                           /* and one more; 0: none yet */
+
+  if (__builtin_expect (mine == 0, 0))
+    mine = 1 + atomic_fetch_add_explicit (&threads, 1, memory_order_relaxed)
+      % RANGE_PLACES;
+  return &r->places[mine - 1];
+}
+
+/* Invariant 3 */
+static void
+leave_place (struct rangelock *r, _Atomic uint64_t *place)
+{
+  atomic_store (place, 0);
+  if (__builtin_expect (atomic_load (&r->exclusives) == 0, 1))
+    return;
+  pthread_mutex_lock (&r->lock);
+  pthread_cond_broadcast (&r->left);
+  pthread_mutex_unlock (&r->lock);
+}
+
+/* Hold a shared range without the list.  False if it has to go there. */
+static bool
+enter_place (struct rangelock *r, struct range_hold *hold,
+             uint64_t begin, uint64_t end)
+{
+  const uint64_t range = pack (begin, end);
+  _Atomic uint64_t *place = &my_place (r)->range;
+  uint64_t none = 0;
+
+  if (range == 0 || !atomic_compare_exchange_strong (place, &none, range))
+    return false;
+  hold->place = place;
+  if (__builtin_expect (atomic_load (&r->exclusives) == 0, 1))
+    return true;                /* invariant 2 */
+  leave_place (r, place);
+  return false;
+}
+
+/*----------------------------------------------------------------------
+ * The list.
+ */
 
 static bool
 conflict (const struct range_hold *a, const struct range_hold *b)
@@ -64,6 +180,9 @@ static void
 append (struct rangelock *r, struct range_hold *hold,
         uint64_t begin, uint64_t end, bool exclusive)
 {
+  if (exclusive)
+    atomic_fetch_add (&r->exclusives, 1);
+  hold->place = NULL;
   hold->begin = begin;
   hold->end = end;
   hold->exclusive = exclusive;
@@ -89,6 +208,8 @@ take_out (struct rangelock *r, struct range_hold *hold)
     hold->next->prev = hold->prev;
   else
     r->last = hold->prev;
+  if (hold->exclusive)
+    atomic_fetch_sub (&r->exclusives, 1);
 }
 
 bool
@@ -99,7 +220,8 @@ rangelock_try (struct rangelock *r, struct range_hold *hold,
 
   pthread_mutex_lock (&r->lock);
   append (r, hold, begin, end, exclusive);
-  granted = hold->granted;
+  granted = hold->granted
+    && !(exclusive && places_conflict (r, begin, end));
   if (!granted)
     take_out (r, hold);         /* nobody came later: nobody waits for it */
   pthread_mutex_unlock (&r->lock);
@@ -110,6 +232,8 @@ void
 rangelock_lock (struct rangelock *r, struct range_hold *hold,
                 uint64_t begin, uint64_t end, bool exclusive)
 {
+  if (!exclusive && enter_place (r, hold, begin, end))
+    return;
   pthread_mutex_lock (&r->lock);
   append (r, hold, begin, end, exclusive);
   if (!hold->granted) {
@@ -118,6 +242,8 @@ rangelock_lock (struct rangelock *r, struct range_hold *hold,
       pthread_cond_wait (&hold->cond, &r->lock);
     pthread_cond_destroy (&hold->cond);
   }
+  while (exclusive && places_conflict (r, begin, end))
+    pthread_cond_wait (&r->left, &r->lock);
   pthread_mutex_unlock (&r->lock);
 }
 
@@ -126,6 +252,10 @@ rangelock_unlock (struct rangelock *r, struct range_hold *hold)
 {
   struct range_hold *h;
 
+  if (hold->place) {
+    leave_place (r, hold->place);
+    return;
+  }
   pthread_mutex_lock (&r->lock);
   take_out (r, hold);
 

@@ -8,14 +8,27 @@
 #define QCOW2_RANGELOCK_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
 struct range_hold;
 
+#define RANGE_PLACES 32u
+
+/* A place for a shared range; 0: free.  In a cache line of its own. */
+struct range_place {
+  _Alignas (64) _Atomic uint64_t range;
+};
+
 struct rangelock {
-  _Alignas (64) pthread_mutex_t lock; /* all in one cache line */
+  _Alignas (64) pthread_mutex_t lock; /* guards what is in its line */
   struct range_hold *first, *last; /* in order of arrival */
+
+  _Alignas (64) atomic_uint exclusives; /* holds in the list, granted or
+                                           not, that are exclusive */
+  pthread_cond_t left;          /* a place became free */
+  struct range_place places[RANGE_PLACES];
 };
 
 /* One range, held or waited for; lives on the caller's stack from
@@ -27,6 +40,7 @@ struct range_hold {
   struct range_hold *prev, *next;
   bool exclusive;
   bool granted;
+  _Atomic uint64_t *place;      /* it is there; NULL: in the list */
   pthread_cond_t cond;          /* signalled when granted */
 };
 
