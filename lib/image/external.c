@@ -180,13 +180,15 @@ static bool
 uri_matches (const char *uri, const char *rule)
 {
   const size_t n = strlen (rule);
+  const char *last = strrchr (uri, '/') + 1; /* its scheme has one */
 
   if (strcmp (rule, "any") == 0 || strcmp (uri, rule) == 0)
     return true;
   if (!storage_is_nbd_uri (rule) || rule[n - 1] != '/')
     return false;
   return strncmp (uri, rule, n) == 0 && !strpbrk (uri, "?#%@")
-    && !strstr (uri, "/../") && !strstr (uri, "/./");
+    && !strstr (uri, "/../") && !strstr (uri, "/./")
+    && strcmp (last, "..") != 0 && strcmp (last, ".") != 0;
 }
 
 /* A URI that RULES allow is its own path.  NAME may be another way to

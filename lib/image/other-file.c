@@ -118,11 +118,11 @@ cut_out (const struct image *img, const char *name,
   len = part->size;
   if (part->offset > size
       || (len != UINT64_MAX && len > size - part->offset)) {
-    report_error ("%s: the image names '%.256s', but %s has %" PRIu64
-                  " bytes, and its 'offset' is %" PRIu64 "; give "
-                  "backing-file= and backing-format= instead",
-                  img->config.filename, name, storage_name (*s), size,
-                  part->offset);
+    report_error ("%s: the image names '%.256s', whose 'offset' is %" PRIu64
+                  " and 'size' %" PRIu64 ", but %s has %" PRIu64 " bytes; "
+                  "give backing-file= and backing-format= instead",
+                  img->config.filename, name, part->offset,
+                  len == UINT64_MAX ? 0 : len, storage_name (*s), size);
     return -EINVAL;
   }
   return storage_open_window (*s, part->offset, MIN (len, size - part->offset),

@@ -249,8 +249,11 @@ FEATURE_CASES = [
          Refused("link.data", "external-files")),
     Case("data-file-itself", "data_file", data_file_name(
         b"data-file-itself.qcow2"), Refused("data file", "the image itself")),
-    Case("data-file-in-chain", "data_file", data_file_in_chain,
+    Case("data-file-in-chain", "data_file", data_file_in_chain(),
          Refused("leads back", file="both.raw")),
+    Case("data-file-in-part", "data_file", data_file_in_chain(
+        b'json:{"driver":"raw","offset":4096,"file.filename":"both.raw"}'),
+        Refused("leads back", file="both.raw")),
     Case("data-file-snapshots", "snapshots", first(
         header(incompatible=4), extension(DATA_FILE, b"x")),
         Refused("nb_snapshots", "is 2", "external data file")),
@@ -807,6 +810,21 @@ BACKING_CASES = [
         b'json:{"driver":"raw","offset":9223372036854775807,"size":0,'
         b'"file.filename":"base.raw"}'),
         Refused("'offset' is 9223372036854775807", "backing-file=")),
+    Case("backing-json-window-too-long", "overlay", backing(
+        b'json:{"driver":"raw","size":1152921504606846976,'
+        b'"file.filename":"base.raw"}'),
+        Refused("'size' 1152921504606846976", "backing-file=")),
+    Case("backing-json-escaped", "overlay", lambda i, m: backing(
+        b'json:{"file.filename":"\\u002e\\u002e\\/%s"}'
+        % m.outside().encode())(i, m),
+        Refused("outside.raw", "external-files")),
+    Case("backing-json-fifo", "overlay", first(
+        fifo, backing(b'json:{"file.filename":"fifo.raw"}')),
+        Refused("fifo.raw")),
+    Case("backing-json-loop", "overlay", first(loop, backing(
+        b'json:{"driver":"qcow2","file":{"driver":"raw","offset":0,"file":'
+        b'{"filename":"loop-other.qcow2"}}}', b"qcow2")),
+        Refused("leads back")),
     Case("backing-json-itself", "overlay", lambda i, m: backing(
         b'json:{"driver":"qcow2","file.filename":"%s"}' % i.name().encode(),
         b"qcow2")(i, m), Refused("leads back")),

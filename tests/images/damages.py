@@ -423,12 +423,14 @@ def data_file_of_backing(i, m):
     i.guest[:] = m.image("data_file", "below").guest
 
 
-def data_file_in_chain(i, m):
+def data_file_in_chain(name=b"both.raw"):
     """The guest's data would be written into the backing file."""
-    m.write("both.raw", bytes(M))
-    i.rewrite(None, b"both.raw")
-    i.add_extension(BACKING_FORMAT, b"raw")
-    data_file_name(b"both.raw")(i, m)
+    def damage(i, m):
+        m.write("both.raw", bytes(M))
+        i.rewrite(None, name)
+        i.add_extension(BACKING_FORMAT, b"raw")
+        data_file_name(b"both.raw")(i, m)
+    return damage
 
 
 def feature(kind, bit, name):

@@ -300,6 +300,7 @@ START_TEST (nbd)
     "nbds://localhost/x", "nbd://localhost/b", "nbd://localhost/ab",
     "nbd://localhost/a/x?socket=/run/s", "nbd://localhost/a/%2e%2e/x",
     "nbd://localhost/a/../x", "nbd://localhost/a/./x",
+    "nbd://localhost/a/..", "nbd://localhost/a/.", "nbd://localhost/a/x/..",
     "nbd://localhost/a/x#y", "nbd://localhost/a/@evil.org/",
   };
   size_t i;
@@ -412,6 +413,8 @@ START_TEST (spellings)
                NULL);
   try_backing ("nbd:h:10809:exportname=a/../x", "nbd://h/a/", -EPERM, NULL,
                "which is 'nbd://h/a/../x'");
+  try_backing ("nbd:h:10809:exportname=a/..", "nbd://h/a/", -EPERM, NULL,
+               "which is 'nbd://h/a/..'");
   try_backing ("nbd:h:1:exportname=x", "nbd://h/", -EPERM, NULL,
                "external-files=URI");
   try_backing ("nbd:h:10809", "same-dir", -EPERM, NULL, "'nbd://h/'");
