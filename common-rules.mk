@@ -49,7 +49,9 @@ LIBALL = \
 # Tests exit with 0, 1 or 77 (passed, failed, skipped).  The script
 # "run" in the top of the build tree sets their environment.  TESTS has
 # all of a folder; QUICK_TESTS, THREAD_TESTS and SMOKE_TESTS have some of
-# them, for make check-quick, check-threads and check-smoke.
+# them, for make check-quick, check-threads and check-smoke.  Of the
+# programs that tests need, the last two build BUILT_FOR_THREADS and
+# BUILT_FOR_SMOKE only.
 TEST_EXTENSIONS = .sh .py
 LOG_COMPILER = $(top_builddir)/run
 AM_LOG_FLAGS = $(UNIT_RUNNER)

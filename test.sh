@@ -105,20 +105,39 @@ configure_and_make ()
 (
   dir=$1
   shift
-  mkdir -p "$dir" && cd "$dir" && "$source/configure" -q "$@" &&
-    make -j2 && make -j2 check TESTS=
+  mkdir -p "$dir" && cd "$dir" && "$source/configure" -q "$@" && make -j3
 )
+
+# The same with the programs of all tests.
+# shellcheck disable=SC2317
+configure_and_make_tests ()
+{
+  configure_and_make "$@" && make -C "$1" -j3 check TESTS=
+}
+
+# In a tree of git, the tarball has every file of it: so only a few of the
+# programs have to be built from it.
+# shellcheck disable=SC2016,SC2317
+check_tarball ()
+{
+  local targets=(distcheck)
+
+  if [ -e .git ]; then targets+=(maintainer-check-extra-dist); fi
+  make -C "$build/plain" -j3 "${targets[@]}" TESTS='$(SMOKE_TESTS)' \
+       check_PROGRAMS='$(BUILT_FOR_SMOKE)' check_LTLIBRARIES= \
+       DISTCHECK_CONFIGURE_FLAGS=CFLAGS=-O1
+}
 
 mkdir -p "$build" || exit 1
 
 echo "== Set-up"
 step "install what is missing" ./install-deps -y test || finish
 step "autogen.sh" ./autogen.sh || finish
-step "build" configure_and_make "$build/plain" || finish
+step "build" configure_and_make_tests "$build/plain" || finish
 
 run_tests "All tests" "$build/plain" check-at-once
 
-if step "build with ASan and UBSan" configure_and_make "$build/asan" \
+if step "build with ASan and UBSan" configure_and_make_tests "$build/asan" \
         --enable-asan CFLAGS='-g -O1'; then
   run_tests "Quick tests with ASan and UBSan" "$build/asan" check-quick
 fi
@@ -132,9 +151,8 @@ fi
 run_tests "Unit tests under valgrind" "$build/plain/tests/unit" \
           check-valgrind TESTS='$(VALGRIND_TESTS)'
 
-step "build with clang" configure_and_make "$build/clang" CC=clang CFLAGS=-O0
-# shellcheck disable=SC2016
-step "make distcheck" make -C "$build/plain" -j2 distcheck \
-     TESTS='$(SMOKE_TESTS)' DISTCHECK_CONFIGURE_FLAGS=CFLAGS=-O1
+step "build with clang" configure_and_make_tests "$build/clang" \
+     CC=clang CFLAGS=-O0
+step "make distcheck" check_tarball
 
 finish
