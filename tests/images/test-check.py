@@ -39,6 +39,8 @@ from make import Maker  # noqa: E402
 REBUILT = {"reftable-clusters-0", "reftable-0", "reftable-past-end",
            "reftable-out-of-file"}
 
+PASSPHRASE = "abc"              # of all that have one
+
 COPIED = 1 << 63
 OFFSET = 0x00fffffffffffe00
 LARGE = 1 << 28                 # to copy for a repair
@@ -115,11 +117,9 @@ def status(answer):
     return 2 if errors or answer.get("overlaps") else 3 if leaks else 0
 
 
-def qemu_check(path, passphrase=None):
-    """The answer of QEMU, which does not need the backing file; None if it
-    cannot tell."""
+def ask_qemu(path, passphrase=None, **options):
     image = {"driver": "qcow2", "backing": None,
-             "file": {"driver": "file", "filename": path}}
+             "file": {"driver": "file", "filename": path}, **options}
     secret = []
     if passphrase is not None:
         image["encrypt.key-secret"] = "s"
@@ -133,6 +133,22 @@ def qemu_check(path, passphrase=None):
     answer = json.loads(text[text.index("{\n"):text.rindex("}") + 1])
     if answer.get("check-errors"):
         return None
+    return answer
+
+
+def qemu_check(path, passphrase=None):
+    """The answer of QEMU, which does not need the backing file; None if it
+    cannot tell.  It needs the passphrase, or a data file, any, though the
+    check does not depend on them."""
+    answer = ask_qemu(path, passphrase)
+    with open(path, "rb") as f:
+        header = f.read(80).ljust(80, b"\0")
+    if answer is None and header[35] and passphrase != PASSPHRASE:
+        answer = ask_qemu(path, PASSPHRASE)
+    if answer is None and header[79] & 4:
+        with tempfile.NamedTemporaryFile() as data:
+            answer = ask_qemu(path, **{"data-file": {
+                "driver": "file", "filename": data.name}})
     return answer
 
 
