@@ -84,6 +84,9 @@ def not_asked(lab):
     below, server, handle = serve(lab, path)
     below.kill()
     below.start()
+    # A write that is sent before the loss is seen would be one of those
+    # that may be lost.
+    check(errno_of(handle.pread, BLOCK, 0) == errno.EIO, "reading succeeds")
     all_fail(handle)
     check("reconnect=SECONDS" in server.log(), "%s", server.log())
     server.stop()
