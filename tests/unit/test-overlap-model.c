@@ -11,8 +11,9 @@
  * OVERLAP_MODEL_OPS is the number of operations (by default the two make
  * 10^7), OVERLAP_MODEL_SEED the seed (default 1).  For long runs:
  * OVERLAP_MODEL_VERIFY is after how many operations the tracker verifies
- * itself (default 16 or 64, and each time at first), and with
- * OVERLAP_MODEL_PROGRESS each so many operations are told of.
+ * itself (default 16 or 64, and each time at first; its bytes are counted
+ * after each), and with OVERLAP_MODEL_PROGRESS each so many operations are
+ * told of.
  */
 
 #include <config.h>
@@ -26,7 +27,7 @@
 #include <check.h>
 
 #include "checked.h"
-#include "overlap-internal.h"
+#include "overlap-fast.h"
 #include "run-suite.h"
 
 /* Check writes to a file at each of its assertions, so these call it
@@ -201,6 +202,62 @@ check_account (void)
     ck_abort_msg ("operation %" PRIu64 ": %s", m.operation, why);
 }
 
+/* The bytes behind a slot, as malloc gave them; those of pages and what leads
+ * to them are added to PAGED, too.
+ */
+static uint64_t
+window_bytes (uintptr_t v, uint64_t *paged)
+{
+  const struct ov_paged *p = (const struct ov_paged *) (v & ~OV_FLAGS);
+  uint64_t sum, n = 0;
+  uint32_t i;
+
+  if (!(v & OV_PAGED))
+    return v == 0 ? 0 : ov_size (p);
+  sum = ov_size (p);
+  for (i = 0; n < p->n && i < ov_pages (m.o); ++i)
+    if (p->page[i]) {
+      sum += ov_size (p->page[i]);
+      n++;
+    }
+  *paged += sum;
+  return sum + (p->runs ? ov_size (p->runs) : 0);
+}
+
+/* The bytes of a part of the directory and of all windows in it. */
+static uint64_t
+directory_bytes (const struct ov_node *n, uint64_t *paged)
+{
+  uint64_t sum = ov_size (n);
+  unsigned i;
+
+  for (i = 0; i < OV_WAYS; ++i)
+    if ((n->prefix & 0xff) == 0)
+      sum += window_bytes (atomic_load_explicit (&n->way[i].slot,
+                                                 memory_order_relaxed),
+                           paged);
+    else if (atomic_load_explicit (&n->way[i].node, memory_order_relaxed))
+      sum += directory_bytes (atomic_load_explicit (&n->way[i].node,
+                                                    memory_order_relaxed),
+                              paged);
+  return sum;
+}
+
+/* The account is exact after every operation.  (What the blocks hold is
+ * verified less often.)
+ */
+static void
+recount (void)
+{
+  const struct ov_node *root = atomic_load (&m.o->root);
+  const uintptr_t hot = atomic_load (&m.o->hot);
+  uint64_t paged = 0, sum = root ? directory_bytes (root, &paged) : 0;
+
+  sum += hot ? ov_size ((const void *) hot) : 0;
+  SAME (sum + ov_fixed_bytes (m.o), m.o->used);
+  SAME (paged, m.o->bytemap_bytes);
+}
+
 /* Compare all answers for a range with the model's. */
 static void
 compare (unsigned z, uint32_t i, uint32_t n)
@@ -327,6 +384,7 @@ enter (unsigned z, uint32_t i, uint32_t n, enum overlap_type type,
     before[j] = set_of (&m.zone[z][j]);
   got = (claim ? overlap_claim : overlap_enter)
     (m.o, type, m.base[z] + i, n, &at);
+  recount ();
   for (j = i; j < i + n; ++j) {
     /* It may have taken back at last what was owed. */
     overlap_set set = (before[j] | owed (m.base[z] + j)) & bad;
@@ -358,6 +416,7 @@ leave (unsigned z, uint32_t i, uint32_t n, enum overlap_type type)
   uint32_t j;
 
   got = overlap_leave (m.o, type, m.base[z] + i, n);
+  recount ();
   for (j = i; j < i + n; ++j) {
     if (m.zone[z][j].owners[type])
       m.zone[z][j].owners[type]--;
