@@ -13,8 +13,8 @@
  *      the range.
  *
  * Guest data has the first question only, and nearly always the answer is
- * no: guard_check is short for it.  Metadata, hits and what is outside
- * the tracker go through check_closely.
+ * no: guard_data_may_hit is short for it.  Metadata, hits and what is
+ * outside the tracker go through check_closely.
  *
  * Locks: none but the tracker's own.
  */
@@ -164,23 +164,29 @@ guard_check_types (struct image *img, int owner, overlap_set may,
   return check_closely (img, owner, first, count, forbidden, offset, len);
 }
 
+/* As few steps as can be: nothing is kept over the call, which is the
+ * last thing that happens.
+ */
+bool
+guard_data_may_hit (struct image *img, uint64_t offset, uint64_t len)
+{
+  const struct guard *g = &img->guard;
+  const unsigned bits = img->cluster_bits;
+  const uint64_t last = offset + len - 1, first = offset >> bits;
+
+  return last < offset
+    || overlap_hit (g->overlap, first, (last >> bits) - first + 1, g->checks);
+}
+
 int
 guard_check (struct image *img, int owner, uint64_t offset, uint64_t len)
 {
   struct guard *g = &img->guard;
-  const unsigned bits = img->cluster_bits;
-  const uint64_t last = offset + len - 1, first = offset >> bits;
 
   atomic_fetch_add_explicit (&g->asked, 1, memory_order_relaxed);
   if (owner != GUARD_DATA)
     return guard_check_types (img, owner, OVERLAP_BIT ((unsigned) owner),
                               offset, len);
-  /* The way of nearly every write, in as few steps as can be: a range that
-   * is empty or wraps around goes the other way.
-   */
-  if (last >= offset
-      && !overlap_hit (g->overlap, first,
-                       (last >> bits) - first + 1, g->checks))
-    return 0;
-  return guard_check_types (img, owner, OVERLAP_NONE, offset, len);
+  return guard_data_may_hit (img, offset, len)
+    ? guard_check_types (img, owner, OVERLAP_NONE, offset, len) : 0;
 }

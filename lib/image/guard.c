@@ -114,8 +114,13 @@ enter (struct image *img, int owner, uint64_t offset, uint64_t len)
     image_corrupt_wait (img);
     return -EIO;
   }
-  return owner == GUARD_EXTERNAL ? 0
-    : guard_check (img, owner, offset, len);
+  if (owner == GUARD_EXTERNAL)
+    return 0;
+  if (owner == GUARD_DATA && !guard_data_may_hit (img, offset, len)) {
+    atomic_fetch_add_explicit (&g->asked, 1, memory_order_relaxed);
+    return 0;
+  }
+  return guard_check (img, owner, offset, len);
 }
 
 /* The file that OWNER writes to. */

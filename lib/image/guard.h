@@ -63,6 +63,11 @@ int guard_check (struct image *img, int owner, uint64_t offset,
 int guard_check_types (struct image *img, int owner, overlap_set may,
                        uint64_t offset, uint64_t len);
 
+/* May the range of guest data be refused?  False, which is nearly always
+ * the answer, is that of guard_check; with true it has to be asked.
+ */
+bool guard_data_may_hit (struct image *img, uint64_t offset, uint64_t len);
+
 /* What is known of COUNT clusters from FIRST on: the tracker's answer; or,
  * if some are outside and overlap-limit is 'verify', or 'refuse' and OWNER
  * is metadata, that of the tables, with "outside" false.  MASK as for overlap_query; other types than

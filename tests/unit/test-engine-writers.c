@@ -116,6 +116,21 @@ ask (struct image *i, int owner, overlap_set may, uint64_t offset,
   return r;
 }
 
+bool __real_guard_data_may_hit (struct image *i, uint64_t offset,
+                                uint64_t len);
+bool __wrap_guard_data_may_hit (struct image *i, uint64_t offset,
+                                uint64_t len);
+
+bool
+__wrap_guard_data_may_hit (struct image *i, uint64_t offset, uint64_t len)
+{
+  bool may = __real_guard_data_may_hit (i, offset, len);
+
+  allowed.offset = may ? 0 : offset;
+  allowed.end = may ? 0 : offset + len;
+  return may;
+}
+
 int __wrap_guard_check (struct image *i, int owner, uint64_t offset,
                         uint64_t len);
 int __wrap_guard_check_types (struct image *i, int owner, overlap_set may,
