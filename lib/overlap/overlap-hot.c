@@ -37,10 +37,12 @@
  * the same place in between, and not each time.  Where groups drive each
  * other out it is once in some 128 times: checks all over a large image,
  * which no table would help, do not fill words in vain, which takes the
- * time of 30 checks, but pay for one store.  Where there is room for all,
- * it is once in some 8 times: a guest comes back thousands of times, but a
- * server that has just begun, or a disk of many GiB, has many groups to
- * fill.  Each thread judges by what it drove out of late.
+ * time of 30 checks.  Nor do they store each time that they were there: a
+ * group takes another one's place once in some 64 times, or two threads
+ * would pull the table's lines from each other.  Where there is room for
+ * all, a group is filled once in some 8 times: a guest comes back thousands
+ * of times, but a server that has just begun, or a disk of many GiB, has
+ * many groups to fill.  Each thread judges by what it met of late.
  *
  *
  * Invariants
@@ -75,9 +77,10 @@
 #define WORDS_MAX (UINT64_C (1) << 20)
 #define FILL_EACH 8
 #define FILL_EACH_CROWDED 128
+#define REPLACE_EACH_CROWDED 64
 
-/* So many candidates are met again before a thread forgets that it drove
- * another group out.
+/* So many candidates are met again before a thread forgets that it found
+ * another group in its place.
  */
 #define CROWDED 64u
 
@@ -199,17 +202,34 @@ fill (struct overlap *o, uint64_t group)
 static __thread uint32_t turn OV_FAST_TLS;
 static __thread uint32_t crowded OV_FAST_TLS;
 
-/* True one time in FILL_EACH, at no regular distance: whatever takes turns
- * has its turn here, too.
+/* True one time in EACH, at no regular distance: whatever takes turns has
+ * its turn here, too.
  */
 static bool
-worth_it (void)
+one_in (uint32_t each)
 {
   turn += UINT32_C (0x9e3779b1); /* the golden ratio */
+  return turn < UINT32_MAX / each;
+}
+
+/* To be a candidate in the place of another group? */
+static bool
+worth_a_place (void)
+{
+  const bool quiet = crowded == 0;
+
+  crowded = CROWDED;
+  return quiet || one_in (REPLACE_EACH_CROWDED);
+}
+
+/* A candidate, to be filled? */
+static bool
+worth_filling (void)
+{
   if (crowded == 0)
-    return turn < UINT32_MAX / FILL_EACH;
+    return one_in (FILL_EACH);
   crowded--;
-  return turn < UINT32_MAX / FILL_EACH_CROWDED;
+  return one_in (FILL_EACH_CROWDED);
 }
 
 void
@@ -227,14 +247,11 @@ ov_hot_missed (struct overlap *o, uint64_t cluster)
     return;
   word = atomic_load_explicit (&hot->word[group & hot->mask],
                                memory_order_relaxed);
-  if (word >> 32 != group) {
-    if (word != OV_HOT_NONE)
-      crowded = CROWDED;
+  if (word >> 32 != group && (word == OV_HOT_NONE || worth_a_place ()))
     atomic_store_explicit (&hot->word[group & hot->mask], candidate,
                            memory_order_relaxed);
-  }
   ov_read_unlock (reader);
-  if (word == candidate && worth_it ())
+  if (word == candidate && worth_filling ())
     fill (o, group);
 }
 

@@ -131,17 +131,41 @@ END_TEST
 START_TEST (groups_that_drive_each_other_out_are_seldom_filled)
 {
   unsigned i, filled = 0;
+  bool is, was = false;
   uint64_t far;
 
   start (CACHE, UINT64_MAX);
   far = (table ()->mask + 1) * OV_HOT_GROUP;
-  for (i = 0; i < 1280; ++i) {
+  for (i = 0; i < 1280; ++i, was = is) {
     hit (64 + i % 2 * far, 1);
     hit (64 + i % 2 * far, 1);
-    filled += (uint32_t) word (64) == 0;
+    is = (uint32_t) word (64) == 0;
+    filled += is && !was;
   }
   ck_assert_uint_gt (filled, 0);
   ck_assert_uint_lt (filled, 64);
+  finish ();
+}
+END_TEST
+
+/* Two threads that checked all over an image with more groups than words did
+ * no more than one: each check stored its group, in lines that the other
+ * thread had.
+ */
+START_TEST (groups_that_drive_each_other_out_are_seldom_stored)
+{
+  unsigned i, stored = 0;
+  uint64_t far, before = 0;
+
+  start (CACHE, UINT64_MAX);
+  far = (table ()->mask + 1) * OV_HOT_GROUP;
+  for (i = 0; i < 1280; ++i) {
+    hit (64 + i % 16 * far, 1);
+    stored += word (64) != before;
+    before = word (64);
+  }
+  ck_assert_uint_gt (stored, 0);
+  ck_assert_uint_lt (stored, 1280 / 8);
   finish ();
 }
 END_TEST
@@ -263,6 +287,7 @@ main (void)
   }
   tcase_add_test (tc, a_group_is_remembered_when_it_is_asked_about_again);
   tcase_add_test (tc, groups_that_drive_each_other_out_are_seldom_filled);
+  tcase_add_test (tc, groups_that_drive_each_other_out_are_seldom_stored);
   tcase_add_test (tc, groups_that_have_room_are_filled_soon);
   tcase_add_loop_test (tc, an_update_is_seen_at_once, 0, 2);
   tcase_add_test (tc, groups_that_share_a_place_are_not_mixed_up);
