@@ -202,12 +202,17 @@ class Server:
         return {os.path.realpath(name) for name in found}
 
     def connect(self):
+        """The server has one thread for a connection that is not yet
+        through with its options, and its own have been started by then: at
+        the time of the PID file they may not have been."""
         self.look_at_files()
-        self.threads = self.proc("Threads")
         handle = nbd.NBD()
         handle.set_strict_mode(0)
         handle.add_meta_context(nbd.CONTEXT_BASE_ALLOCATION)
+        handle.set_opt_mode(True)
         handle.connect_unix(self.socket)
+        self.threads = self.proc("Threads") - 1
+        handle.opt_go()
         return handle
 
 
