@@ -2,83 +2,32 @@
 
 """What is damaged in each image, and what must come of it.
 
-A row is a name, the kind of sound image (make.py), the damage (damages.py)
-and the expectation.  The damage may also change image.guest (what the guest
-should see) and call image.cannot_read (where reading must fail).  The page
-docs/design/format-rules.md says which row is there for what.
+A row (case.py) is a name, the kind of sound image (make.py), the damage
+(damages.py) and the expectation.  The damage may also change image.guest
+(what the guest should see) and call image.cannot_read (where reading must
+fail).  The page docs/design/format-rules.md says which row is there for
+what.
 """
 
-from damages import (CLUSTER, G, K, M, T, U32, U64, backing,
-                     behind_extensions, below_outside, bitmap_table_entry,
-                     bitmaps, bitmaps_field, chain, cut, cut_after_stream,
-                     data_file_fifo, data_file_in_chain, data_file_length,
-                     data_file_link, data_file_name, data_file_of_backing,
-                     directory, directory_field, extension, extension_length,
-                     feature, fifo, first, full_of_extensions, header,
-                     in_another, l1_entry, l2_bitmap, l2_entry, link_outside,
-                     longer_header, loop, luks, luks_field, luks_slot,
+from case import (Case, ReadFails, ReadOnly, Refused, Serves, TrimFails,
+                  WriteFails)
+from cases_backing import BACKING_CASES
+from damages import (CLUSTER, G, K, M, T, U32, U64, backing, behind_extensions,
+                     bitmap_table_entry, bitmaps, bitmaps_field, cut,
+                     cut_after_stream, cut_at_l2, cut_in_data, cut_in_l1,
+                     cut_in_l2, cut_in_refcount_block, data_file_fifo,
+                     data_file_in_chain, data_file_length, data_file_link,
+                     data_file_name, data_file_of_backing, directory_field,
+                     extension, extension_length, feature, first,
+                     full_of_extensions, header, l1_entry, l2_bitmap, l2_entry,
+                     longer_header, luks, luks_field, luks_slot,
                      many_snapshots, name_twice, nothing, padding, poke,
-                     raw_with_header, refcount_of_data, refcount_of_table,
-                     refcount_table_entry, refcounts_all, shared_l2,
-                     snapshot_field, snapshot_l1_entry, sparse, stream,
-                     unknown_extra, zero_subcluster)
+                     refcount_of_data, refcount_of_table, refcount_table_entry,
+                     refcounts_all, shared_l2, snapshot_field,
+                     snapshot_l1_entry, sparse, stream, unknown_extra,
+                     zero_subcluster)
 from imagefile import (BACKING_FORMAT, BITMAPS, COMPRESSED, COPIED, CRYPTO,
                        DATA_FILE, FEATURE_NAMES, OFFSET)
-
-
-class Expected:
-    """WORDS: all on one line of the log, which also names the file."""
-
-    def __init__(self, *words, reads=True, file=None, lenient=False):
-        self.words = words
-        self.reads = reads      # the guest's data is compared
-        self.file = file        # the log names this file instead
-        self.lenient = lenient  # tables are large: more memory and time
-
-    def __str__(self):
-        return "%s: %s" % (type(self).__name__, ", ".join(self.words))
-
-
-class Refused(Expected):
-    """At open."""
-
-
-class ReadOnly(Expected):
-    """Opens, but for reading only."""
-
-
-class Serves(Expected):
-    """Odd, but allowed: opens and can be written."""
-
-
-class ReadFails(Expected):
-    """Opens; EIO where the image says, and writes there fail too."""
-
-
-class WriteFails(Expected):
-    """Opens and can be read; a write at guest offset AT gets EIO."""
-
-    def __init__(self, *words, at=0, **kwargs):
-        super().__init__(*words, **kwargs)
-        self.at = at
-
-
-class TrimFails(WriteFails):
-    """The same for a trim and for zeroes, which come first."""
-
-
-class Case:
-    def __init__(self, name, kind, damage, expected, saved=False,
-                 passphrase=None):
-        self.name = name
-        self.kind = kind
-        self.damage = damage
-        self.expected = expected
-        self.saved = saved      # the damage has written the file itself
-        self.passphrase = passphrase    # what the server is given
-
-
-# The cases.
 
 HEADER_CASES = [
     Case("sound-v3", "v3", nothing, Serves()),
@@ -727,220 +676,6 @@ SNAPSHOT_CASES = [
          WriteFails("overlaps with snapshot table", at=12 * K, reads=False,
                     lenient=True)),
 ]
-
-BACKING_CASES = [
-    Case("sound-overlay", "overlay", nothing, Serves()),
-    Case("sound-overlay-v2", "overlay_v2", nothing, Serves()),
-    Case("backing-offset-in-header", "overlay", header(
-        backing_file_offset=100), Refused("backing_file_offset", "0x64")),
-    Case("backing-offset-past-cluster", "overlay", header(
-        backing_file_offset=4096), Refused("backing_file_offset", "0x1000")),
-    Case("backing-offset-2e64", "overlay", header(backing_file_offset=U64),
-         Refused("backing_file_offset", "0xffffffffffffffff")),
-    Case("backing-size-0", "overlay", header(backing_file_size=0),
-         Refused("backing_file_size", "is 0")),
-    Case("backing-size-1024", "overlay", header(backing_file_size=1024),
-         Refused("backing_file_size", "is 1024")),
-    Case("backing-size-2e32", "overlay", header(backing_file_size=U32),
-         Refused("backing_file_size", "is 4294967295")),
-    Case("backing-name-nul", "overlay", backing(b"base.raw\0x"),
-         Refused("backing file name", "NUL")),
-    Case("backing-missing", "overlay", backing(b"missing.raw"),
-         Refused("missing.raw", "No such file")),
-    Case("backing-directory", "overlay", directory, Refused("folder")),
-    Case("backing-outside", "overlay", backing(b"/etc/hostname"),
-         Refused("/etc/hostname", "external-files")),
-    Case("backing-dotdot", "overlay", lambda i, m: backing(
-        b"../" + m.outside().encode())(i, m),
-        Refused("outside.raw", "external-files")),
-    Case("backing-json", "overlay", backing(
-        b'json:{"file.filename": "base.raw"}'), Serves()),
-    Case("backing-json-old", "overlay", backing(
-        b"json:{'driver':'raw','offset':0,'file':{'driver':'file',"
-        b"'aio':'threads','filename':'base.raw'}}"), Serves()),
-    Case("backing-json-outside", "overlay", backing(
-        b'json:{"driver":"raw","file.filename":"/etc/hostname"}'),
-        Refused("/etc/hostname", "external-files")),
-    Case("backing-json-dotdot", "overlay", lambda i, m: backing(
-        b'json:{"file":{"filename":"../%s"}}' % m.outside().encode())(i, m),
-        Refused("outside.raw", "external-files")),
-    Case("backing-json-link", "overlay", first(
-        link_outside, backing(b'json:{"file.filename":"link.raw"}')),
-        Refused("link.raw", "external-files")),
-    Case("backing-json-device", "overlay", backing(
-        b'json:{"driver":"raw","file":{"driver":"host_device",'
-        b'"filename":"/dev/zero"}}'), Refused("/dev/zero", "external-files")),
-    Case("backing-json-nested-name", "overlay", backing(
-        b'json:{"file.filename":"json:{\\"file.filename\\":\\"base.raw\\"}"}'),
-        Refused("No such file")),
-    Case("backing-json-nbd", "overlay", backing(
-        b'json:{"driver":"nbd","host":"127.0.0.1","port":"1"}'),
-        Refused("nbd://127.0.0.1:1/", "external-files")),
-    Case("backing-json-fd", "overlay", backing(
-        b'json:{"driver":"nbd","server":{"type":"fd","str":"3"}}'),
-        Refused("'server.type' is 'fd'", "backing-file=")),
-    Case("backing-json-driver", "overlay", backing(
-        b'json:{"driver":"blkverify","raw":{"filename":"/etc/hostname"},'
-        b'"test":{"filename":"base.raw"}}'),
-        Refused("'driver' is 'blkverify'", "backing-file=")),
-    Case("backing-json-types", "overlay", backing(
-        b'json:{"file":[{"filename":["base.raw"]}],"driver":{}}'),
-        Refused("'file.filename' is missing", "backing-file=")),
-    Case("backing-json-twice", "overlay", backing(
-        b'json:{"file.filename":"/etc/hostname","file":{"filename":'
-        b'"base.raw"}}'), Refused("'file.filename' is there twice",
-                                  "backing-file=")),
-    Case("backing-json-deep", "overlay", backing(
-        b"json:" + b'{"a":' * 169 + b"1" + b"}" * 169),
-        Refused("nested more than 8 deep", "backing-file=")),
-    Case("backing-json-deep-arrays", "overlay", backing(
-        b'json:{"a":' + b"[" * 500 + b"]" * 500 + b"}"),
-        Refused("'file.filename' is missing", "backing-file=")),
-    Case("backing-json-key", "overlay", backing(
-        b'json:{"file.filename":"base.raw","bogus":1}'),
-        Refused("'bogus' is not a key", "backing-file=")),
-    Case("backing-json-backing", "overlay", backing(
-        b'json:{"driver":"qcow2","file.filename":"base.raw","backing":'
-        b'{"driver":"raw","file.filename":"/etc/hostname"}}', b"qcow2"),
-        Refused("'backing.", "backing-file=")),
-    Case("backing-json-format", "overlay", backing(
-        b'json:{"driver":"qcow2","file.filename":"base.raw"}'),
-        Refused("has the format raw", "driver qcow2", "backing-format=")),
-    Case("backing-json-window-past-end", "overlay", backing(
-        b'json:{"driver":"raw","offset":9223372036854775807,"size":0,'
-        b'"file.filename":"base.raw"}'),
-        Refused("'offset' is 9223372036854775807", "backing-file=")),
-    Case("backing-json-window-too-long", "overlay", backing(
-        b'json:{"driver":"raw","size":1152921504606846976,'
-        b'"file.filename":"base.raw"}'),
-        Refused("'size' 1152921504606846976", "backing-file=")),
-    Case("backing-json-escaped", "overlay", lambda i, m: backing(
-        b'json:{"file.filename":"\\u002e\\u002e\\/%s"}'
-        % m.outside().encode())(i, m),
-        Refused("outside.raw", "external-files")),
-    Case("backing-json-fifo", "overlay", first(
-        fifo, backing(b'json:{"file.filename":"fifo.raw"}')),
-        Refused("fifo.raw")),
-    Case("backing-json-loop", "overlay", first(loop, backing(
-        b'json:{"driver":"qcow2","file":{"driver":"raw","offset":0,"file":'
-        b'{"filename":"loop-other.qcow2"}}}', b"qcow2")),
-        Refused("leads back")),
-    Case("backing-json-itself", "overlay", lambda i, m: backing(
-        b'json:{"driver":"qcow2","file.filename":"%s"}' % i.name().encode(),
-        b"qcow2")(i, m), Refused("leads back")),
-    Case("backing-json-itself-in-part", "overlay", lambda i, m: backing(
-        b'json:{"driver":"qcow2","file":{"driver":"raw","offset":0,"file":'
-        b'{"filename":"%s"}}}' % i.name().encode(),
-        b"qcow2")(i, m), Refused("leads back")),
-    Case("backing-nbd", "overlay", backing(b"nbd://127.0.0.1:1/"),
-         Refused("nbd://127.0.0.1:1/")),
-    Case("backing-nbd-old", "overlay", backing(b"nbd:127.0.0.1:1"),
-         Refused("nbd://127.0.0.1:1/", "external-files")),
-    Case("backing-file-outside", "overlay", backing(b"file:/etc/hostname"),
-         Refused("/etc/hostname", "external-files")),
-    Case("backing-link-outside", "overlay", link_outside,
-         Refused("link.raw", "external-files")),
-    Case("backing-below-outside", "overlay", below_outside,
-         Refused("/etc/hostname", "external-files",
-                 file="below-outside-base.qcow2")),
-    Case("backing-fifo", "overlay", fifo, Refused("fifo.raw")),
-    Case("backing-device", "overlay", backing(b"/dev/zero"),
-         Refused("/dev/zero", "external-files")),
-    Case("backing-fat", "overlay", backing(b"fat:rw:/etc"),
-         Refused("fat:", "backing-file=")),
-    Case("backing-host-device", "overlay", backing(
-        b"host_device:/dev/null"), Refused("/dev/null", "external-files")),
-    Case("backing-blkdebug", "overlay", backing(
-        b"blkdebug:/etc/hostname:base.raw"), Refused("blkdebug:")),
-    Case("backing-ssh", "overlay", backing(b"ssh://localhost/etc/passwd"),
-         Refused("ssh:")),
-    Case("backing-percent", "overlay", backing(b"%s%n%1000000d"),
-         Refused("%s%n%1000000d", "No such file")),
-    Case("backing-newline", "overlay", backing(b"base\nraw\033[2J"),
-         Refused("base?raw?[2J", "No such file")),
-    Case("backing-name-past-cluster", "overlay", header(
-        backing_file_offset=4000, backing_file_size=97),
-        Refused("backing_file_size", "is 97")),
-    Case("backing-raw-with-header", "overlay", raw_with_header, Serves()),
-    Case("backing-itself", "overlay", lambda i, m: backing(
-        i.name().encode(), b"qcow2")(i, m), Refused("leads back")),
-    Case("backing-loop", "overlay", loop,
-         Refused("leads back")),
-    Case("backing-no-format", "overlay", backing(b"base.raw", None),
-         Refused("format", "base.raw")),
-    Case("backing-format-vmdk", "overlay", backing(b"base.raw", b"vmdk"),
-         Refused("vmdk")),
-    Case("backing-not-qcow2", "overlay", backing(b"base.raw", b"qcow2"),
-         Refused("not in qcow2 format", file="base.raw")),
-    Case("backing-200-deep", "overlay", chain(200), Serves(lenient=True)),
-    Case("backing-202-deep", "overlay", chain(202),
-         Refused("200", "chain", file="chain-201.qcow2", lenient=True)),
-    Case("backing-l1-size", "overlay", in_another(
-        "v3", "below-l1-size", header(l1_size=U32)),
-        Refused("l1_size", "4294967295", file="below-l1-size.qcow2")),
-    Case("backing-l1-entry", "overlay", in_another(
-        "v3", "below-l1-entry", l1_entry(0x1000000)),
-        ReadFails("L2 table", "0x1000000", file="below-l1-entry.qcow2")),
-    Case("backing-l2-entry", "overlay", in_another(
-        "v3", "below-l2-entry", l2_entry(0x1000000)),
-        ReadFails("0x0000000001000000", "guest offset 12288",
-                  file="below-l2-entry.qcow2")),
-    Case("backing-compressed", "overlay", in_another(
-        "zstd", "below-compressed", stream(12 * K, 40)),
-        ReadFails("compressed", "guest offset 12288",
-                  file="below-compressed.qcow2")),
-    Case("backing-dirty", "overlay", in_another(
-        "v3", "below-dirty", header(incompatible=1)), Serves()),
-    Case("backing-luks", "overlay", in_another(
-        "luks", "below-luks", nothing),
-        Refused("encrypted", file="below-luks.qcow2")),
-]
-
-
-def cut_in_data(i, _m):
-    """The last cluster of data is gone, half of the one before too: what
-    is missing of a cluster reads as zeroes."""
-    cs = i.cluster_size
-    hosts = sorted((i.l2_entry(g) & OFFSET, g) for g in range(0, 64 * K, cs))
-    last, before = hosts[-1], hosts[-2]
-    del i.data[before[0] + cs // 2:]
-    i.guest[before[1] + cs // 2:before[1] + cs] = bytes(cs // 2)
-    i.cannot_read(last[1])
-
-
-def cut_at_l2(i, _m):
-    """The file ends where its L2 table begins, which is moved there."""
-    i.data.extend(bytes(-len(i.data) % i.cluster_size))
-    i.put(i.l1_place(0), 8, len(i.data) | COPIED)
-    i.cannot_read(0, len(i.guest))
-
-
-def cut_in_l2(i, _m):
-    """Half of the L2 table is there: the rest reads as unallocated."""
-    old = i.get(i.l1_place(0), 8) & OFFSET
-    i.data.extend(bytes(-len(i.data) % i.cluster_size))
-    new = i.new_clusters()
-    i.data[new:] = i.data[old:old + 8 * 8]
-    i.put(i.l1_place(0), 8, new | COPIED)
-    i.guest[32 * K:] = bytes(len(i.guest) - 32 * K)
-
-
-def cut_in_l1(i, _m):
-    """The file ends behind the entries of the L1 table that are used."""
-    entries = i.data[i.l1_place(0):i.l1_place(i["l1_size"])]
-    i["l1_table_offset"] = i.new_clusters()
-    i["l1_size"] = 500          # which would take more
-    i.data[i["l1_table_offset"]:] = entries
-
-
-def cut_in_refcount_block(i, _m):
-    """The file ends behind the counts that are used."""
-    old = i.get(i.refcount_table_place(0), 8)
-    new = i.new_clusters()
-    used = new // i.cluster_size + 1
-    i.data[new:] = i.data[old:old + used * 2]
-    i.put(i.refcount_table_place(0), 8, new)
-
 
 TRUNCATED_CASES = [
     Case("cut-in-l1", "v3", cut_in_l1, Serves()),

@@ -439,3 +439,48 @@ def feature(kind, bit, name):
 
 def bitmaps(count, size, offset):
     return struct.pack(">IIQQ", count, 0, size, offset)
+
+
+def cut_in_data(i, _m):
+    """The last cluster of data is gone, half of the one before too: what
+    is missing of a cluster reads as zeroes."""
+    cs = i.cluster_size
+    hosts = sorted((i.l2_entry(g) & OFFSET, g) for g in range(0, 64 * K, cs))
+    last, before = hosts[-1], hosts[-2]
+    del i.data[before[0] + cs // 2:]
+    i.guest[before[1] + cs // 2:before[1] + cs] = bytes(cs // 2)
+    i.cannot_read(last[1])
+
+
+def cut_at_l2(i, _m):
+    """The file ends where its L2 table begins, which is moved there."""
+    i.data.extend(bytes(-len(i.data) % i.cluster_size))
+    i.put(i.l1_place(0), 8, len(i.data) | COPIED)
+    i.cannot_read(0, len(i.guest))
+
+
+def cut_in_l2(i, _m):
+    """Half of the L2 table is there: the rest reads as unallocated."""
+    old = i.get(i.l1_place(0), 8) & OFFSET
+    i.data.extend(bytes(-len(i.data) % i.cluster_size))
+    new = i.new_clusters()
+    i.data[new:] = i.data[old:old + 8 * 8]
+    i.put(i.l1_place(0), 8, new | COPIED)
+    i.guest[32 * K:] = bytes(len(i.guest) - 32 * K)
+
+
+def cut_in_l1(i, _m):
+    """The file ends behind the entries of the L1 table that are used."""
+    entries = i.data[i.l1_place(0):i.l1_place(i["l1_size"])]
+    i["l1_table_offset"] = i.new_clusters()
+    i["l1_size"] = 500          # which would take more
+    i.data[i["l1_table_offset"]:] = entries
+
+
+def cut_in_refcount_block(i, _m):
+    """The file ends behind the counts that are used."""
+    old = i.get(i.refcount_table_place(0), 8)
+    new = i.new_clusters()
+    used = new // i.cluster_size + 1
+    i.data[new:] = i.data[old:old + used * 2]
+    i.put(i.refcount_table_place(0), 8, new)

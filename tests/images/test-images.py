@@ -36,8 +36,9 @@ except ImportError:
     sys.exit(77)
 
 # pylint: disable=wrong-import-position
-from cases import (CASES, ReadFails, ReadOnly, Refused,  # noqa: E402
-                   Serves, TrimFails, WriteFails)
+from case import (ReadFails, ReadOnly, Refused, Serves,  # noqa: E402
+                  TrimFails, WriteFails)
+from cases import CASES  # noqa: E402
 from make import CLUSTER, Maker  # noqa: E402
 
 M = 1 << 20
