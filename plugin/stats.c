@@ -42,6 +42,7 @@
 
 #include "cleanup.h"
 #include "monotonic.h"
+#include "per-thread.h"
 #include "plugin.h"
 #include "stats.h"
 
@@ -76,13 +77,7 @@ static bool thread_exists, stopping;
 static struct counters *
 my_counters (enum stats_kind kind)
 {
-  static atomic_uint next;
-  static __thread unsigned mine; /* 0: none yet */
-
-  if (mine == 0)
-    mine = 1 + atomic_fetch_add_explicit (&next, 1, memory_order_relaxed)
-      % SHARDS;
-  return &shards[mine - 1].kind[kind];
+  return &shards[thread_number () % SHARDS].kind[kind];
 }
 
 static void

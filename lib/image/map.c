@@ -11,7 +11,7 @@
  * A writer may use a host cluster in place if L1 and L2 entry are COPIED
  * and its count is one.  The flag alone is not believed: the count is
  * looked up at the first write after the slice was loaded, and remembered
- * with the slice.
+ * with the slice; those of its neighbours that are in memory, too.
  *
  * Invariants
  *
@@ -21,6 +21,11 @@
  * M2. An entry changes only under the exclusive range lock of its guest
  *     cluster.  (Dropping a wrong COPIED flag is the exception: it needs
  *     the shard's lock only.)
+ * M3. A count of one is remembered for an entry as it is now, not for the
+ *     place: the shard's lock is let go while counts are looked up, so
+ *     neighbours, whose range locks nobody holds, are noted only if their
+ *     entries are still those that were read.  One that changed, and is the
+ *     same again, was linked by the engine, to a cluster of count one.
  *
  * Locks: a shard's lock, by way of l2cache.c; refcounts.lock after it
  * was let go.
@@ -337,10 +342,7 @@ note_counts (struct image *img, uint64_t offset, uint64_t len, bool drop)
  * mostly be written to as well, and their counts lie beside it.  So those
  * that are in memory are noted in the same go.
  *
- * Nobody holds the range locks of the neighbours: an entry may change
- * between the look at its count and the note.  Then it is not noted.  If it
- * is the same again, it is one that the engine has linked meanwhile, to a
- * cluster whose count it has made one.
+ * Entries may change meanwhile: invariant M3.
  */
 static void
 note_neighbours (struct image *img, uint64_t offset)

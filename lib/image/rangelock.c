@@ -46,6 +46,7 @@
 
 #include <stddef.h>
 
+#include "per-thread.h"
 #include "rangelock.h"
 
 void
@@ -102,26 +103,6 @@ places_conflict (struct rangelock *r, uint64_t begin, uint64_t end)
   return false;
 }
 
-/* Which place this thread tries: mostly no other uses it.  A library that
- * is loaded late has room for a few words like this next to those of the
- * program.
- */
-static struct range_place *
-my_place (struct rangelock *r)
-{
-  static atomic_uint threads;
-  static __thread unsigned mine
-#ifdef __GLIBC__
-    __attribute__ ((tls_model ("initial-exec")))
-#endif
-    ;                           /* and one more; 0: none yet */
-
-  if (__builtin_expect (mine == 0, 0))
-    mine = 1 + atomic_fetch_add_explicit (&threads, 1, memory_order_relaxed)
-      % RANGE_PLACES;
-  return &r->places[mine - 1];
-}
-
 /* Invariant 3 */
 static void
 leave_place (struct rangelock *r, _Atomic uint64_t *place)
@@ -140,7 +121,9 @@ enter_place (struct rangelock *r, struct range_hold *hold,
              uint64_t begin, uint64_t end)
 {
   const uint64_t range = pack (begin, end);
-  _Atomic uint64_t *place = &my_place (r)->range;
+  /* Mostly no other thread uses this place. */
+  _Atomic uint64_t *place
+    = &r->places[thread_number () % RANGE_PLACES].range;
   uint64_t none = 0;
 
   if (range == 0 || !atomic_compare_exchange_strong (place, &none, range))

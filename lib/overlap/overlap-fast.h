@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "overlap-internal.h"
+#include "per-thread.h"
 
 /* The lowest bits, less than 64 of them. */
 static inline uint64_t
@@ -61,16 +62,8 @@ struct ov_reader {
   atomic_bool owned;            /* by a thread */
 };
 
-/* This thread's place, or NULL.  A library that is loaded late has room
- * for a few words like this next to those of the program, which saves a
- * call.
- */
-#ifdef __GLIBC__
-#define OV_FAST_TLS __attribute__ ((tls_model ("initial-exec")))
-#else
-#define OV_FAST_TLS
-#endif
-extern __thread struct ov_reader *ov_mine OV_FAST_TLS;
+/* This thread's place, or NULL. */
+extern __thread struct ov_reader *ov_mine FAST_TLS;
 
 /* Give this thread a place of its own if there is one. */
 void ov_own_place (void);

@@ -199,8 +199,8 @@ fill (struct overlap *o, uint64_t group)
 }
 
 /* This thread's judgement. */
-static __thread uint32_t turn OV_FAST_TLS;
-static __thread uint32_t crowded OV_FAST_TLS;
+static __thread uint32_t turn FAST_TLS;
+static __thread uint32_t crowded FAST_TLS;
 
 /* True one time in EACH, at no regular distance: whatever takes turns has
  * its turn here, too.

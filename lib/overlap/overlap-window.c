@@ -80,8 +80,8 @@ static struct ov_reader readers[READERS];
 static atomic_uint owned_used;
 static atomic_bool shared_used;
 
-__thread struct ov_reader *ov_mine OV_FAST_TLS;
-static __thread unsigned fenced_checks OV_FAST_TLS;
+__thread struct ov_reader *ov_mine FAST_TLS;
+static __thread unsigned fenced_checks FAST_TLS;
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static pthread_key_t key;
