@@ -15,7 +15,7 @@
 #   TSan                 data races, locks in the wrong order: the tests in
 #                        which threads meet
 #   valgrind             bytes that nobody wrote: the unit tests, but for
-#                        the long models
+#                        the long ones
 #   clang                what another compiler warns of: only built
 #   distcheck            files that the tarball lacks, a source tree that
 #                        is read-only, install and uninstall: a few tests,

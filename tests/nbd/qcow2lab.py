@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -485,6 +486,21 @@ class Below:
         self.port = port
         self.process = None
         self.start()
+
+    @classmethod
+    def on_some_port(cls, lab, path):
+        """By TCP.  The port that nobody had may be somebody's a moment
+        later."""
+        for last in (False, False, False, False, True):
+            with socket.socket() as s:
+                s.bind(("127.0.0.1", 0))
+                port = s.getsockname()[1]
+            try:
+                return cls(lab, path, port=port)
+            except Failure:
+                if last:
+                    raise
+        return None
 
     @staticmethod
     def nbdkit():

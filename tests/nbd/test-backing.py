@@ -6,7 +6,6 @@
 import json
 import os
 import shutil
-import socket
 import sys
 
 sys.dont_write_bytecode = True
@@ -461,12 +460,9 @@ def spelled_nbd(lab):
     raw = raw_file(lab.path(), (0, bytes(range(1, 251)) * 2 * K))
     local = Below(lab, raw)
     other = Below(lab, raw, qemu=True)
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    tcp = Below(lab, raw, port=port)
+    tcp = Below.on_some_port(lab, raw)
     top = lab.path()
-    number = str(port)
+    number = str(tcp.port)
     for name, uri in (
             ("nbd:unix:" + local.socket, local.uri()),
             ("nbd:unix:%s:exportname=" % other.socket, other.uri()),

@@ -6,7 +6,6 @@ back."""
 
 import os
 import signal
-import socket
 import sys
 import time
 
@@ -402,30 +401,16 @@ def is_kept_alive(port):
     return None
 
 
-def on_some_port(lab, path):
-    """The port that nobody had may be somebody's a moment later."""
-    for last in (False, False, False, False, True):
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            port = s.getsockname()[1]
-        try:
-            return Below(lab, path, port=port), port
-        except Failure:
-            if last:
-                raise
-    return None
-
-
 def keepalive(lab):
     """Idle TCP connections are watched, unless timeout=0."""
     path = image(lab)
-    below, port = on_some_port(lab, path)
+    below = Below.on_some_port(lab, path)
     for timeout in (600, 0):
         server = lab.server(below.uri(), timeout=timeout)
         handle = server.connect()
         handle.pread(BLOCK, 0)
-        check(is_kept_alive(port) == (timeout > 0), "timeout=%d: %s",
-              timeout, is_kept_alive(port))
+        check(is_kept_alive(below.port) == (timeout > 0), "timeout=%d: %s",
+              timeout, is_kept_alive(below.port))
         server.stop()
     below.end()
 
