@@ -316,6 +316,17 @@ void ov_hot_missed (struct overlap *o, uint64_t cluster);
 
 bool ov_hot_verify (struct overlap *o, uint64_t *bytes, const char **why);
 
+/* ---- overlap-quick.c: the usual update ---- */
+
+/* Make a mark of a cluster that has none and touches none, or take back the
+ * only one of a cluster, if nothing else is to be done.  False if it is, and
+ * then nothing has changed: update in the general way.
+ */
+bool ov_quick_enter (struct overlap *o, enum overlap_type type,
+                     uint64_t cluster);
+bool ov_quick_leave (struct overlap *o, enum overlap_type type,
+                     uint64_t cluster);
+
 /* ---- overlap-directory.c ---- */
 
 struct ov_node;

@@ -44,11 +44,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "overlap-fast.h"
+#include "overlap-bits.h"
 
 #define HEADER offsetof (struct ov_runs, data)
-
-#define MIN_CHUNK_BITS (OV_WINDOW_BITS < 3 ? OV_WINDOW_BITS : 3)
 
 /* The lowest bit of piece I from the top of a word, of pieces of B bits;
  * of the 64 bits seven may be missing.
@@ -79,7 +77,7 @@ const struct ov_group_of_pieces ov_groups[OV_PIECE_BITS_MAX + 1] = {
 };
 _Static_assert (OV_PIECE_BITS_MAX == 22 || OV_PIECE_BITS_MAX == 36,
                 "ov_groups has other sizes of pieces");
-_Static_assert (MIN_CHUNK_BITS == 3, "ov_groups begins at 3");
+_Static_assert (OV_MIN_CHUNK_BITS == 3, "ov_groups begins at 3");
 
 static size_t
 index_bytes (unsigned chunks_log, unsigned entry_log)
@@ -87,56 +85,10 @@ index_bytes (unsigned chunks_log, unsigned entry_log)
   return (((size_t) 1 << chunks_log) + 1) << entry_log;
 }
 
-/* The index has numbers up to N. */
-static unsigned
-entry_log_for (uint32_t n)
-{
-  return n <= UINT8_MAX ? 0 : n <= UINT16_MAX ? 1 : 2;
-}
-
-static void
-store64 (uint8_t *p, uint64_t v)
-{
-  v = htole64 (v);
-  memcpy (p, &v, sizeof v);
-}
-
-/* The eight bytes of the block in which the bits from BIT on lie, as
- * many as fit behind it; never reaches past the block's end.
- */
-static uint8_t *
-word_of (const struct ov_runs *r, size_t bit, unsigned *shift)
-{
-  size_t byte = bit / 8, last = ov_block_bytes (r) - 8;
-
-  if (byte > last)
-    byte = last;
-  *shift = (unsigned) (bit - byte * 8);
-  return (uint8_t *) r + byte;
-}
-
-static void
-store_piece (struct ov_runs *r, uint32_t i, const struct ov_piece *piece)
-{
-  unsigned shift;
-  uint8_t *p = word_of (r, ov_piece_at (r, i), &shift);
-  uint64_t v = (piece->start & ov_mask (r->chunk_bits)) << ov_kind_bits (r)
-    | (uint64_t) (piece->kind - 1);
-  uint64_t keep = ~(ov_mask (ov_piece_bits (r)) << shift);
-
-  store64 (p, (ov_load64 (p) & keep) | v << shift);
-}
-
-static uint8_t *
-index_entry (struct ov_runs *r, uint32_t chunk)
-{
-  return r->data + ((size_t) chunk << ov_entry_log (r));
-}
-
 static void
 set_prefix (struct ov_runs *r, uint32_t chunk, uint32_t v)
 {
-  uint8_t *entry = index_entry (r, chunk);
+  uint8_t *entry = ov_index_entry (r, chunk);
 
   switch (ov_entry_log (r)) {
   case 0:
@@ -147,32 +99,6 @@ set_prefix (struct ov_runs *r, uint32_t chunk, uint32_t v)
     break;
   default:
     *(uint32_t *) (void *) entry = v;
-  }
-}
-
-/* Add BY, which may be negative modulo 2^32, to the index of every chunk
- * behind CHUNK.  From the end eight bytes at a time: what is right in each
- * entry does not carry into the next, and the last word may begin before
- * the entries that are meant, but after the start of the block.
- */
-static void
-shift_index (struct ov_runs *r, uint32_t chunk, uint32_t by)
-{
-  static const uint64_t ones[] = {
-    UINT64_C (0x0101010101010101), UINT64_C (0x0001000100010001),
-    UINT64_C (0x0000000100000001),
-  };
-  const bool down = by >> 31;
-  uint64_t step = ones[ov_entry_log (r)] * (down ? 0u - by : by);
-  const uint8_t *first = index_entry (r, chunk + 1);
-  uint8_t *p = index_entry (r, ov_chunks (r) + 1);
-  const uint64_t change = down ? 0 - step : step;
-
-  for (; p - first >= 8; p -= 8)
-    store64 (p - 8, ov_load64 (p - 8) + change);
-  if (p > first) {
-    step &= ~ov_mask (64 - (unsigned) (p - first) * 8);
-    store64 (p - 8, ov_load64 (p - 8) + (down ? 0 - step : step));
   }
 }
 
@@ -192,62 +118,6 @@ ov_packed_find (const struct ov_runs *r, uint32_t chunk, uint32_t cluster)
   return lo + (uint32_t) (at - before) / ov_piece_bits (r);
 }
 
-/* Word I of the block, whose size is a multiple of eight bytes. */
-static uint64_t
-word_at (const uint8_t *block, size_t i)
-{
-  return ov_load64 (block + i * 8);
-}
-
-static void
-set_word (uint8_t *block, size_t i, uint64_t v)
-{
-  store64 (block + i * 8, v);
-}
-
-/* Move N bits of the block up, from bit FROM to bit FROM + BY, word by
- * word from the last.  The bits of the gap that this makes, and those behind
- * the last moved, become anything.
- */
-static void
-bits_up (uint8_t *block, size_t from, size_t n, size_t by)
-{
-  size_t words = by / 64, first = from / 64 + words;
-  size_t i = (from + n + by - 1) / 64;
-  unsigned s = by % 64;
-  uint64_t keep = ov_mask (from % 64);
-  uint64_t v = word_at (block, i - words), below;
-
-  for (; i > first; --i, v = below) {
-    below = word_at (block, i - words - 1);
-    set_word (block, i, v << s | below >> 1 >> (63 - s));
-  }
-  if (words > 0)                /* below it is nothing but the gap */
-    keep = 0;
-  set_word (block, i, (v & ~keep) << s | (v & keep));
-}
-
-/* Move N bits of the block down, from bit FROM to bit FROM - BY.  The bits
- * behind the last become anything.
- */
-static void
-bits_down (uint8_t *block, size_t from, size_t n, size_t by)
-{
-  size_t words = by / 64, first = (from - by) / 64;
-  size_t last = (from + n - 1) / 64 - words, i;
-  unsigned s = by % 64;
-  uint64_t keep = ov_mask ((from - by) % 64), below = word_at (block, first);
-  uint64_t v = word_at (block, first + words), above;
-
-  for (i = first; i < last; ++i, v = above) {
-    above = word_at (block, i + words + 1);
-    set_word (block, i, v >> s | above << 1 << (63 - s));
-  }
-  set_word (block, i, v >> s);
-  set_word (block, first,
-            (word_at (block, first) & ~keep) | (below & keep));
-}
-
 /* Bits that a piece's kind takes. */
 static unsigned
 bits_of (uint16_t kind)
@@ -255,18 +125,11 @@ bits_of (uint16_t kind)
   return kind < 2 ? 0 : 32 - (unsigned) __builtin_clz (kind - 1u);
 }
 
-/* The bytes that N pieces take in the list's form. */
-static size_t
-bytes_for (const struct ov_runs *r, uint32_t n)
-{
-  return (ov_piece_at (r, n) + 7) / 8;
-}
-
 static struct ov_runs *
 new_list (struct overlap *o, uint32_t n, unsigned chunk_bits,
           unsigned kbits, const struct ov_runs *old, bool force)
 {
-  unsigned entry_log = entry_log_for (n);
+  unsigned entry_log = ov_entry_log_for (n);
   unsigned chunks_log = o->window_bits - chunk_bits;
   size_t index = HEADER + index_bytes (chunks_log, entry_log);
   size_t bytes = index + ((size_t) n * (chunk_bits + kbits) + 7) / 8;
@@ -307,7 +170,8 @@ move_list (struct overlap *o, struct ov_runs **r, uint32_t n, unsigned kbits,
     for (chunk = 0, i = 0; chunk < ov_chunks (old); ++chunk) {
       for (; i < ov_packed_prefix (old, chunk + 1); ++i) {
         struct ov_piece piece = ov_packed_get (old, chunk, i);
-        store_piece (new, i, &piece);
+        ov_store_piece (new, ov_piece_at (new, i + 1) - 1, piece.start,
+                        piece.kind);
       }
       set_prefix (new, chunk + 1, i);
     }
@@ -329,8 +193,8 @@ make_room (struct overlap *o, struct ov_runs **r, uint32_t n, unsigned kbits,
   if (kbits < ov_kind_bits (*r))
     kbits = ov_kind_bits (*r);
   if (kbits == ov_kind_bits (*r)
-      && entry_log_for (n) <= ov_entry_log (*r)
-      && bytes_for (*r, n) <= ov_block_bytes (*r))
+      && ov_entry_log_for (n) <= ov_entry_log (*r)
+      && ov_bytes_for (*r, n) <= ov_block_bytes (*r))
     return 0;
   return move_list (o, r, n, kbits, force);
 }
@@ -360,15 +224,16 @@ ov_packed_splice (struct overlap *o, struct ov_runs **list, uint32_t chunk,
   r = *list;
   tail = (size_t) (n - i - m) * ov_piece_bits (r);
   if (tail > 0 && k > m)
-    bits_up ((uint8_t *) r, ov_piece_at (r, i + m), tail,
+    ov_bits_up (r, ov_piece_at (r, i + m), tail,
              (size_t) (k - m) * ov_piece_bits (r));
   else if (tail > 0 && k < m)
-    bits_down ((uint8_t *) r, ov_piece_at (r, i + m), tail,
+    ov_bits_down (r, ov_piece_at (r, i + m), tail,
                (size_t) (m - k) * ov_piece_bits (r));
   for (j = 0; j < k; ++j)
-    store_piece (r, i + j, &pieces[j]);
+    ov_store_piece (r, ov_piece_at (r, i + j + 1) - 1, pieces[j].start,
+                    pieces[j].kind);
   if (k != m)
-    shift_index (r, chunk, k - m);
+    ov_shift_index (r, chunk, k - m);
   o->runs += k;
   o->runs -= m;
   return 0;
@@ -434,7 +299,7 @@ recode_put (struct recode *c, uint64_t v, unsigned bits)
   c->word |= v << c->filled;
   c->filled += bits;
   if (c->filled >= 64) {
-    store64 (c->next, c->word);
+    ov_store64 (c->next, c->word);
     c->next += sizeof c->word;
     c->filled -= 64;
     c->word = c->filled > 0 ? v >> (bits - c->filled) : 0;
@@ -549,16 +414,6 @@ recode (struct recode *c, const struct ov_runs *from, uint32_t count,
   return 0;
 }
 
-/* Half as many pieces in a chunk make each a bit shorter, and save a
- * step of each search, but need twice the index.  Up to this mean number
- * a chunk is left whole.
- */
-static uint32_t
-most_pieces (uint32_t n)
-{
-  return entry_log_for (n) == 0 ? 4 : 8;
-}
-
 /* The chunks of a list of N pieces.  One that GROWS mark by mark is made for
  * half as many again, so that it is not coded anew too often.  One that was
  * made in one go will not grow much.  (A sixth more pieces in a chunk would
@@ -571,33 +426,10 @@ best_chunk_bits (uint32_t n, bool grows, unsigned window_bits)
   const uint32_t expected = grows ? n + n / 2 : n;
   unsigned log = 0;
 
-  while (log < window_bits - MIN_CHUNK_BITS
-         && expected > most_pieces (n) << log)
+  while (log < window_bits - OV_MIN_CHUNK_BITS
+         && expected > ov_most_pieces (n) << log)
     log++;
   return window_bits - log;
-}
-
-/* True if the chunks of a list of N pieces are far from their best size.
- * The bounds are so far apart that a list is recoded only after it has
- * changed by a good part.
- */
-static bool
-needs_other_chunks (const struct ov_runs *r, uint32_t n)
-{
-  const uint32_t few = most_pieces (n) * ov_chunks (r);
-
-  return (2 * n > 3 * few && r->chunk_bits > MIN_CHUNK_BITS)
-    || (4 * n < few && ov_chunks (r) > 1);
-}
-
-/* True if the block of N pieces is much larger than they need. */
-static bool
-has_room_to_spare (const struct ov_runs *r, uint32_t n)
-{
-  const size_t bytes = bytes_for (r, n);
-
-  return r->units > 0 && ov_block_bytes (r) - bytes
-    > OV_BLOCK_UNIT + OV_BLOCK_UNIT / 2 + bytes / 8;
 }
 
 /* Put what *LIST has and N more pieces into a new list.  Most need as
@@ -645,9 +477,9 @@ ov_packed_tune (struct overlap *o, struct ov_runs **list)
 {
   const uint32_t n = *list ? ov_count (*list) : 0;
 
-  if (n > 0 && needs_other_chunks (*list, n))
+  if (n > 0 && ov_needs_other_chunks (*list, n))
     remake (o, list, NULL, 0);
-  else if (n > 0 && has_room_to_spare (*list, n))
+  else if (n > 0 && ov_has_room_to_spare (*list, n))
     move_list (o, list, n, ov_kind_bits (*list), false);
 }
 

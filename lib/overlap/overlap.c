@@ -33,7 +33,8 @@
  * overlap-memory.c accounts for every byte, overlap-limit.c knows what
  * had to leave for want of memory, overlap-restore.c brings it back,
  * overlap-build.c lets marks wait for each other while an image is opened,
- * overlap-verify.c recounts.
+ * overlap-quick.c has a short way for the usual update, overlap-verify.c
+ * recounts.
  *
  *
  * The states of a window, and who moves it
@@ -641,6 +642,8 @@ overlap_enter (struct overlap *o, enum overlap_type type, uint64_t first,
   bool done;
 
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&o->lock);
+  if (count == 1 && ov_quick_enter (o, type, first))
+    return OVERLAP_NONE;
   if (o->building && ov_build_enter (o, type, first, count))
     return first_conflict (o, where);
   ov_settle (o);
@@ -668,6 +671,8 @@ overlap_claim (struct overlap *o, enum overlap_type type, uint64_t first,
   struct overlap_answer a;
 
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&o->lock);
+  if (count == 1 && ov_quick_enter (o, type, first))
+    return OVERLAP_NONE;
   ov_settle (o);
   query_locked (o, first, count, OVERLAP_ALL, &a);
   if (a.any == OVERLAP_NONE)
@@ -685,6 +690,8 @@ overlap_leave (struct overlap *o, enum overlap_type type, uint64_t first,
   struct ov_edit e = { .what = OV_LEAVE, .type = type };
 
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&o->lock);
+  if (count == 1 && ov_quick_leave (o, type, first))
+    return 0;
   ov_settle (o);
   update (o, first, end_of (first, count), &e);
   return e.missing;
