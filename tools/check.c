@@ -82,7 +82,11 @@ print_text (const char *name, enum image_check repair,
           units_number (res->compressed, d));
   printf (", %s fragmented\n", units_number (res->fragmented, a));
   printf ("Image end offset: %" PRIu64 "\n", res->end);
-  print_advice (repair, res);
+  if (res->faults > 0)
+    printf ("The header has faults that 'qemu-img check' does not look at: "
+            "the image is not served,\nnor repaired, as it is.\n");
+  else
+    print_advice (repair, res);
 }
 
 static void
@@ -111,6 +115,7 @@ print_json (const char *name, const struct offline_facts *facts,
   set (all, "leaks", res->leaks_left, false);
   set (all, "leaks-fixed", fixed (res->leaks, res->leaks_left), false);
   set (all, "overlaps", res->overlaps, false);
+  set (all, "header-faults", res->faults, false);
   tool_print_json (all);
 }
 

@@ -79,6 +79,14 @@ next_extension (struct walk *w, struct extension *x, struct format_error *e)
   return 1;
 }
 
+/* What all the decoders have in common. */
+struct decoding {
+  uint64_t file_size;
+  struct header *h;
+  struct header_damage *damage; /* or NULL */
+  struct format_error *e;
+};
+
 /* A string extension: not terminated in the file. */
 static int
 decode_string (const struct extension *x, const char *what,
@@ -89,13 +97,35 @@ decode_string (const struct extension *x, const char *what,
                         "the %s (header extension 0x%08" PRIx32 ") is %zu"
                         " bytes long, more than %zu", what, x->type,
                         x->len, size - 1);
+  memcpy (to, x->data, x->len);
+  to[x->len] = '\0';
   if (memchr (x->data, 0, x->len) != NULL)
     return format_fail (e, -EINVAL,
                         "the %s (header extension 0x%08" PRIx32
                         ") contains a NUL byte", what, x->type);
-  memcpy (to, x->data, x->len);
-  to[x->len] = '\0';
   return 0;
+}
+
+/* To a check it does not matter what files are called. */
+static int
+decode_format (const struct extension *x, const struct decoding *d)
+{
+  struct header *h = d->h;
+  int r = decode_string (x, "backing file format", h->backing_format,
+                         sizeof h->backing_format, d->e);
+
+  /* (Of a format that is too long QEMU wants to know nothing.) */
+  return x->len < sizeof h->backing_format
+    ? header_bear (d->damage, d->e, r) : r;
+}
+
+static int
+decode_data_file (const struct extension *x, const struct decoding *d)
+{
+  return header_bear (d->damage, d->e,
+                      decode_string (x, "external data file name",
+                                     d->h->data_file, sizeof d->h->data_file,
+                                     d->e));
 }
 
 /* The length of an extension with fixed fields. */
@@ -162,9 +192,10 @@ decode_bitmaps (const struct extension *x, uint64_t file_size,
 
 /* Where the LUKS header is. */
 static int
-decode_crypto (const struct extension *x, uint64_t file_size,
-               struct header *h, struct format_error *e)
+decode_crypto (const struct extension *x, const struct decoding *d)
 {
+  struct header *h = d->h;
+  struct format_error *e = d->e;
   int r;
 
   if (h->crypt_method != CRYPT_LUKS)
@@ -181,13 +212,19 @@ decode_crypto (const struct extension *x, uint64_t file_size,
   if (h->crypto_length == 0)
     return format_fail (e, -EINVAL, "the length in the crypto header"
                         " extension is 0");
-  if (h->crypto_length > MAX_CRYPTO_LENGTH)
-    return format_fail (e, -EFBIG, "the length in the crypto header"
-                        " extension is %" PRIu64 ", more than %" PRIu64,
-                        h->crypto_length, MAX_CRYPTO_LENGTH);
+  if (h->crypto_length > MAX_CRYPTO_LENGTH) {
+    r = format_fail (e, -EFBIG, "the length in the crypto header"
+                     " extension is %" PRIu64 ", more than %" PRIu64,
+                     h->crypto_length, MAX_CRYPTO_LENGTH);
+    /* To QEMU it is negative, and there is nothing. */
+    if (h->crypto_length <= INT64_MAX)
+      return r;
+    h->crypto_length = 0;
+    return header_bear (d->damage, e, r);
+  }
   return header_check_table (h, "the offset in the crypto header extension",
-                             h->crypto_offset, h->crypto_length, file_size,
-                             e);
+                             h->crypto_offset, h->crypto_length,
+                             d->file_size, e);
 }
 
 /* The number of a known type for the set of those already seen, or -1. */
@@ -208,20 +245,17 @@ known_type (uint32_t type)
 }
 
 static int
-decode_extension (const struct extension *x, uint64_t file_size,
-                  struct header *h, struct format_error *e)
+decode_extension (const struct extension *x, const struct decoding *d)
 {
   switch (x->type) {
   case EXT_BACKING_FORMAT:
-    return decode_string (x, "backing file format", h->backing_format,
-                          sizeof h->backing_format, e);
+    return decode_format (x, d);
   case EXT_DATA_FILE:
-    return decode_string (x, "external data file name", h->data_file,
-                          sizeof h->data_file, e);
+    return decode_data_file (x, d);
   case EXT_BITMAPS:
-    return decode_bitmaps (x, file_size, h, e);
+    return decode_bitmaps (x, d->file_size, d->h, d->e);
   case EXT_CRYPTO:
-    return decode_crypto (x, file_size, h, e);
+    return decode_crypto (x, d);
   default:
     /* The feature name table is used for messages only. */
     return 0;
@@ -231,8 +265,12 @@ decode_extension (const struct extension *x, uint64_t file_size,
 int
 header_decode_extensions (const uint8_t *buf, size_t start, size_t end,
                           uint64_t file_size, struct header *h,
+                          struct header_damage *damage,
                           struct format_error *e)
 {
+  const struct decoding d = {
+    .file_size = file_size, .h = h, .damage = damage, .e = e,
+  };
   struct walk w = { .buf = buf, .at = start, .end = end };
   struct extension x;
   unsigned seen = 0;
@@ -243,13 +281,16 @@ header_decode_extensions (const uint8_t *buf, size_t start, size_t end,
     if (r <= 0)
       return r;
     known = known_type (x.type);
+    /* To QEMU the last one counts. */
     if (known >= 0 && (seen & 1u << known))
-      return format_fail (e, -EINVAL,
-                          "header extension 0x%08" PRIx32
-                          " appears more than once", x.type);
+      r = header_bear (damage, e, format_fail (
+                         e, -EINVAL, "header extension 0x%08" PRIx32
+                         " appears more than once", x.type));
+    if (r < 0)
+      return r;
     if (known >= 0)
       seen |= 1u << known;
-    r = decode_extension (&x, file_size, h, e);
+    r = decode_extension (&x, &d);
     if (r < 0)
       return r;
   }

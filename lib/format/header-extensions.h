@@ -13,10 +13,12 @@
 
 /* Decode the extensions in [START, END) of the first cluster BUF into
  * *H, whose fixed fields are set.  END is where the backing file name
- * starts or the cluster ends, not before START.
+ * starts or the cluster ends, not before START.  DAMAGE: as in struct
+ * header_damage, or NULL.
  */
 int header_decode_extensions (const uint8_t *buf, size_t start, size_t end,
                               uint64_t file_size, struct header *h,
+                              struct header_damage *damage,
                               struct format_error *e);
 
 /* Refuse the incompatible features UNKNOWN (not 0) by the names that

@@ -155,23 +155,40 @@ load_v3 (const struct decoder *d)
   return 0;
 }
 
+int
+header_bear (struct header_damage *damage, const struct format_error *e,
+             int r)
+{
+  if (!damage || r == 0)
+    return r;
+  if (damage->faults < MAX_HEADER_FAULTS)
+    damage->fault[damage->faults] = *e;
+  damage->faults++;
+  return 0;
+}
+
 /* Where the extensions must end: at the backing file's name. */
 static int
 extensions_end (const struct decoder *d, size_t *end)
 {
   const uint64_t offset = load_be64 (d->buf + 8);
+  const uint32_t begin = d->h->header_length;
+  int r;
 
   *end = (size_t) d->h->cluster_size;
   if (offset == 0)
     return 0;
-  if (offset < d->h->header_length || offset >= d->h->cluster_size)
-    return format_fail (d->e, -EINVAL,
-                        "backing_file_offset (header byte 8) is 0x%" PRIx64
-                        ", not between the header's end at %" PRIu32
-                        " and the end of the first cluster at %" PRIu64,
-                        offset, d->h->header_length, d->h->cluster_size);
-  *end = (size_t) offset;
-  return 0;
+  if (offset >= begin && offset < d->h->cluster_size) {
+    *end = (size_t) offset;
+    return 0;
+  }
+  r = format_fail (d->e, -EINVAL,
+                   "backing_file_offset (header byte 8) is 0x%" PRIx64
+                   ", not between the header's end at %" PRIu32
+                   " and the end of the first cluster at %" PRIu64,
+                   offset, begin, d->h->cluster_size);
+  *end = begin;                 /* there is no room for any */
+  return offset < begin ? header_bear (d->damage, d->e, r) : r;
 }
 
 /* The features that are asked for go together. */
@@ -223,22 +240,27 @@ static int
 check_against_extensions (const struct decoder *d)
 {
   const struct header *h = d->h;
+  int r = 0;
 
   if ((h->autoclear & AUTOCLEAR_BITMAPS) && !h->has_bitmaps)
-    return format_fail (d->e, -EINVAL,
-                        "autoclear_features (header byte 88) is 0x%" PRIx64
-                        ": bit 0 (bitmaps) is set, but there is no bitmaps"
-                        " extension", h->autoclear);
+    r = header_bear (d->damage, d->e, format_fail (
+                       d->e, -EINVAL,
+                       "autoclear_features (header byte 88) is 0x%" PRIx64
+                       ": bit 0 (bitmaps) is set, but there is no bitmaps"
+                       " extension", h->autoclear));
+  if (r < 0)
+    return r;
   if (h->crypt_method == CRYPT_LUKS && !h->has_crypto)
     return format_fail (d->e, -EINVAL,
                         "crypt_method (header byte 32) is 2 (LUKS), but"
                         " there is no crypto header extension");
   if ((h->autoclear & AUTOCLEAR_DATA_FILE_RAW) && h->backing_file[0])
-    return format_fail (d->e, -EINVAL,
-                        "autoclear_features (header byte 88) is 0x%" PRIx64
-                        ": bit 1 (raw external data) is not allowed with a"
-                        " backing file", h->autoclear);
-  return 0;
+    r = header_bear (d->damage, d->e, format_fail (
+                       d->e, -EINVAL,
+                       "autoclear_features (header byte 88) is 0x%" PRIx64
+                       ": bit 1 (raw external data) is not allowed with a"
+                       " backing file", h->autoclear));
+  return r;
 }
 
 /* The backing file's name. */
@@ -248,21 +270,27 @@ decode_backing (const struct decoder *d)
   const uint64_t offset = load_be64 (d->buf + 8);
   const uint32_t size = load_be32 (d->buf + 16);
   const uint64_t room = d->h->cluster_size - offset;
+  int r = 0;
 
   if (offset == 0)
     return 0;
-  if (size == 0 || size > MIN (room, (uint64_t) MAX_BACKING_NAME))
-    return format_fail (d->e, -EINVAL,
-                        "backing_file_size (header byte 16) is %" PRIu32
-                        ", not from 1 to %" PRIu64 " (the name is in the"
-                        " first cluster, at most %d bytes long)", size,
-                        MIN (room, (uint64_t) MAX_BACKING_NAME),
-                        MAX_BACKING_NAME);
+  if (size == 0 || size > MIN (room, (uint64_t) MAX_BACKING_NAME)) {
+    r = format_fail (d->e, -EINVAL,
+                     "backing_file_size (header byte 16) is %" PRIu32
+                     ", not from 1 to %" PRIu64 " (the name is in the"
+                     " first cluster, at most %d bytes long)", size,
+                     MIN (room, (uint64_t) MAX_BACKING_NAME),
+                     MAX_BACKING_NAME);
+    return size == 0 ? header_bear (d->damage, d->e, r) : r;
+  }
   if (memchr (d->buf + offset, 0, size) != NULL)
-    return format_fail (d->e, -EINVAL,
-                        "the backing file name (header byte %" PRIu64
-                        ", %" PRIu32 " bytes) contains a NUL byte",
-                        offset, size);
+    r = header_bear (d->damage, d->e, format_fail (
+                       d->e, -EINVAL,
+                       "the backing file name (header byte %" PRIu64
+                       ", %" PRIu32 " bytes) contains a NUL byte",
+                       offset, size));
+  if (r < 0)
+    return r;
   memcpy (d->h->backing_file, d->buf + offset, size);
   d->h->backing_file[size] = '\0';
   return 0;
@@ -296,12 +324,11 @@ check_place (const struct decoder *d, enum header_table table,
 static int
 check_l1 (const struct decoder *d)
 {
-  struct header *h = d->h;
+  const struct header *h = d->h;
   const uint64_t bytes = (uint64_t) h->l1_size * 8;
   const uint64_t needed =
     header_l1_entries (h->cluster_bits,
                        (h->incompatible & INCOMPAT_EXTL2) != 0, h->size);
-  int r;
 
   if (needed > MAX_L1_BYTES / 8)
     return format_fail (d->e, -EFBIG,
@@ -323,20 +350,16 @@ check_l1 (const struct decoder *d)
   /* An empty table has no place, but the offset is aligned all the same. */
   if (bytes == 0 && is_aligned (h->l1_table_offset, h->cluster_size))
     return 0;
-  r = check_place (d, TABLE_L1, "l1_table_offset (header byte 40)",
-                   h->l1_table_offset, bytes);
-  if (d->damage && d->damage->broken[TABLE_L1])
-    h->l1_size = 0;
-  return r;
+  return check_place (d, TABLE_L1, "l1_table_offset (header byte 40)",
+                      h->l1_table_offset, bytes);
 }
 
 /* The refcount table. */
 static int
 check_refcount_table (const struct decoder *d)
 {
-  struct header *h = d->h;
+  const struct header *h = d->h;
   const uint64_t bytes = h->refcount_table_clusters * h->cluster_size;
-  int r;
 
   if (h->refcount_table_clusters == 0) {
     if (d->damage)
@@ -355,12 +378,9 @@ check_refcount_table (const struct decoder *d)
                         " bytes", h->refcount_table_clusters,
                         MAX_REFCOUNT_TABLE_BYTES / h->cluster_size,
                         h->cluster_size);
-  r = check_place (d, TABLE_REFCOUNTS,
-                   "refcount_table_offset (header byte 48)",
-                   h->refcount_table_offset, bytes);
-  if (d->damage && d->damage->broken[TABLE_REFCOUNTS])
-    h->refcount_table_clusters = 0;
-  return r;
+  return check_place (d, TABLE_REFCOUNTS,
+                      "refcount_table_offset (header byte 48)",
+                      h->refcount_table_offset, bytes);
 }
 
 /* The snapshot table, whose length is not known yet. */
@@ -445,7 +465,7 @@ header_decode_damaged (const uint8_t *buf, size_t len, uint64_t file_size,
   r = check_features (&d);
   if (r == 0)
     r = header_decode_extensions (buf, h->header_length, end, file_size, h,
-                                  e);
+                                  damage, e);
   if (r == 0)
     r = decode_backing (&d);
   if (r == 0)

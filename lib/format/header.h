@@ -127,16 +127,27 @@ int header_decode (const uint8_t *buf, size_t len, uint64_t file_size,
  */
 enum header_table { TABLE_L1, TABLE_REFCOUNTS, TABLE_SNAPSHOTS };
 #define HEADER_TABLES 3
+#define MAX_HEADER_FAULTS 6
 struct header_damage {
   bool broken[HEADER_TABLES];
   bool missing;                 /* the refcount table, and not misplaced */
   struct format_error why[HEADER_TABLES]; /* of those that are */
+
+  /* What is forbidden, or contradicts itself, and leaves no doubt which
+   * clusters are referred to, if it is read as QEMU reads it.
+   */
+  unsigned faults;
+  struct format_error fault[MAX_HEADER_FAULTS]; /* the first ones */
 };
+
+/* One fault more, E: 0 if DAMAGE (*, or NULL) bears it, else R. */
+int header_bear (struct header_damage *damage, const struct format_error *e,
+                 int r);
 
 /* The same for a check, which wants to tell what else is wrong.  BUF is
  * the whole first cluster, with zeroes for what the file lacks.  Broken
- * tables are not refused, but noted in *DAMAGE: of a broken L1 table or
- * refcount table *H then has no entries, of snapshots what the file says.
+ * tables and faults are not refused, but noted in *DAMAGE.  Of a broken
+ * table *H has what the file says, though there may be none.
  */
 int header_decode_damaged (const uint8_t *buf, size_t len,
                            uint64_t file_size, struct header *h,

@@ -142,18 +142,14 @@ check_space (const struct decoder *d, uint32_t i, uint64_t end)
   return 0;
 }
 
-/* The fixed part of entry I, which starts at AT, into *S (all zeroes
- * before); where it ends, and where its strings divide.
+/* The fixed part P of entry I, which starts at AT, into *S (all zeroes
+ * before); where the entry ends, and where its strings divide.
  */
 static int
 decode_fixed (const struct decoder *d, uint32_t i, uint64_t at,
-              struct snapshot *s, uint64_t *end, uint32_t lengths[2])
+              const uint8_t *p, struct snapshot *s, uint64_t *end,
+              uint32_t lengths[2])
 {
-  const uint8_t *p = d->buf + at;
-  int r = check_space (d, i, at + SNAPSHOT_MIN_ENTRY);
-
-  if (r < 0)
-    return r;
   s->l1_table_offset = load_be64 (p);
   s->l1_size = load_be32 (p + 8);
   lengths[0] = load_be16 (p + 12);
@@ -182,8 +178,10 @@ decode_entry (const struct decoder *d, uint32_t i, uint64_t *at,
 {
   uint32_t lengths[2];
   uint64_t end;
-  int r = decode_fixed (d, i, *at, s, &end, lengths);
+  int r = check_space (d, i, *at + SNAPSHOT_MIN_ENTRY);
 
+  if (r == 0)
+    r = decode_fixed (d, i, *at, d->buf + *at, s, &end, lengths);
   if (r == 0)
     r = check_l1 (d, i, s);
   if (r == 0)
@@ -197,18 +195,18 @@ decode_entry (const struct decoder *d, uint32_t i, uint64_t *at,
 }
 
 bool
-snapshot_walk (struct snapshot_walk *w, const uint8_t *buf, size_t len,
+snapshot_walk (struct snapshot_walk *w, const uint8_t buf[SNAPSHOT_MIN_ENTRY],
                uint64_t cluster_size, uint64_t file_size, struct snapshot *s)
 {
   const struct decoder d = {
-    .buf = buf, .len = len, .cluster_size = cluster_size,
-    .file_size = file_size, .e = &w->why,
+    .len = SIZE_MAX, .cluster_size = cluster_size, .file_size = file_size,
+    .e = &w->why,
   };
   uint32_t lengths[2];
   uint64_t end;
 
   memset (s, 0, sizeof *s);
-  if (decode_fixed (&d, w->index, w->at, s, &end, lengths) < 0)
+  if (decode_fixed (&d, w->index, w->at, buf, s, &end, lengths) < 0)
     return false;
   s->has_disk_size = s->extra_size >= 16;
   w->sound = check_l1 (&d, w->index, s) == 0;

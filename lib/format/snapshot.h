@@ -48,25 +48,27 @@ int snapshot_table_decode (const uint8_t *buf, size_t len, uint32_t count,
                            struct snapshot_table *t,
                            struct format_error *e);
 
+/* The fixed part of an entry; no entry is shorter. */
+#define SNAPSHOT_MIN_ENTRY 40
+
 /* The entries of a table that is broken, one after another, for a check.
  * All begins with zeroes.
  */
 struct snapshot_walk {
-  uint64_t at;                  /* the next entry's, bytes */
+  uint64_t at;                  /* the next entry's place in the table */
   uint32_t index;               /* of the next entry */
   bool sound;                   /* the L1 table is where one can be */
   struct format_error why;      /* not, or there is no entry */
 };
 
-/* The next entry: true, and of *S what has no strings or extra data (so
- * there is nothing to free).  False if none can be made out.
+/* The next entry, whose fixed part is in BUF: true, and of *S what has no
+ * strings or extra data (so there is nothing to free).  False if none can
+ * be made out.
  */
-bool snapshot_walk (struct snapshot_walk *w, const uint8_t *buf, size_t len,
+bool snapshot_walk (struct snapshot_walk *w,
+                    const uint8_t buf[SNAPSHOT_MIN_ENTRY],
                     uint64_t cluster_size, uint64_t file_size,
                     struct snapshot *s);
-
-/* The fixed part of an entry; no entry is shorter. */
-#define SNAPSHOT_MIN_ENTRY 40
 
 void snapshot_table_free (struct snapshot_table *t);
 

@@ -120,7 +120,7 @@ find_uncovered (struct check *c, bool tell)
   while (tally_next (&c->tally, &at, &page)) {
     entry = refcounts_block_offset (img, page->first
                                     >> img->refcounts.block_bits);
-    if (entry != 0 && check_block_is_sound (c, entry))
+    if (check_block_place (c, entry) != 0)
       continue;
     for (i = 0; i < TALLY_PAGE; ++i) {
       references = refcount_get (page->counts, c->tally.order, i);
@@ -145,8 +145,8 @@ check_counts (struct check *c)
   if (find_uncovered (c, true))
     c->rebuild = true;
   for (i = 0; i < entries && r == 0; ++i) {
-    offset = refcounts_block_offset (img, i);
-    if (offset != 0 && check_block_is_sound (c, offset))
+    offset = check_block_place (c, refcounts_block_offset (img, i));
+    if (offset != 0)
       r = check_block (c, i, offset);
   }
   return r;

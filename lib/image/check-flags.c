@@ -27,6 +27,30 @@
 #include "refcount.h"
 #include "report.h"
 
+/* The count of CLUSTER in the block at PLACE, past the cache, which has
+ * sound blocks only.
+ */
+static int
+read_count (struct check *c, uint64_t place, uint64_t cluster,
+            uint64_t *count)
+{
+  const unsigned order = c->img->refcounts.order;
+  const uint64_t i
+    = cluster & ((UINT64_C (1) << c->img->refcounts.block_bits) - 1);
+  const uint64_t per_word = 64 >> order;
+  uint64_t word;
+  int r = storage_read (c->img->storage, &word, sizeof word,
+                        place + i / per_word * sizeof word);
+
+  if (r < 0)
+    report_error ("%s: check: reading the refcount block at host offset %"
+                  PRIu64 ": %s", c->img->config.filename, place,
+                  strerror (-r));
+  else
+    *count = refcount_get (&word, order, i % per_word);
+  return r;
+}
+
 /* The count of the cluster at OFFSET that a table (TYPE) leads to; false
  * if it cannot be known.  A block past the end of the file reads as
  * zeroes.
@@ -39,15 +63,17 @@ count_of (struct check *c, int type, uint64_t offset, uint64_t *count,
   const uint64_t cluster = offset >> img->cluster_bits;
   const uint64_t entry
     = refcounts_block_offset (img, cluster >> img->refcounts.block_bits);
+  const uint64_t place = check_block_place (c, entry);
 
   *r = 0;
   *count = type == OVERLAP_ACTIVE_L2 && img->map.layout.data_file;
   if (*count)
     return true;
-  if (!check_block_is_sound (c, entry))
+  if (!check_block_is_sound (c, entry) && place == 0)
     return is_aligned (entry & ~REFCOUNT_TABLE_RESERVED,
                        img->cluster_size);
-  *r = refcounts_get (img, cluster, count);
+  *r = place == entry ? refcounts_get (img, cluster, count)
+    : read_count (c, place, cluster, count);
   return *r == 0;
 }
 
@@ -69,7 +95,9 @@ write_entry (struct check *c, int type, uint64_t place, uint64_t entry)
   return r;
 }
 
-/* An entry of an L1 or L2 table (TYPE) at PLACE.  *ENTRY is corrected. */
+/* An entry of an L1 or L2 table (TYPE) at PLACE.  *ENTRY is corrected, if
+ * its cluster can be.
+ */
 static int
 check_flag (struct check *c, int type, uint64_t place, uint64_t *entry)
 {
@@ -84,7 +112,8 @@ check_flag (struct check *c, int type, uint64_t place, uint64_t *entry)
                  "reference count of %" PRIu64,
                  type == OVERLAP_ACTIVE_L1 ? "L1" : "L2", *entry, place,
                  count);
-  if (c->what != CHECK_ALL)
+  if (c->what != CHECK_ALL
+      || !is_aligned (*entry & ENTRY_OFFSET, c->img->cluster_size))
     return 0;
   *entry ^= ENTRY_COPIED;
   return write_entry (c, type, place, *entry);
@@ -102,8 +131,7 @@ check_table (struct check *c, uint64_t table)
     return r;
   for (i = 0; i < n && r == 0; ++i) {
     entry = be64toh (c->table[i * words]);
-    if ((entry & ENTRY_COMPRESSED) || (entry & ENTRY_OFFSET) == 0
-        || !is_aligned (entry & ENTRY_OFFSET, c->img->cluster_size))
+    if ((entry & ENTRY_COMPRESSED) || (entry & ENTRY_OFFSET) == 0)
       continue;
     r = check_flag (c, OVERLAP_ACTIVE_L2, table + i * words * 8, &entry);
   }

@@ -9,7 +9,11 @@
  *
  * What is called a mistake follows 'qemu-img check', so that both agree:
  * a reference may end in the file's last, incomplete cluster, but no
- * later; reserved bits are mistakes but the entry counts.
+ * later; reserved bits are mistakes but the entry counts; a table that is
+ * where none can be is read all the same, and behind the end of the file
+ * there are zeroes.  What is taken for entries then may be anything, so the
+ * numbers say that the image is damaged, and not how much.  C->unseen is set
+ * whenever that is so: it keeps a repair from believing in what is missing.
  *
  * Locks: none but refcounts.lock, for entries of the refcount table.
  */
@@ -78,8 +82,7 @@ check_read_l2 (struct check *c, uint64_t offset, int *r)
   struct image *img = c->img;
 
   *r = 0;
-  if (!is_aligned (offset, img->cluster_size)
-      || offset >= atomic_load (&img->guard.end))
+  if (offset >= atomic_load (&img->guard.end))
     return false;
   *r = storage_read (img->storage, c->table, img->cluster_size, offset);
   if (*r < 0)
@@ -228,12 +231,10 @@ refer_l1_entry (struct check *c, uint64_t entry, bool active)
     check_mistake (c, CHECK_KIND_BROKEN, 1, "L1 entry 0x%" PRIx64
                    " has reserved bits set", entry);
   if (table == 0) {
-    if (entry & ENTRY_COPIED) {
-      check_mistake (c, CHECK_KIND_BROKEN, 1, "L1 entry 0x%" PRIx64
-                     " has the COPIED flag and no table", entry);
-      c->unseen = true;
-    }
-    return 0;
+    check_mistake (c, CHECK_KIND_BROKEN, 0, "L1 entry 0x%" PRIx64
+                   " is not 0, but has no table: what QEMU counts is that "
+                   "the header were one", entry);
+    c->unseen = true;
   }
   r = refer (c, "an L2 table", table, c->img->cluster_size);
   if (r < 0)
@@ -242,7 +243,6 @@ refer_l1_entry (struct check *c, uint64_t entry, bool active)
     check_mistake (c, CHECK_KIND_BROKEN, 1, "L1 entry 0x%" PRIx64 " is no "
                    "multiple of the cluster size", entry);
     c->unseen = true;
-    return 0;
   }
   return refer_l2 (c, table, active);
 }
@@ -316,45 +316,48 @@ refer_snapshot (struct check *c, const struct snapshot *s)
                    s->l1_size, false);
 }
 
-/* Entry I of the table.  WHY: its L1 table cannot be followed. */
+/* Entry I of the table.  WHY: its L1 table is where none can be; what is
+ * there is followed for the numbers, if it has a place at all.
+ */
 static int
 refer_snapshot_entry (struct check *c, uint32_t i, const struct snapshot *s,
                       const char *why)
 {
-  if (why) {
-    check_mistake (c, CHECK_KIND_BROKEN, 1, "%s", why);
-    c->unseen = true;
-    return 0;
-  }
+  const bool nowhere = !is_aligned (s->l1_table_offset, c->img->cluster_size)
+    || s->l1_table_offset > INT64_MAX
+    || s->l1_size > MAX_L1_BYTES / sizeof (uint64_t);
+
   if (c->img->header.version >= 3 && !s->has_disk_size)
     check_mistake (c, CHECK_KIND_BROKEN, 1, "snapshot table entry %" PRIu32
                    " is incomplete: it has no disk size", i);
-  return refer_snapshot (c, s);
+  if (why) {
+    check_mistake (c, CHECK_KIND_BROKEN, nowhere, "%s", why);
+    c->unseen = true;
+  }
+  return nowhere ? 0 : refer_snapshot (c, s);
 }
 
-/* A table that the image was opened without: what can be used of it. */
+/* A table that the image was opened without: what can be used of it.  What
+ * is past the end of the file are zeroes.
+ */
 static int
 refer_broken_table (struct check *c)
 {
   struct image *img = c->img;
   const struct header *h = &img->header;
   const uint64_t file = atomic_load (&img->guard.end);
-  const uint64_t left = h->snapshots_offset < file
-    ? file - h->snapshots_offset : 0;
-  const uint64_t len = MIN (left, (uint64_t) 1 << 20);
-  CLEANUP_FREE uint8_t *buf = malloc (len + 1);
   struct snapshot_walk w = { .at = 0 };
-  int r;
+  uint8_t buf[SNAPSHOT_MIN_ENTRY];
+  struct snapshot s;
+  int r = 0;
 
-  if (!buf)
-    return -ENOMEM;
-  r = storage_read (img->storage, buf, len, h->snapshots_offset);
   while (r == 0 && w.index < h->nb_snapshots) {
-    struct snapshot s;
-    const bool entry = snapshot_walk (&w, buf, len, img->cluster_size, file,
-                                      &s);
-
-    if (entry)
+    r = storage_read (img->storage, buf, sizeof buf,
+                      h->snapshots_offset + w.at);
+    if (r < 0)
+      report_error ("%s: check: reading snapshot table entry %" PRIu32 ": %s",
+                    img->config.filename, w.index, strerror (-r));
+    else if (snapshot_walk (&w, buf, img->cluster_size, file, &s))
       r = refer_snapshot_entry (c, w.index - 1, &s,
                                 w.sound ? NULL : w.why.text);
     else {
@@ -364,7 +367,7 @@ refer_broken_table (struct check *c)
     }
   }
   return r < 0 ? r : refer (c, "the snapshot table", h->snapshots_offset,
-                            MIN (w.at, left));
+                            w.at);
 }
 
 static int
@@ -374,10 +377,9 @@ refer_snapshots (struct check *c)
   uint32_t i;
   int r = 0;
 
-  if (c->img->damage.broken[TABLE_SNAPSHOTS]) {
-    check_mistake (c, CHECK_KIND_BROKEN, 1, "there are no snapshots");
-    return 0;
-  }
+  if (c->img->map.layout.data_file && c->img->header.nb_snapshots > 0)
+    check_mistake (c, CHECK_KIND_BROKEN, 1, "snapshots and an external data "
+                   "file");
   if (t->count != c->img->header.nb_snapshots)
     return refer_broken_table (c);
   for (i = 0; i < t->count && r == 0; ++i)
@@ -433,10 +435,12 @@ refer_structure (struct check *c)
 {
   struct refcounts *rc = &c->img->refcounts;
   const uint64_t first = rc->table_offset >> c->img->cluster_bits;
+  const bool unseen = c->unseen;
   uint64_t i;
   int r = refer (c, "the refcount table", rc->table_offset,
                  rc->table_clusters << c->img->cluster_bits);
 
+  c->unseen = unseen;           /* no references are behind it */
   for (i = 0; i < rc->table_clusters && r == 0; ++i)
     if (tally_get (&c->tally, first + i) != 1)
       c->rebuild = true;        /* its counts will not fit either */

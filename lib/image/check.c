@@ -77,7 +77,8 @@ check_mistake (struct check *c, enum check_kind kind, uint64_t n,
   if (c->recount)
     return;
   *counter (c, kind) += n;
-  if (kind != CHECK_KIND_COPIED && kind != CHECK_KIND_LEAK)
+  if (kind != CHECK_KIND_COPIED && kind != CHECK_KIND_LEAK
+      && kind != CHECK_KIND_FAULT)
     c->grave = true;
   if (c->lines > max)
     return;
@@ -134,24 +135,27 @@ forget (struct image *img)
   return r;
 }
 
-/* What the header could not be believed in.  Snapshots are counted where
- * they are looked for, and a refcount table that is not there is as many
- * mistakes as it lacks counts.
+/* What the header could not be believed in.  It is counted where it is
+ * met: a table that ends past the end of the file is one mistake and what
+ * is read in its place may be more, a refcount table that is not there is
+ * as many as it lacks counts.
  */
 static void
 check_header (struct check *c)
 {
   const struct header_damage *d = &c->img->damage;
-  int i;
+  unsigned i;
 
+  for (i = 0; i < MIN (d->faults, MAX_HEADER_FAULTS); ++i)
+    check_mistake (c, CHECK_KIND_FAULT, 0, "not served and not counted, "
+                   "for QEMU does not look at it: %s", d->fault[i].text);
   for (i = 0; i < HEADER_TABLES; ++i) {
     const bool refcounts = i == TABLE_REFCOUNTS;
 
     if (!d->broken[i])
       continue;
     check_mistake (c, refcounts ? CHECK_KIND_STRUCTURE : CHECK_KIND_BROKEN,
-                   i == TABLE_L1 || (refcounts && !d->missing), "%s",
-                   d->why[i].text);
+                   0, "%s", d->why[i].text);
     c->rebuild |= refcounts;
     c->unseen |= !refcounts;
   }
@@ -263,6 +267,7 @@ image_check (struct image *img, enum image_check what,
   res->leaks_left = c.leaks;
   res->grave = c.grave;
   res->unseen = c.unseen;
+  res->faults = img->damage.faults;
   res->end = (c.highest + 1) << img->cluster_bits;
   res->allocated = c.allocated;
   res->compressed = c.compressed;

@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "image-internal.h"
+#include "refcount.h"
 #include "tally.h"
 
 /* What a single mistake is. */
@@ -19,6 +20,7 @@ enum check_kind {
   CHECK_KIND_STRUCTURE,         /* the refcount table or a block */
   CHECK_KIND_OVERLAP,           /* guest data in a cluster of metadata */
   CHECK_KIND_LEAK,              /* a count above the references */
+  CHECK_KIND_FAULT,             /* not of references: it is not counted */
 };
 
 struct check {
@@ -47,7 +49,9 @@ struct check {
 /* How often progress is told, in seconds (a variable for tests). */
 extern unsigned check_tell_seconds;
 
-/* check.c: note a mistake; the first ones are also reported. */
+/* check.c: note a mistake, that N are counted for; the first ones are also
+ * reported.
+ */
 void check_mistake (struct check *c, enum check_kind kind, uint64_t n,
                     const char *fs, ...)
   __attribute__ ((format (printf, 4, 5)));
@@ -61,8 +65,9 @@ void check_step (struct check *c);
  */
 int check_references (struct check *c, bool structure);
 
-/* check-references.c: read an L2 table into C->table; false if it does
- * not lie where one can be.  *R is a negative errno (reported) if it
+/* check-references.c: read an L2 table into C->table; false if there is
+ * nothing, past the end of the file.  Where it lies has been judged: a
+ * place that is no cluster's beginning is read as well.  *R is a negative errno (reported) if it
  * cannot be read.
  */
 bool check_read_l2 (struct check *c, uint64_t offset, int *r);
@@ -92,6 +97,18 @@ check_block_is_sound (const struct check *c, uint64_t entry)
 {
   return (entry & (c->img->cluster_size - 1)) == 0
     && entry < atomic_load (&c->img->guard.end);
+}
+
+/* Where the block is that ENTRY leads to, to have its counts read: 0 if
+ * nowhere.  An entry with reserved bits is a mistake and has no sound
+ * block, but its counts are believed, as by QEMU.
+ */
+static inline uint64_t
+check_block_place (const struct check *c, uint64_t entry)
+{
+  const uint64_t place = entry & ~REFCOUNT_TABLE_RESERVED;
+
+  return check_block_is_sound (c, place) ? place : 0;
 }
 
 /* check-counts.c: compare with the counts of the image; correct them in

@@ -47,6 +47,10 @@ static int
 check_header (struct image *img)
 {
   const struct header *h = &img->header;
+  struct header_damage *borne = img->config.offline
+    && img->config.check == CHECK_REPORT ? &img->damage : NULL;
+  struct format_error e;
+  int r;
 
   if (h->size > MAX_HOST_OFFSET) {
     report_error ("%s: the disk has %" PRIu64 " bytes (header byte 24), but "
@@ -56,11 +60,14 @@ check_header (struct image *img)
   }
   if (h->nb_snapshots == 0)
     return 0;
-  report_error ("%s: nb_snapshots (header byte 60) is %" PRIu32 ", but an "
-                "image with an external data file (incompatible feature "
-                "bit 2) cannot have snapshots", img->config.filename,
-                h->nb_snapshots);
-  return -ENOTSUP;
+  r = header_bear (borne, &e, format_fail (
+                     &e, -ENOTSUP, "nb_snapshots (header byte 60) is %" PRIu32
+                     ", but an image with an external data file "
+                     "(incompatible feature bit 2) cannot have snapshots",
+                     h->nb_snapshots));
+  if (r < 0)
+    report_error ("%s: %s", img->config.filename, e.text);
+  return r;
 }
 
 static int

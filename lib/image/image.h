@@ -188,6 +188,9 @@ struct image_check_result {
   bool grave;                   /* errors are left that are more than
                                    wrong COPIED flags */
   bool unseen;                  /* broken pointers: leaks may be none */
+  unsigned faults;              /* of the header, which are reported only
+                                   and not errors to qemu-img: an image that
+                                   has any is not served (offline only) */
   bool reopen;                  /* close the image, open and check again */
   uint64_t end;                 /* host bytes: the end of the last cluster
                                    that anything refers to */

@@ -52,6 +52,19 @@ io_failed (struct image *img, const char *what, int r)
   return r;
 }
 
+/* A header that contradicts itself may be looked at, but what would be
+ * repaired by one of its words may be what another one needs.
+ */
+static int
+bear_faults (struct image *img)
+{
+  const struct header_damage *d = &img->damage;
+
+  if (d->faults > 0 && img->config.check != CHECK_REPORT)
+    return header_failed (img, &d->fault[0], -EINVAL);
+  return 0;
+}
+
 static int
 read_header (struct image *img)
 {
@@ -84,6 +97,9 @@ read_header (struct image *img)
     r = header_decode (buf, len, end, &img->header, &e);
   if (r < 0)
     return header_failed (img, &e, r);
+  r = bear_faults (img);
+  if (r < 0)
+    return r;
   img->cluster_bits = img->header.cluster_bits;
   img->size = img->header.size;
   img->bitmaps_valid = img->header.autoclear & AUTOCLEAR_BITMAPS;

@@ -76,6 +76,7 @@ walk_active (const struct walk *w)
   return r;
 }
 
+/* (A check has read a broken table for its numbers, and replaces it.) */
 static int
 walk_refcounts (const struct walk *w)
 {
@@ -83,6 +84,8 @@ walk_refcounts (const struct walk *w)
   uint64_t offset, bytes, entries, i;
   int r;
 
+  if (w->img->damage.broken[TABLE_REFCOUNTS])
+    return 0;
   {
     ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&rc->lock);
     offset = rc->table_offset;

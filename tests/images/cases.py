@@ -439,6 +439,8 @@ TABLE_CASES = [
     Case("reftable-entry-twice", "v3", lambda i, m: i.put(
         i.refcount_table_place(1), 8, i.get(i.refcount_table_place(0), 8)),
         ReadOnly("refcount block", "0x2000")),
+    Case("reftable-entry-reserved", "v3", refcount_table_entry(
+        lambda i, old: old | 1), ReadOnly("refcount block", "2001", "4096")),
     Case("reftable-entry-0", "v3", refcount_table_entry(0),
          WriteFails("reference count of 0", at=12 * K)),
     Case("refcount-0", "v3", refcount_of_data(0),
@@ -481,6 +483,9 @@ TABLE_CASES = [
     Case("l1-entry-not-copied", "v3", l1_entry(
         lambda i: i.get(i.l1_place(0), 8) & ~COPIED, unreadable=False),
         Serves()),
+    Case("l1-entry-reserved-0", "v3", first(l1_entry(
+        1, unreadable=False), lambda i, m: i.guest.__setitem__(
+            slice(None), bytes(M))), Serves()),
     Case("l1-entry-copied-0", "v3", first(l1_entry(
         COPIED, unreadable=False), lambda i, m: i.guest.__setitem__(
             slice(None), bytes(M))), Serves()),

@@ -242,7 +242,7 @@ START_TEST (broken_walk)
   }
   store_be32 (buf + last + 36, 1025);
   for (i = 0; i < 3; i++) {
-    ck_assert (snapshot_walk (&w, buf, at, CLUSTER, FILE_SIZE, &s));
+    ck_assert (snapshot_walk (&w, buf + w.at, CLUSTER, FILE_SIZE, &s));
     ck_assert_uint_eq (w.index, i + 1);
     ck_assert_int_eq (w.sound, i != 1);
     ck_assert_uint_eq (s.l1_table_offset, entries[i].l1_offset);
@@ -252,10 +252,11 @@ START_TEST (broken_walk)
       ck_assert_ptr_nonnull (strstr (w.why.text, "entry 1"));
   }
   ck_assert_uint_eq (w.at, last);
-  ck_assert (!snapshot_walk (&w, buf, at, CLUSTER, FILE_SIZE, &s));
+  ck_assert (!snapshot_walk (&w, buf + last, CLUSTER, FILE_SIZE, &s));
   ck_assert_ptr_nonnull (strstr (w.why.text, "entry 3: extra_data_size"));
-  w.at = at - 30;
-  ck_assert (!snapshot_walk (&w, buf, at, CLUSTER, FILE_SIZE, &s));
+  w.at = MAX_SNAPSHOT_TABLE_BYTES - SNAPSHOT_MIN_ENTRY;
+  ck_assert (!snapshot_walk (&w, buf, CLUSTER, FILE_SIZE, &s));
+  ck_assert_ptr_nonnull (strstr (w.why.text, "ends at byte"));
 }
 END_TEST
 
