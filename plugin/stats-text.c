@@ -234,10 +234,11 @@ tracker (const struct text *t, const struct stats_snapshot *s)
         "Memory that the map of metadata takes, by its parts.");
   value (t, "tracker_memory_bytes", "part", "directory", o->directory_bytes);
   value (t, "tracker_memory_bytes", "part", "runs", o->used
-         - o->directory_bytes - o->bytemap_bytes - o->hot_bytes
-         - o->fixed_bytes);
+         - o->directory_bytes - o->bytemap_bytes
+         - o->sieve_bytes - o->fixed_bytes);
   value (t, "tracker_memory_bytes", "part", "bytemap",
-         o->bytemap_bytes + o->hot_bytes);
+         o->bytemap_bytes);
+  value (t, "tracker_memory_bytes", "part", "sieve", o->sieve_bytes);
   value (t, "tracker_memory_bytes", "part", "fixed", o->fixed_bytes);
   head (t, "tracker_memory_limit_bytes", "gauge",
         "overlap-structures.total-size-limit.");

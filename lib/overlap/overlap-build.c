@@ -76,13 +76,9 @@ new_building (struct overlap *o, uint32_t room)
   return b;
 }
 
-/* What waits is not looked for in the hot groups: there is no query until
- * it is where it belongs.
- */
 void
 ov_build_begin (struct overlap *o)
 {
-  ov_hot_forget (o, 0, UINT64_MAX);
   if (!o->building)
     o->building = new_building (o, ROOM);
 }
@@ -318,6 +314,7 @@ merge (struct overlap *o, const uint64_t *mark, uint32_t n,
   r = make_pieces (o, mark, n, piece, &count);
   if (r < 0)
     return r;
+  ov_sieve_add_sorted (o, ov_window_first (o, number), piece, count);
   ov_window_open (o, &w, slot, number);
   r = ov_packed_merge (o, &w.runs, piece, count);
   ov_window_close (o, &w);
@@ -374,9 +371,11 @@ ov_build_end (struct overlap *o)
 
   if (n == 0)
     return;
+  ov_sieve_expect (o, n);
   b->n = 0;
   if (n <= ROOM) {
     enter_few (o, b->mark, n);
+    ov_sieve_tune (o);
     return;
   }
   o->building = NULL;           /* is in use, and cannot be given back */
@@ -384,6 +383,7 @@ ov_build_end (struct overlap *o)
   enter_sorted (o, sorted, n, (struct ov_piece *)
                 (sorted == b->mark ? b->mark + b->room : b->mark));
   o->building = b;
+  ov_sieve_tune (o);
 }
 _Static_assert (sizeof (struct ov_piece) <= sizeof (uint64_t),
                 "pieces need more room than marks");

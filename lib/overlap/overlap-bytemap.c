@@ -176,7 +176,7 @@ ov_page_edit (struct overlap *o, struct ov_window *w, struct ov_page *page,
 static void *
 cache_alloc (struct overlap *o, size_t size)
 {
-  const uint64_t limit = o->config.bitmap_size - o->hot_bytes;
+  const uint64_t limit = o->config.bitmap_size;
   void *p;
 
   if (size > limit)

@@ -126,51 +126,34 @@ ov_read_lock (struct overlap *o, ov_slot *slot, struct ov_reader **reader)
   return v != 0 ? v : ov_read_lock_fenced (o, slot, reader);
 }
 
-/* ---- overlap-hot.c ---- */
+/* ---- overlap-sieve.c ---- */
 
-/* The table, until ov_read_unlock; NULL means that nothing is locked.
- * A thread without a place of its own does without.
+/* Does the sieve know that COUNT clusters from FIRST on have no mark?  It
+ * does not look at ranges whose bits are in two words.
  */
-static inline struct ov_hot *
-ov_hot_lock (struct overlap *o, struct ov_reader **reader)
+static inline __attribute__ ((always_inline)) bool
+ov_sieve_free_of (struct overlap *o, uint64_t first, uint64_t count)
 {
   struct ov_reader *r = ov_mine;
-  struct ov_hot *hot;
+  const struct ov_sieve *s;
+  uint64_t group, more, bits;
 
   if (__builtin_expect (r == NULL, 0))
-    return NULL;
-  atomic_store_explicit (&r->at, &o->hot, memory_order_relaxed);
+    return false;
+  atomic_store_explicit (&r->at, &o->sieve, memory_order_relaxed);
   atomic_signal_fence (memory_order_seq_cst); /* for the compiler */
-  hot = (struct ov_hot *) atomic_load_explicit (&o->hot,
-                                                memory_order_acquire);
-  if (__builtin_expect (hot == NULL, 0))
+  s = (const struct ov_sieve *) atomic_load_explicit (&o->sieve,
+                                                      memory_order_acquire);
+  if (__builtin_expect (s == NULL, 0)) {
     ov_read_unlock (r);
-  *reader = r;
-  return hot;
-}
-
-/* Is it remembered that COUNT clusters from FIRST on have no mark? */
-static inline __attribute__ ((always_inline)) bool
-ov_hot_free_of (struct overlap *o, uint64_t first, uint64_t count)
-{
-  const uint64_t group = first / OV_HOT_GROUP;
-  struct ov_reader *reader;
-  struct ov_hot *hot = ov_hot_lock (o, &reader);
-  uint64_t word;
-  uint32_t bits;
-
-  if (!hot)
     return false;
-  word = atomic_load_explicit (&hot->word[group & hot->mask],
-                               memory_order_relaxed);
-  ov_read_unlock (reader);
-  if (word >> 32 != group)
-    return false;
-  bits = (uint32_t) word;
-  if (__builtin_expect (count == 1, 1))
-    return (bits & UINT32_C (1) << first % OV_HOT_GROUP) == 0;
-  return count - 1 < OV_HOT_GROUP - first % OV_HOT_GROUP
-    && (bits >> first % OV_HOT_GROUP & ov_mask ((unsigned) count)) == 0;
+  }
+  group = first >> s->shift;
+  more = ((first + count - 1) >> s->shift) - group;
+  bits = atomic_load_explicit (&s->word[(group & s->mask) / 64],
+                               memory_order_relaxed) >> group % 64;
+  ov_read_unlock (r);
+  return more < 64 - group % 64 && (bits & ((UINT64_C (2) << more) - 1)) == 0;
 }
 
 /* ---- overlap-packed.c ---- */
@@ -267,6 +250,42 @@ ov_packed_get (const struct ov_runs *r, uint32_t chunk, uint32_t i)
   };
 
   return piece;
+}
+
+/* The pieces of a list, one after the other. */
+struct ov_cursor {
+  const struct ov_runs *r;
+  uint32_t i, chunk, next_chunk; /* the piece, its chunk, its end */
+  size_t last;                  /* bit of the piece */
+};
+
+static inline void
+ov_cursor_init (struct ov_cursor *at, const struct ov_runs *r)
+{
+  at->r = r;
+  at->i = at->chunk = 0;
+  at->next_chunk = ov_packed_prefix (r, 1);
+  at->last = r->pieces_at - 1;
+}
+
+/* The next of COUNT pieces; false at the end. */
+static inline bool
+ov_cursor_next (struct ov_cursor *at, uint32_t count, struct ov_piece *piece)
+{
+  const struct ov_runs *r = at->r;
+  unsigned kbits = ov_kind_bits (r), bits = r->chunk_bits + kbits;
+  uint64_t v;
+
+  if (at->i == count)
+    return false;
+  for (; at->i == at->next_chunk; ++at->chunk)
+    at->next_chunk = ov_packed_prefix (r, at->chunk + 2);
+  at->i++;
+  at->last += bits;
+  v = ov_top_piece (r, at->last) >> (64 - bits);
+  piece->start = at->chunk << r->chunk_bits | (uint32_t) (v >> kbits);
+  piece->kind = (uint16_t) ((v & ov_mask (kbits)) + 1);
+  return true;
 }
 
 /* Have the compiler select, not jump: it must not know what a value has

@@ -286,35 +286,49 @@ void ov_page_remove (struct overlap *o, struct ov_window *w,
 bool ov_page_evict (struct overlap *o);
 
 /* Let no check read any more what SLOT holds, and make it 0.  For slots
- * that are read without a look at "fenced" (overlap-hot.c); only where
+ * that are read without a look at "fenced" (overlap-sieve.c); only where
  * ov_can_take says that it can be done.
  */
 void ov_slot_take (struct overlap *o, ov_slot *slot);
 bool ov_can_take (const struct overlap *o);
 
-/* ---- overlap-hot.c: one bit a cluster where checks are frequent ---- */
+/* ---- overlap-sieve.c: one bit for many clusters, all over the file ---- */
 
-#define OV_HOT_GROUP 32u        /* clusters */
-#define OV_HOT_NONE UINT64_MAX  /* a word that describes no group */
-
-struct ov_hot {
-  uint64_t mask;                /* words - 1; a power of two of them */
+struct ov_sieve {
+  uint64_t mask;                /* bits - 1; a power of two of them */
+  unsigned shift;               /* clusters of a group, power of two */
+  bool missing;                 /* for ov_sieve_verify */
+  uint64_t set_bits, next;      /* with more than that it is made anew */
   _Atomic (uint64_t) word[];
 };
 
-/* Make the table if there is memory enough to spare. */
-void ov_hot_new (struct overlap *o);
+/* Make the sieve, or make it anew, for the marks that there are and MORE
+ * that will come at once; if there is memory to spare.
+ */
+void ov_sieve_new (struct overlap *o, uint64_t more);
 
 /* Give its memory back.  False if there is none. */
-bool ov_hot_drop (struct overlap *o);
+bool ov_sieve_drop (struct overlap *o);
 
-/* [FIRST, END) are about to change. */
-void ov_hot_forget (struct overlap *o, uint64_t first, uint64_t end);
+/* MARKS more are about to be made in one go. */
+void ov_sieve_expect (struct overlap *o, uint64_t marks);
 
-/* A check of CLUSTER had to go the long way.  overlap.lock is not held. */
-void ov_hot_missed (struct overlap *o, uint64_t cluster);
+/* [FIRST, END) are about to be marked. */
+void ov_sieve_add (struct overlap *o, uint64_t first, uint64_t end);
 
-bool ov_hot_verify (struct overlap *o, uint64_t *bytes, const char **why);
+/* N pieces of single clusters of the window that begins at cluster BASE,
+ * sorted, are about to be marked.
+ */
+void ov_sieve_add_sorted (struct overlap *o, uint64_t base,
+                          const struct ov_piece *pieces, uint32_t n);
+
+/* After an update: is it too full?  No window is open. */
+void ov_sieve_tune (struct overlap *o);
+
+/* For tests: no sieve is made any more, or again. */
+void ov_sieve_forbid (bool forbid);
+
+bool ov_sieve_verify (struct overlap *o, uint64_t *bytes, const char **why);
 
 /* ---- overlap-quick.c: the usual update ---- */
 
@@ -511,7 +525,7 @@ struct overlap {
   uint8_t n_kept, n_owed;
   _Atomic (uint64_t) fenced;    /* groups of slots, overlap-window.c */
   ov_slot fixed;                /* guards the two fixed lists */
-  ov_slot hot;                  /* struct ov_hot, or 0 */
+  ov_slot sieve;                /* struct ov_sieve, or 0 */
   _Atomic (struct ov_kind_blocks *) kinds; /* NULL: there are no others */
   struct ov_kind kind[OV_KINDS_HERE];
   struct ov_span outside[OV_OUTSIDE_MAX];
@@ -527,7 +541,7 @@ struct overlap {
   bool always_fenced;
   bool tell, hold;              /* notices: of "left", and later */
   uint8_t turn;                 /* which range is tried next */
-  uint64_t used, bytemap_bytes, hot_bytes, directory_bytes;
+  uint64_t used, bytemap_bytes, sieve_bytes, directory_bytes;
   uint64_t windows, runs, outside_windows;
   struct ov_window *open;
 

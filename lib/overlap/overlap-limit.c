@@ -49,9 +49,10 @@
 #define SOMETHING ((uintptr_t) 4)
 
 /* A piece takes a run of less than three bytes and its share of the index
- * and of the room that a list has; a window a slot, a header, and the room
- * of a list of a few pieces; and one that is far from others two nodes of
- * the directory.  A table that snapshots share has a kind for each number
+ * and of the room that a list has, and two in the sieve, for which an eighth
+ * of the limit must be left; a window a slot, a header, and the room of a
+ * list of a few pieces; and one that is far from others two nodes of the
+ * directory.  A table that snapshots share has a kind for each number
  * of them.
  */
 uint64_t
@@ -61,7 +62,7 @@ overlap_most_memory (unsigned cluster_bits, uint64_t pieces,
   const uint64_t windows = (clusters >> ov_window_bits (cluster_bits)) + 1;
   const uint64_t places = (windows >> OV_WAY_BITS) + 1;
 
-  return 4096 + 3 * pieces + 96 * MIN (pieces, windows)
+  return 4096 + 5 * pieces + 96 * MIN (pieces, windows)
     + 2 * sizeof (struct ov_node) * MIN (pieces, places) + 64 * snapshots;
 }
 
@@ -267,7 +268,7 @@ ov_abandon (struct overlap *o, uint64_t number, struct ov_window *w)
 
   if (ov_outside (o, number))
     return;
-  ov_hot_drop (o);
+  ov_sieve_drop (o);
   if (add_outside (o, number, &gap)) {
     for (i = gap.first; i <= gap.last; ++i) {
       slot = ov_dir_next (o, &i);

@@ -257,42 +257,6 @@ struct recode {
   uint8_t *next;                /* and where they go */
 };
 
-/* The pieces of a list, one after the other. */
-struct cursor {
-  const struct ov_runs *r;
-  uint32_t i, chunk, next_chunk; /* the piece, its chunk, its end */
-  size_t last;                  /* bit of the piece */
-};
-
-static void
-cursor_init (struct cursor *at, const struct ov_runs *r)
-{
-  at->r = r;
-  at->i = at->chunk = 0;
-  at->next_chunk = ov_packed_prefix (r, 1);
-  at->last = r->pieces_at - 1;
-}
-
-/* The next of COUNT pieces; false at the end. */
-static inline bool
-cursor_next (struct cursor *at, uint32_t count, struct ov_piece *piece)
-{
-  const struct ov_runs *r = at->r;
-  unsigned kbits = ov_kind_bits (r), bits = r->chunk_bits + kbits;
-  uint64_t v;
-
-  if (at->i == count)
-    return false;
-  for (; at->i == at->next_chunk; ++at->chunk)
-    at->next_chunk = ov_packed_prefix (r, at->chunk + 2);
-  at->i++;
-  at->last += bits;
-  v = ov_top_piece (r, at->last) >> (64 - bits);
-  piece->start = at->chunk << r->chunk_bits | (uint32_t) (v >> kbits);
-  piece->kind = (uint16_t) ((v & ov_mask (kbits)) + 1);
-  return true;
-}
-
 static inline void
 recode_put (struct recode *c, uint64_t v, unsigned bits)
 {
@@ -384,15 +348,15 @@ recode (struct recode *c, const struct ov_runs *from, uint32_t count,
 {
   const struct ov_piece *end = n > 0 ? more + n : more;
   struct ov_piece piece;
-  struct cursor at;
+  struct ov_cursor at;
   uint64_t word;
 
   c->n = c->chunk = c->len = 0;
   c->word = c->filled = 0;
   c->next = (uint8_t *) c->to + c->to->pieces_at / 8;
   if (count > 0)
-    cursor_init (&at, from);
-  while (count > 0 && cursor_next (&at, count, &piece)) {
+    ov_cursor_init (&at, from);
+  while (count > 0 && ov_cursor_next (&at, count, &piece)) {
     for (; more < end && more->start < piece.start; ++more)
       if (recode_add (c, more) < 0)
         return -ENOMEM;

@@ -170,15 +170,6 @@ quick_end (struct overlap *o, struct quick *q, uint32_t n)
   ov_write_unlock (q->slot, (uintptr_t) q->runs);
 }
 
-/* The update is to be done: keep checks out. */
-static inline void
-quick_begin (struct overlap *o, uint64_t cluster, struct quick *q)
-{
-  if (atomic_load_explicit (&o->hot, memory_order_relaxed) != 0)
-    ov_hot_forget (o, cluster, cluster + 1);
-  ov_write_lock (o, q->slot);
-}
-
 bool
 ov_quick_enter (struct overlap *o, enum overlap_type type, uint64_t cluster)
 {
@@ -200,13 +191,15 @@ ov_quick_enter (struct overlap *o, enum overlap_type type, uint64_t cluster)
       || next_touches (r, &q, &place))
     return false;
 
-  quick_begin (o, cluster, &q);
+  ov_sieve_add (o, cluster, cluster + 1);
+  ov_write_lock (o, q.slot);
   if (place.at < q.end)
     ov_bits_up (r, place.at, q.end - place.at, q.bits);
   ov_store_piece (r, place.at + q.bits - 1, q.a, kind);
   ov_shift_index (r, q.chunk, 1);
   o->runs++;
   quick_end (o, &q, q.n + 1);
+  ov_sieve_tune (o);
   return true;
 }
 
@@ -224,7 +217,7 @@ ov_quick_leave (struct overlap *o, enum overlap_type type, uint64_t cluster)
   if (place.kind == 0 || place.before != 0 || place.kind != o->plain[type])
     return false;
 
-  quick_begin (o, cluster, &q);
+  ov_write_lock (o, q.slot);
   if (place.at < q.end)
     ov_bits_down (r, place.at, q.end - place.at, q.bits);
   ov_shift_index (r, q.chunk, 0u - 1);

@@ -228,7 +228,7 @@ keep_room (struct overlap *o)
   const uint64_t limit = o->config.total_limit;
 
   while (o->used > limit - limit / 8)
-    if (!ov_hot_drop (o) && !ov_page_evict (o) && !ov_restore_shrink (o))
+    if (!ov_sieve_drop (o) && !ov_page_evict (o) && !ov_restore_shrink (o))
       break;
 }
 
@@ -307,6 +307,6 @@ overlap_restore_end (struct overlap *o, bool complete)
   ov_free (o, r);
   plan_retry (o, all);
   if (o->n_outside == 0)
-    ov_hot_new (o);
+    ov_sieve_new (o, 0);
   return back;
 }

@@ -368,18 +368,16 @@ int
 ov_runs_each (const struct ov_runs *r,
               int (*f) (void *opaque, struct ov_piece piece), void *opaque)
 {
-  uint32_t chunk, i = 0, hi;
-  int ret;
+  const uint32_t count = r ? ov_count (r) : 0;
+  struct ov_cursor at;
+  struct ov_piece piece;
+  int ret = 0;
 
-  for (chunk = 0; r && chunk < ov_chunks (r); ++chunk) {
-    hi = ov_packed_prefix (r, chunk + 1);
-    for (; i < hi; ++i) {
-      ret = f (opaque, ov_packed_get (r, chunk, i));
-      if (ret != 0)
-        return ret;
-    }
-  }
-  return 0;
+  if (count > 0)
+    ov_cursor_init (&at, r);
+  while (ret == 0 && count > 0 && ov_cursor_next (&at, count, &piece))
+    ret = f (opaque, piece);
+  return ret;
 }
 
 /* A run must be written as one that ov_runs_edit made. */

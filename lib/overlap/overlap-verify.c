@@ -109,7 +109,7 @@ bool
 overlap_verify (struct overlap *o, const char **why)
 {
   struct recount sum = { 0 };
-  uint64_t w = 0, hot;
+  uint64_t w = 0, sieve;
   ov_slot *slot;
 
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&o->lock);
@@ -121,17 +121,17 @@ overlap_verify (struct overlap *o, const char **why)
   }
   if (!ov_fixed_verify (o, why) || !verify_list (o, sum.pages, why))
     return false;
-  if (!ov_hot_verify (o, &hot, why))
+  if (!ov_sieve_verify (o, &sieve, why))
     return false;
   if (sum.bytemap_bytes != o->bytemap_bytes)
     FAIL ("the bytes of the bytemap cache are not what was accounted");
-  if (hot != o->hot_bytes)
-    FAIL ("the bytes of the hot groups are not what was accounted");
-  if (o->bytemap_bytes + hot > o->config.bitmap_size)
+  if (sieve != o->sieve_bytes)
+    FAIL ("the bytes of the sieve are not what was accounted");
+  if (o->bytemap_bytes > o->config.bitmap_size)
     FAIL ("the bytemap cache is larger than it may be");
   if (ov_dir_recount (o) != o->directory_bytes)
     FAIL ("the bytes of the directory are not what was accounted");
-  if (sum.bytes + sum.bytemap_bytes + hot + o->directory_bytes
+  if (sum.bytes + sum.bytemap_bytes + sieve + o->directory_bytes
       + ov_fixed_bytes (o) != o->used)
     FAIL ("the bytes in use are not what was accounted");
   if (sum.windows != o->windows || sum.runs != o->runs)

@@ -27,8 +27,9 @@
  *                  cluster has               (overlap-kind.c)
  *
  * Runs alone would do.  They are no slower to check than pages, and
- * smaller; pages save an update from shifting a long list, hot groups
- * save a check from looking at a window at all.
+ * smaller; pages save an update from shifting a long list.  Before all of it
+ * stands the sieve (overlap-sieve.c), one bit for a group of clusters, which
+ * saves most checks from looking at a window at all.
  *
  * overlap-memory.c accounts for every byte, overlap-limit.c knows what
  * had to leave for want of memory, overlap-restore.c brings it back,
@@ -64,8 +65,8 @@
  * merges those of each window with its list, or has them entered one by one:
  * both are the arrow from nothing to runs, or one from runs to runs.
  *
- * What happens when memory is short, in this order (relieve): the hot
- * groups go, the room for waiting marks, then a page of the bytemap becomes
+ * What happens when memory is short, in this order (relieve): the sieve
+ * goes, the room for waiting marks, then a page of the bytemap becomes
  * runs, and each time the edit is tried again, until there are none; what
  * is being rebuilt is given up (ov_restore_shrink); edits that need no more
  * memory go on working where they are; the window that needs more leaves
@@ -83,9 +84,9 @@
  * 2. The run lists, the pages, the list of what is outside and the
  *    dictionary keep the invariants stated in their files.
  * 3. "used" is the sum of all blocks as the allocator gave them, struct
- *    overlap and the directory included; "bytemap_bytes" and "hot_bytes"
- *    are the parts of the cache, and never above bitmap_size together;
- *    "directory_bytes" is that of the directory.
+ *    overlap and the directory included; "bytemap_bytes" is that of the
+ *    pages, and never above bitmap_size, "sieve_bytes" that of the sieve,
+ *    "directory_bytes" that of the directory.
  * 4. "windows" counts the slots that are not 0, "runs" the pieces,
  *    "outside_windows" the windows outside.
  * 5. No window is empty and not 0; none is open when no update runs.
@@ -101,9 +102,8 @@
  * slots they change.  Checks take the read side of one slot at a time
  * (overlap-window.c), without a fence as long as its window is seldom
  * updated, or nothing at all where the slot is 0; or the answer is in one
- * word of the hot groups.  So a check
- * of a range in one window is one atomic step; over several windows it
- * is one step per window.  Updates, overlap_claim above all, are atomic
+ * word of the sieve.  So a check of a range in one window is one atomic
+ * step; over several windows it is one step per window.  Updates, overlap_claim above all, are atomic
  * against each other whatever they span.  overlap.lock is the last in
  * the order of all locks; the notice is called with it held and must not
  * call back.
@@ -144,7 +144,7 @@ overlap_new (const struct overlap_config *config)
   pthread_mutex_init (&o->lock, NULL);
   ov_readers_init (o);
   ov_kind_init (o);
-  ov_hot_new (o);
+  ov_sieve_new (o, 0);
   return o;
 }
 
@@ -178,7 +178,7 @@ overlap_free (struct overlap *o)
   for (; (slot = ov_dir_next (o, &w)) != NULL; ++w)
     free_window (o, atomic_load (slot));
   ov_dir_free (o);
-  ov_free (o, (void *) atomic_load (&o->hot));
+  ov_free (o, (void *) atomic_load (&o->sieve));
   kinds = atomic_load (&o->kinds);
   for (i = 0; kinds && i < OV_KIND_BLOCKS; ++i)
     ov_free (o, atomic_load (&kinds->block[i]));
@@ -402,8 +402,8 @@ hit_range (struct overlap *o, uint64_t first, uint64_t end, overlap_set mask)
   return false;
 }
 
-/* Where there are no hot groups.  (Not inlined, as hit_missed, so that
- * overlap_hit saves no registers for what it seldom does.)
+/* What the sieve does not know.  (Not inlined, so that overlap_hit saves no
+ * registers for what it seldom does.)
  */
 static bool __attribute__ ((noinline))
 hit_window (struct overlap *o, uint64_t first, uint64_t count,
@@ -416,24 +416,12 @@ hit_window (struct overlap *o, uint64_t first, uint64_t count,
   return hit_range (o, first, end_of (first, count), mask);
 }
 
-/* The answer is not in the hot groups. */
-static bool __attribute__ ((noinline))
-hit_missed (struct overlap *o, uint64_t first, uint64_t count,
-            overlap_set mask)
-{
-  if (count - 1 < OV_HOT_GROUP - first % OV_HOT_GROUP)
-    ov_hot_missed (o, first);
-  return hit_window (o, first, count, mask);
-}
-
 bool
 overlap_hit (struct overlap *o, uint64_t first, uint64_t count,
              overlap_set mask)
 {
-  if (atomic_load_explicit (&o->hot, memory_order_relaxed) == 0)
-    return hit_window (o, first, count, mask);
-  return ov_hot_free_of (o, first, count) ? false
-    : hit_missed (o, first, count, mask);
+  return !ov_sieve_free_of (o, first, count)
+    && hit_window (o, first, count, mask);
 }
 
 /* An edit of window NUMBER lacks memory.  True if it is worth another
@@ -443,7 +431,7 @@ static bool
 relieve (struct overlap *o, uint64_t number, struct ov_window *w,
          struct ov_edit *e)
 {
-  if (ov_hot_drop (o) || ov_build_drop (o) || ov_page_evict (o)
+  if (ov_sieve_drop (o) || ov_build_drop (o) || ov_page_evict (o)
       || ov_restore_shrink (o))
     return true;
   if (!ov_outside (o, number))
@@ -493,10 +481,10 @@ ov_update_window (struct overlap *o, uint64_t first, uint64_t end,
   uint64_t number = ov_window_of (o, first), missing = e->missing, done;
   ov_slot *slot = NULL;
 
-  if (atomic_load_explicit (&o->hot, memory_order_relaxed) != 0)
-    ov_hot_forget (o, first, end);
   if (!tracked (o, number, e))
     return;
+  if (e->what != OV_LEAVE)
+    ov_sieve_add (o, first, end);
   e->force = false;
   if (e->what == OV_LEAVE)
     slot = ov_dir_find (o, number);
@@ -554,6 +542,7 @@ update (struct overlap *o, uint64_t first, uint64_t end, struct ov_edit *e)
       next = ov_kept_border (o, first, next);
     ov_update_window (o, first, next, e);
   }
+  ov_sieve_tune (o);
   if (o->tell)
     ov_tell (o);
 }
@@ -729,7 +718,7 @@ overlap_get_stats (struct overlap *o, struct overlap_stats *stats)
     .limit = o->config.total_limit,
     .used = o->used,
     .bytemap_bytes = o->bytemap_bytes,
-    .hot_bytes = o->hot_bytes,
+    .sieve_bytes = o->sieve_bytes,
     .directory_bytes = o->directory_bytes,
     .fixed_bytes = ov_fixed_bytes (o),
     .windows = o->windows,

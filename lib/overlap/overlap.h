@@ -211,7 +211,7 @@ struct overlap_stats {
   uint64_t limit;               /* total_limit */
   uint64_t used;                /* accounted bytes, everything */
   uint64_t bytemap_bytes;       /* of these, in pages of the bytemap cache, */
-  uint64_t hot_bytes;           /* in its table of hot groups, */
+  uint64_t sieve_bytes;         /* in its sieve, */
   uint64_t directory_bytes;     /* in the directory of windows, */
   uint64_t fixed_bytes;         /* and in what does not depend on the
                                    file; the rest is run lists */

@@ -178,6 +178,8 @@ def totals(lab):
     for part in ("directory", "runs", "fixed"):
         check(0 < last.get("tracker_memory_bytes", part=part) < 64 * K,
               "memory of the tracker: %s", part)
+    check(last.get("tracker_memory_bytes", part="sieve") is not None,
+          "memory of the tracker: sieve")
     for name in ("image_corrupt", "sync_failed", "events_total",
                  "events_lost_total", "overlap_refusals_total",
                  "tracker_outside_ranges", "tracker_outside_clusters"):

@@ -105,7 +105,7 @@ START_TEST (the_limit_takes_pages_before_it_takes_marks)
   uint64_t i;
 
   start (65536, UINT64_MAX);
-  ov_hot_drop (o);              /* which would go before the pages */
+  ov_sieve_drop (o);            /* which would go before the pages */
   for (i = 0; i < 10; ++i)
     warm_page (i * OV_PAGE);
   overlap_get_stats (o, &s);

@@ -329,7 +329,7 @@ END_TEST
 START_TEST (fault_15_22_any_allocation_may_fail)
 {
   static const struct {
-    bool cache, forever, no_hot;
+    bool cache, forever, no_sieve;
   } how[] = {
     { false, false, true }, { true, false, false }, { true, false, true },
     { false, true, true }, { true, true, false }, { true, true, true },
@@ -342,8 +342,8 @@ START_TEST (fault_15_22_any_allocation_may_fail)
     bool failed;
 
     start (how[_i].cache ? 65536 : 0, UINT64_MAX);
-    if (how[_i].no_hot)
-      ov_hot_drop (o);
+    if (how[_i].no_sieve)
+      ov_sieve_drop (o);
     ov_fail_alloc (n, how[_i].forever);
     for (i = 0; i < 150; ++i) {
       enter (i % 2 ? L2 : BLOCK, i * 5, 2);
@@ -368,7 +368,7 @@ START_TEST (fault_15_22_any_allocation_may_fail)
       break;
     ck_assert_uint_lt (n, 20000);
   }
-  /* The hot groups make room for a single one. */
+  /* The sieve makes room for a single one. */
   if (_i == 1)
     ck_assert_uint_eq (told_runs, 0);
   else

@@ -126,6 +126,7 @@ crowded (uint64_t *full)
       if (i % 2)
         overlap_enter (o, OLD_L2, i, 1, NULL);
     }
+  ov_sieve_drop (o);
   *full = used ();
   overlap_free (o);
 

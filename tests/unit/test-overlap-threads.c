@@ -70,7 +70,7 @@ check_all_the_time (void *opaque)
     bad += !overlap_hit (o, at (w, 0), OV_WINDOW,
                          OVERLAP_BIT (OVERLAP_REFCOUNT_BLOCK));
     bad += overlap_hit (o, at (w + 100, 0), OV_WINDOW, OVERLAP_ALL);
-    /* These are hot groups, if there is memory for such. */
+    /* These are for the sieve, if there is one. */
     bad += !overlap_hit (o, at (w, STEADY), 1, OVERLAP_ALL);
     bad += overlap_hit (o, at (w, FREE), 1, OVERLAP_ALL) && !may_leave;
     n++;
@@ -178,28 +178,28 @@ START_TEST (fault_29_checks_without_fences_race_with_updates)
 }
 END_TEST
 
-START_TEST (checks_race_with_updates_of_hot_groups)
+START_TEST (checks_race_with_updates_of_pages)
 {
   race (65536, UINT64_MAX);
 }
 END_TEST
 
-/* The table goes while it is read, and comes back. */
+/* The sieve goes while it is read, and comes back. */
 static void *
-take_the_table_away (void *opaque)
+take_the_sieve_away (void *opaque)
 {
   (void) opaque;
   while (!atomic_load_explicit (&done, memory_order_relaxed)) {
     pthread_mutex_lock (&o->lock);
-    ov_hot_drop (o);
-    ov_hot_new (o);
+    ov_sieve_drop (o);
+    ov_sieve_new (o, 0);
     pthread_mutex_unlock (&o->lock);
     sched_yield ();
   }
   return NULL;
 }
 
-START_TEST (checks_race_with_the_end_of_the_hot_groups)
+START_TEST (checks_race_with_the_end_of_the_sieve)
 {
   struct overlap_config config = {
     .bitmap_size = 65536, .total_limit = UINT64_MAX,
@@ -210,7 +210,7 @@ START_TEST (checks_race_with_the_end_of_the_hot_groups)
   o = overlap_new (&config);
   atomic_store (&done, false);
   overlap_enter (o, OVERLAP_ACTIVE_L1, at (0, STEADY), 1, NULL);
-  pthread_create (&t, NULL, take_the_table_away, NULL);
+  pthread_create (&t, NULL, take_the_sieve_away, NULL);
   for (i = 0; i < updates () * 10; ++i) {
     ck_assert (overlap_hit (o, at (0, STEADY), 1, OVERLAP_ALL));
     ck_assert (!overlap_hit (o, at (0, FREE), 1, OVERLAP_ALL));
@@ -377,8 +377,8 @@ main (void)
   tcase_add_test (tc, fault_29_checks_race_with_updates_of_pages);
   tcase_add_loop_test (tc, fault_29_checks_without_fences_race_with_updates,
                        0, 2);
-  tcase_add_test (tc, checks_race_with_updates_of_hot_groups);
-  tcase_add_test (tc, checks_race_with_the_end_of_the_hot_groups);
+  tcase_add_test (tc, checks_race_with_updates_of_pages);
+  tcase_add_test (tc, checks_race_with_the_end_of_the_sieve);
   tcase_add_loop_test (tc, checks_race_with_windows_that_leave, 0, 4);
   tcase_add_test (tc, checks_race_with_windows_that_come_back);
   tcase_add_test (tc, one_of_many_claims_wins);

@@ -1,0 +1,353 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+
+/* The sieve: where there is no metadata, at one look.
+ *
+ * Most of an image is guest data, and most checks are of places where no
+ * table is near.  The sieve is a string of bits, each for a group of 1 <<
+ * shift neighbouring clusters, and set if one of them may have a mark.  A
+ * check whose bits are all 0 is done, with one word that had to come from
+ * memory and no branch that could be guessed wrongly; the run lists, which
+ * are exact, are for the others.
+ *
+ * The string is as long as there are marks: RATIO bits or more for each, so
+ * that no more than about one check in six goes on, however large the image
+ * is and however densely its metadata lies.  How large a group is follows
+ * from that: the sieve is to span the windows that have marks.  It does not
+ * end there, for group g has bit g modulo the number of bits.  A table at
+ * the far end of a hostile file sets one bit more, and that is all.
+ *
+ *     cluster    63 .......................... 0
+ *                     |   bit number   | shift |
+ *                     +- word -+-- 6 --+
+ *
+ * A mark that is made sets its bit.  One that is taken back clears none, for
+ * a neighbour may need it: so the sieve fills up, and when it is too full
+ * it is made anew from the windows, longer if there are more marks.  That
+ * takes a few nanoseconds a mark, and comes only after a part of the number
+ * of marks has been made.
+ *
+ *               ov_sieve_new           set_bits > next:
+ *               (limit allows)         ov_sieve_new
+ *     none -----------------> sieve ----------------+
+ *       ^                      |  ^                 |
+ *       |    ov_sieve_drop     |  +-----------------+
+ *       +----------------------+
+ *         (relieve, ov_abandon)
+ *
+ *
+ * Invariants
+ *
+ * 1. A bit is 0 only if no cluster of its groups has a mark in a window.
+ * 2. There is no sieve while anything is outside, or in the fixed lists.
+ * 3. An update sets the bits of its marks before it makes them, so whoever
+ *    has seen the effect of an update will not see bits from before it.
+ * 4. "set_bits" is the number of bits that are 1.
+ * 5. It is the first memory to go when there is too little.
+ *
+ * Locks: ov_sieve_free_of (overlap-fast.h) needs none; its thread's place
+ * says that it reads the sieve, as for a window.  But it never looks at
+ * "fenced": who takes the sieve away lets all threads pass a fence
+ * (overlap-window.c).  Where there is no membarrier there is no sieve.  The
+ * others need overlap.lock.
+ */
+
+#include <config.h>
+
+#include "checked.h"
+#include "overlap-fast.h"
+
+/* Bits for each piece at least when the sieve is made; it has up to twice
+ * as many, a power of two.
+ */
+#define RATIO 5u
+#define BITS_MIN (OV_WINDOW_BITS < 10 ? UINT64_C (64) : UINT64_C (512))
+#define BITS_MAX (UINT64_C (1) << 40)
+
+/* Only tests set this; other threads may make trackers meanwhile. */
+static atomic_bool forbidden;
+
+void
+ov_sieve_forbid (bool forbid)
+{
+  atomic_store (&forbidden, forbid);
+}
+
+static struct ov_sieve *
+sieve_of (const struct overlap *o)
+{
+  return (struct ov_sieve *) atomic_load_explicit (&o->sieve,
+                                                   memory_order_relaxed);
+}
+
+/* Set the bits of [FIRST, END).  Other threads read the words meanwhile. */
+static inline void
+set_range (struct ov_sieve *s, uint64_t first, uint64_t end)
+{
+  uint64_t group = first >> s->shift;
+  const uint64_t last = (end - 1) >> s->shift;
+  _Atomic (uint64_t) *word;
+  uint64_t v, bit;
+
+  if (last - group > s->mask)   /* all of them, and none twice */
+    group = last - s->mask;
+  for (; group <= last; ++group) {
+    word = &s->word[(group & s->mask) / 64];
+    bit = UINT64_C (1) << group % 64;
+    v = atomic_load_explicit (word, memory_order_relaxed);
+    if (v & bit)
+      continue;
+    atomic_store_explicit (word, v | bit, memory_order_relaxed);
+    s->set_bits++;
+  }
+}
+
+/*----------------------------------------------------------------------
+ * Each mark of each window.
+ */
+
+typedef void (*range_function) (struct ov_sieve *s, uint64_t first,
+                                uint64_t end);
+
+static inline __attribute__ ((always_inline)) void
+walk_runs (const struct overlap *o, const struct ov_runs *runs,
+           uint64_t base, struct ov_sieve *s, range_function range)
+{
+  const uint32_t count = ov_count (runs);
+  struct ov_cursor at;
+  struct ov_piece piece;
+
+  ov_cursor_init (&at, runs);
+  while (ov_cursor_next (&at, count, &piece)) {
+    const uint64_t first = base + piece.start;
+
+    range (s, first, first + (UINT64_C (1) << ov_kind (o, piece.kind)->log));
+  }
+}
+
+static inline __attribute__ ((always_inline)) void
+walk_page (const struct overlap *o, const struct ov_page *page,
+           struct ov_sieve *s, range_function range)
+{
+  const uint64_t first = ov_window_first (o, page->window)
+    + (uint64_t) page->number * OV_PAGE;
+  uint32_t i;
+
+  for (i = 0; i < OV_PAGE; ++i)
+    if (page->class[i] != 0)
+      range (s, first + i, first + i + 1);
+}
+
+/* Call RANGE for each mark that is in a window.  None is open. */
+static inline __attribute__ ((always_inline)) void
+walk (struct overlap *o, struct ov_sieve *s, range_function range)
+{
+  const struct ov_page *page;
+  uint64_t number = 0;
+  ov_slot *slot;
+
+  for (; (slot = ov_dir_next (o, &number)) != NULL; ++number) {
+    const uintptr_t v = atomic_load_explicit (slot, memory_order_relaxed);
+    const struct ov_runs *runs = v & OV_PAGED
+      ? ((struct ov_paged *) (v & ~OV_FLAGS))->runs : (struct ov_runs *) v;
+
+    if (runs)
+      walk_runs (o, runs, ov_window_first (o, number), s, range);
+  }
+  for (page = o->oldest; page; page = page->newer)
+    walk_page (o, page, s, range);
+}
+
+/*----------------------------------------------------------------------
+ * Making and dropping it.
+ */
+
+/* The bits for MARKS. */
+static uint64_t
+bits_for (uint64_t marks)
+{
+  uint64_t bits = BITS_MIN;
+
+  while (bits / RATIO < marks && bits < BITS_MAX)
+    bits *= 2;
+  return bits;
+}
+
+/* The clusters of a group, as a power of two: as few as let BITS groups
+ * span most of the windows that are in use.  (The last is seldom full, and
+ * the rest shares bits with others.)
+ */
+static unsigned
+shift_for (const struct overlap *o, uint64_t bits)
+{
+  const uint64_t windows = MAX (o->windows, UINT64_C (1));
+  const uint64_t span = windows << o->window_bits;
+  unsigned shift = 0;
+
+  while (shift < o->window_bits && bits << shift < span - span / 4)
+    shift++;
+  return shift;
+}
+
+static uint64_t
+marks_in_pages (const struct overlap *o)
+{
+  const struct ov_page *page;
+  uint64_t sum = 0;
+
+  for (page = o->oldest; page; page = page->newer)
+    sum += page->marked;
+  return sum;
+}
+
+/* Is there memory for SIZE bytes in the place of OLD, and some to spare? */
+static bool
+may_have (const struct overlap *o, size_t size, const struct ov_sieve *old)
+{
+  const uint64_t limit = o->config.total_limit;
+  const uint64_t others = o->used - (old ? ov_size (old) : 0);
+
+  return size <= limit && others <= limit - limit / 8
+    && size <= limit - limit / 8 - others;
+}
+
+static void
+put (struct overlap *o, struct ov_sieve *s)
+{
+  struct ov_sieve *old = sieve_of (o);
+
+  if (old) {
+    ov_slot_take (o, &o->sieve);
+    ov_free (o, old);
+  }
+  o->sieve_bytes = ov_size (s);
+  atomic_store_explicit (&o->sieve, (uintptr_t) s, memory_order_release);
+}
+
+void
+ov_sieve_new (struct overlap *o, uint64_t more)
+{
+  struct ov_sieve *old = sieve_of (o), *s = NULL;
+  const uint64_t bits = bits_for (o->runs + marks_in_pages (o) + more);
+  const size_t size = sizeof *s + bits / 8;
+
+  if (!ov_can_take (o) || o->n_outside + o->n_kept > 0
+      || atomic_load (&forbidden))
+    return;
+  if (may_have (o, size, old))
+    s = ov_alloc_instead (o, size, old, false);
+  if (!s) {
+    if (old)                    /* it must do for a while */
+      old->next = old->set_bits + old->set_bits / 2;
+    return;
+  }
+  s->mask = bits - 1;
+  s->shift = shift_for (o, bits);
+  walk (o, s, set_range);
+  s->next = MAX (bits / 4, s->set_bits + s->set_bits / 4);
+  put (o, s);
+}
+
+bool
+ov_sieve_drop (struct overlap *o)
+{
+  struct ov_sieve *s = sieve_of (o);
+
+  if (!s)
+    return false;
+  ov_slot_take (o, &o->sieve);
+  o->sieve_bytes = 0;
+  ov_free (o, s);
+  return true;
+}
+
+void
+ov_sieve_expect (struct overlap *o, uint64_t marks)
+{
+  const struct ov_sieve *s = sieve_of (o);
+
+  if (s && s->mask < bits_for (o->runs + marks) - 1)
+    ov_sieve_new (o, marks);
+}
+
+void
+ov_sieve_add (struct overlap *o, uint64_t first, uint64_t end)
+{
+  struct ov_sieve *s = sieve_of (o);
+
+  if (s)
+    set_range (s, first, end);
+}
+
+/* Word AT was BEFORE, and is to be V. */
+static void
+flush_word (struct ov_sieve *s, uint64_t at, uint64_t v, uint64_t before)
+{
+  if (v == before)
+    return;
+  atomic_store_explicit (&s->word[at], v, memory_order_relaxed);
+  s->set_bits += (unsigned) __builtin_popcountll (v ^ before);
+}
+
+/* Neighbours are mostly in one word. */
+void
+ov_sieve_add_sorted (struct overlap *o, uint64_t base,
+                     const struct ov_piece *pieces, uint32_t n)
+{
+  struct ov_sieve *s = sieve_of (o);
+  uint64_t at = 0, v = 0, before = 0, group;
+  uint32_t i;
+
+  for (i = 0; s && i < n; ++i) {
+    group = (base + pieces[i].start) >> s->shift & s->mask;
+    if (i == 0 || group / 64 != at) {
+      flush_word (s, at, v, before);
+      at = group / 64;
+      v = before = atomic_load_explicit (&s->word[at], memory_order_relaxed);
+    }
+    v |= UINT64_C (1) << group % 64;
+  }
+  if (s)
+    flush_word (s, at, v, before);
+}
+
+void
+ov_sieve_tune (struct overlap *o)
+{
+  const struct ov_sieve *s = sieve_of (o);
+
+  if (s && __builtin_expect (s->set_bits > s->next, 0) && !o->open)
+    ov_sieve_new (o, 0);
+}
+
+/* ---- the self-check ---- */
+
+static void
+look_for_missing (struct ov_sieve *s, uint64_t first, uint64_t end)
+{
+  uint64_t group = first >> s->shift;
+
+  for (; group <= (end - 1) >> s->shift; ++group)
+    if (!(atomic_load (&s->word[(group & s->mask) / 64]) >> group % 64 & 1))
+      s->missing = true;
+}
+
+bool
+ov_sieve_verify (struct overlap *o, uint64_t *bytes, const char **why)
+{
+  struct ov_sieve *s = sieve_of (o);
+  uint64_t i, n = 0;
+
+  *bytes = s ? ov_size (s) : 0;
+  if (!s)
+    return true;
+  for (i = 0; i <= s->mask / 64; ++i)
+    n += (unsigned) __builtin_popcountll (atomic_load (&s->word[i]));
+  walk (o, s, look_for_missing);
+  if (s->missing)
+    *why = "the sieve says that a cluster with a mark is free";
+  else if (n != s->set_bits)
+    *why = "the sieve's count of its bits is wrong";
+  else if (o->n_outside + o->n_kept > 0)
+    *why = "there is a sieve, and something is outside";
+  return !*why;
+}
