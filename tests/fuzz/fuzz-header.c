@@ -154,8 +154,8 @@ try_entries (const uint8_t *data, size_t size, const struct header *h)
   }
 }
 
-/* As a check reads it, which bears more, but nothing that it would then
- * follow out of the file.
+/* As a check reads it, which bears more, but no table that is larger than
+ * one can be, or at a place that no file has.
  */
 static void
 try_damaged (const uint8_t *data, size_t size, uint64_t cluster_size,
@@ -182,16 +182,35 @@ try_damaged (const uint8_t *data, size_t size, uint64_t cluster_size,
     if (damage.broken[i])
       check_text (&damage.why[i]);
   }
-  MUST (!damage.broken[TABLE_L1] || h.l1_size == 0);
-  MUST (damage.broken[TABLE_REFCOUNTS] == (h.refcount_table_clusters == 0));
-  if (h.l1_size)
+  MUST (damage.faults == 0 || !sound);
+  for (i = 0; i < (int) MIN (damage.faults, MAX_HEADER_FAULTS); i++)
+    check_text (&damage.fault[i]);
+  MUST (h.l1_size <= MAX_L1_BYTES / 8);
+  MUST (h.l1_table_offset % h.cluster_size == 0
+        && h.l1_table_offset <= INT64_MAX);
+  MUST (h.refcount_table_clusters * h.cluster_size
+        <= MAX_REFCOUNT_TABLE_BYTES);
+  MUST (h.refcount_table_clusters || damage.missing);
+  if (h.l1_size && !damage.broken[TABLE_L1])
     check_inside (h.l1_table_offset, h.l1_size * UINT64_C (8),
                   h.cluster_size, size);
-  if (h.refcount_table_clusters)
+  if (!damage.broken[TABLE_REFCOUNTS])
     check_inside (h.refcount_table_offset,
                   h.refcount_table_clusters * h.cluster_size, h.cluster_size,
                   size);
   MUST (!damage.missing || damage.broken[TABLE_REFCOUNTS]);
+}
+
+/* The fixed part of what may be an entry; behind the end there are zeroes. */
+static const uint8_t *
+entry_at (const uint8_t *table, size_t len, uint64_t at,
+          uint8_t buf[SNAPSHOT_MIN_ENTRY])
+{
+  memset (buf, 0, SNAPSHOT_MIN_ENTRY);
+  if (at < len)
+    memcpy (buf, table + at, MIN ((size_t) SNAPSHOT_MIN_ENTRY,
+                                  (size_t) (len - at)));
+  return buf;
 }
 
 /* What can be made out of a table that may be broken. */
@@ -200,12 +219,15 @@ walk_snapshots (const uint8_t *table, size_t len, size_t size,
                 const struct header *h)
 {
   struct snapshot_walk w = { .at = 0 };
+  uint8_t buf[SNAPSHOT_MIN_ENTRY];
   struct snapshot s;
   uint64_t at = 0;
 
   while (w.index < h->nb_snapshots
-         && snapshot_walk (&w, table, len, h->cluster_size, size, &s)) {
-    MUST (w.at >= at + SNAPSHOT_MIN_ENTRY && w.at <= round_up (len, 8));
+         && snapshot_walk (&w, entry_at (table, len, w.at, buf),
+                           h->cluster_size, size, &s)) {
+    MUST (w.at >= at + SNAPSHOT_MIN_ENTRY
+          && w.at <= MAX_SNAPSHOT_TABLE_BYTES);
     at = w.at;
     if (!w.sound)
       check_text (&w.why);
