@@ -13,7 +13,12 @@
  *
  *     qcow2 or raw -> raw, any number -> file, host_device or nbd
  *
- * where a raw node, one at most, may cut out a part ("offset", "size").
+ * where a raw node, one at most, may cut out a part ("offset", "size").  A
+ * qcow2 node may have a "backing" beside its "file", which is such a stack
+ * again and replaces what the header of that file names (null: nothing is
+ * below it), and a "data-file".  QEMU writes both into names itself, if the
+ * files were given so when it opened them.
+ *
  * Every key that is understood is taken from the list; those that only
  * tell QEMU how to go about it (caches, threads, locks, its own names) are
  * taken and forgotten.  A key that is left over in the end is refused, for
@@ -37,9 +42,10 @@
 #include "checked.h"
 #include "cleanup.h"
 
-#define MAX_DEPTH 8             /* of objects */
+#define MAX_DEPTH 32            /* of objects */
+#define MAX_STACK 8             /* of nodes */
 #define MAX_OPTIONS 170         /* each takes 6 bytes of a name at least */
-#define MAX_KEY 64              /* bytes, with the dots */
+#define MAX_KEY 320             /* bytes, with the dots */
 
 struct option {
   char key[MAX_KEY];
@@ -60,7 +66,8 @@ struct options {
 static const char *const harmless[] = {
   "aio", "aio-max-batch", "auto-read-only", "cache.direct",
   "cache.no-flush", "detect-zeroes", "discard", "drop-cache",
-  "force-share", "locking", "node-name", "read-only",
+  "force-share", "locking", "node-name", "pr-manager", "read-only",
+  "x-check-cache-dropped",
 };
 static const char *const harmless_qcow2[] = {
   "cache-clean-interval", "cache-size", "discard-no-unref",
@@ -70,7 +77,7 @@ static const char *const harmless_qcow2[] = {
   "refcount-cache-size",
 };
 static const char *const harmless_nbd[] = {
-  "open-timeout", "reconnect-delay", "server.keep-alive",
+  "open-timeout", "reconnect-delay", "server.keep-alive", "tls-hostname",
 };
 
 /* Flattening. */
@@ -129,6 +136,19 @@ flatten (struct options *o, json_t *object, const char *prefix,
 }
 
 /* Taking. */
+
+/* Is there any option whose key begins with PREFIX? */
+static bool
+has_below (const struct options *o, const char *prefix)
+{
+  const size_t len = strlen (prefix);
+  unsigned i;
+
+  for (i = 0; i < o->count; i++)
+    if (strncmp (o->list[i].key, prefix, len) == 0)
+      return true;
+  return false;
+}
 
 /* The option NAME of the node whose keys begin with NODE, or NULL. */
 static struct option *
@@ -250,6 +270,15 @@ window (struct options *o, const char *node, struct backing_name *n,
   return 0;
 }
 
+/* (A backing of the backing file need not say which, or where: the header
+ * there does.)
+ */
+static bool
+may_inherit (const char *node)
+{
+  return strncmp (node, "backing.", 8) == 0 && !strstr (node, "data-file.");
+}
+
 static int
 parse_file (struct options *o, const char *node, struct backing_name *n,
             struct format_error *e)
@@ -257,7 +286,7 @@ parse_file (struct options *o, const char *node, struct backing_name *n,
   const char *filename;
   int r = take_string (o, node, "filename", &filename, e);
 
-  if (r < 0)
+  if (r < 0 || (!filename && may_inherit (node)))
     return r;
   if (!filename)
     return format_fail (e, -EINVAL, "'%sfilename' is missing; " GIVE_ANOTHER,
@@ -357,9 +386,9 @@ parse_nbd (struct options *o, const char *node, struct backing_name *n,
   if (r < 0)
     return r;
   if (take (o, node, "tls-creds"))
-    return format_fail (e, -ENOTSUP, "'%stls-creds' means something to QEMU "
-                        "alone; give backing-file=nbds://HOST/EXPORT (see "
-                        "nbdkit-qcow2-plugin(1))", node);
+    return format_fail (e, -ENOTSUP, "'%stls-creds' means an object of one "
+                        "QEMU's command line; give backing-file=nbds://HOST/"
+                        "EXPORT (see nbdkit-qcow2-plugin(1))", node);
   take_harmless (o, node, harmless_nbd, ARRAY_SIZE (harmless_nbd));
   return parse_server (o, node, export, n, e);
 }
@@ -379,41 +408,112 @@ parse_protocol (struct options *o, const char *node, const char *driver,
                       driver);
 }
 
-/* The top node, if it is one of a format: the others are below it.  Without
- * a driver the image tells its format elsewhere.
+/* What NODE, below one of a format, stands on: a stack of raw nodes. */
+static int
+parse_place (struct options *o, const char *node, struct backing_name *n,
+             struct format_error *e)
+{
+  char place[MAX_KEY + 8 * MAX_STACK + 16];
+  const char *driver;
+  unsigned depth;
+  int r = 0;
+
+  snprintf (place, sizeof place, "%s", node);
+  for (depth = 0; r == 0 && depth < MAX_STACK; depth++) {
+    const size_t len = strlen (place);
+
+    r = take_string (o, place, "driver", &driver, e);
+    if (r < 0 || !is (driver, "raw"))
+      return r < 0 ? r : parse_protocol (o, place, driver, n, e);
+    take_harmless (o, place, harmless, ARRAY_SIZE (harmless));
+    r = window (o, place, n, e);
+    snprintf (place + len, sizeof place - len, "file.");
+  }
+  return r < 0 ? r : format_fail (e, -EINVAL, "its nodes are stacked more "
+                                  "than %d high; " GIVE_ANOTHER, MAX_STACK);
+}
+
+/* Another name, for what is given at the key NAME of the node NODE; *RET
+ * stays NULL if nothing is.  KEY gets the beginning of its keys.
  */
 static int
-parse_format (struct options *o, const char *driver, struct backing_name *n,
-              struct format_error *e)
+begin_inner (struct options *o, const char *node, const char *name,
+             char key[MAX_KEY], struct backing_name **ret,
+             struct format_error *e)
 {
-  struct option *backing;
-  int r;
+  struct backing_name *inner;
 
-  take_harmless (o, "", harmless, ARRAY_SIZE (harmless));
-  if (is (driver, "qcow2")) {
-    n->format = "qcow2";
-    take_harmless (o, "", harmless_qcow2, ARRAY_SIZE (harmless_qcow2));
-  }
-  else {
-    r = window (o, "", n, e);
-    if (r < 0)
-      return r;
-    n->format = driver || n->windowed ? "raw" : NULL;
-  }
-  backing = find (o, "backing");
-  if (backing && json_is_null (backing->value))
-    n->no_backing = backing->taken = true;
+  if (snprintf (key, MAX_KEY, "%s%s.", node, name) >= MAX_KEY
+      || !has_below (o, key))
+    return 0;
+  inner = calloc (1, sizeof *inner);
+  if (!inner)
+    return format_fail (e, -ENOMEM, "%s", strerror (ENOMEM));
+  inner->size = UINT64_MAX;
+  *ret = inner;
   return 0;
 }
 
-/* From the top of the stack to its bottom. */
 static int
-parse_stack (struct options *o, struct backing_name *n,
-             struct format_error *e)
+parse_data_file (struct options *o, const char *node, struct backing_name *n,
+                 struct format_error *e)
 {
-  char node[MAX_KEY] = "";
+  char key[MAX_KEY];
+  int r = begin_inner (o, node, "data-file", key, &n->data_file, e);
+
+  return r == 0 && n->data_file ? parse_place (o, key, n->data_file, e) : r;
+}
+
+/* What is below the node NODE: what its header says, nothing, or what is
+ * given, to be parsed from the keys that begin with KEY.  A string is the name of a node of one QEMU, but
+ * an empty one is an older way to write null.
+ */
+static int
+parse_backing (struct options *o, const char *node, struct backing_name *n,
+               char key[MAX_KEY], struct format_error *e)
+{
+  struct option *backing = take (o, node, "backing");
+
+  if (!backing)
+    return begin_inner (o, node, "backing", key, &n->backing, e);
+  n->no_backing = json_is_null (backing->value)
+    || is (json_string_value (backing->value), "");
+  return n->no_backing ? 0
+    : format_fail (e, -ENOTSUP, "'%s' is the name of a node in one QEMU, not "
+                   "of a file; " GIVE_ANOTHER, backing->key);
+}
+
+/* The top node of a stack, if it is one of a format: the others are below
+ * it.  Without a driver the image tells its format elsewhere.
+ */
+static int
+parse_format (struct options *o, const char *node, const char *driver,
+              struct backing_name *n, struct format_error *e)
+{
+  int r = 0;
+
+  take_harmless (o, node, harmless, ARRAY_SIZE (harmless));
+  if (!is (driver, "qcow2")) {
+    r = window (o, node, n, e);
+    n->format = driver || n->windowed ? "raw" : NULL;
+  }
+  else {
+    n->format = "qcow2";
+    take_harmless (o, node, harmless_qcow2, ARRAY_SIZE (harmless_qcow2));
+  }
+  return r == 0 && !is (n->format, "raw") ? parse_data_file (o, node, n, e)
+    : r;
+}
+
+/* The stack at NODE, from its top to its bottom.  BELOW gets the keys of
+ * N->backing, if there is one.
+ */
+static int
+parse_stack (struct options *o, const char *node, struct backing_name *n,
+             char below[MAX_KEY], struct format_error *e)
+{
+  char file[MAX_KEY + 8];
   const char *driver;
-  unsigned depth;
   int r = take_string (o, node, "driver", &driver, e);
 
   if (r < 0)
@@ -422,19 +522,31 @@ parse_stack (struct options *o, struct backing_name *n,
     n->format = "raw";
     return parse_protocol (o, node, driver, n, e);
   }
-  r = parse_format (o, driver, n, e);
-  for (depth = 0; r == 0 && depth < MAX_DEPTH; depth++) {
-    const size_t len = strlen (node);
+  r = parse_format (o, node, driver, n, e);
+  if (r == 0)
+    r = parse_backing (o, node, n, below, e);
+  if (r == 0 && n->backing && is (n->format, "raw"))
+    r = format_fail (e, -EINVAL, "'%sfile.*' is below a raw file, which has "
+                     "nothing below it; " GIVE_ANOTHER, below);
+  snprintf (file, sizeof file, "%sfile.", node);
+  return r == 0 ? parse_place (o, file, n, e) : r;
+}
 
-    snprintf (node + len, sizeof node - len, "file.");
-    r = take_string (o, node, "driver", &driver, e);
-    if (r < 0 || !is (driver, "raw"))
-      return r < 0 ? r : parse_protocol (o, node, driver, n, e);
-    take_harmless (o, node, harmless, ARRAY_SIZE (harmless));
-    r = window (o, node, n, e);
+/* The stack of the name, and the stacks that are below each other. */
+static int
+parse_stacks (struct options *o, struct backing_name *n,
+              struct format_error *e)
+{
+  char node[MAX_KEY] = "", below[MAX_KEY] = "";
+  int r;
+
+  for (; n; n = n->backing) {
+    r = parse_stack (o, node, n, below, e);
+    if (r < 0)
+      return r;
+    memcpy (node, below, sizeof node);
   }
-  return r < 0 ? r : format_fail (e, -EINVAL, "its nodes are stacked more "
-                                  "than %d high; " GIVE_ANOTHER, MAX_DEPTH);
+  return 0;
 }
 
 /* What nobody has taken is not understood. */
@@ -448,10 +560,6 @@ refuse_rest (const struct options *o, struct format_error *e)
 
     if (o->list[i].taken)
       continue;
-    if (strncmp (key, "backing", 7) == 0)
-      return format_fail (e, -ENOTSUP, "'%s' replaces what is below its "
-                          "backing file; " GIVE_ANOTHER ", or correct it "
-                          "with 'qemu-img rebase -u'", key);
     return format_fail (e, -ENOTSUP, "'%s' is not a key that is known here; "
                         GIVE_ANOTHER, key);
   }
@@ -502,7 +610,7 @@ parse_object (json_t *root, struct backing_name *n, struct format_error *e)
     return format_fail (e, -ENOMEM, "%s", strerror (ENOMEM));
   r = flatten (o, root, "", 0, e);
   if (r == 0)
-    r = parse_stack (o, n, e);
+    r = parse_stacks (o, n, e);
   return r == 0 ? refuse_rest (o, e) : r;
 }
 

@@ -24,6 +24,7 @@
 #include <config.h>
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "backing-name-internal.h"
@@ -69,6 +70,20 @@ after (const char *name, const char *prefix)
   return strncmp (name, prefix, n) == 0 ? name + n : NULL;
 }
 
+void
+backing_name_clear (struct backing_name *n)
+{
+  struct backing_name *below, *next;
+
+  for (below = n->backing; below; below = next) {
+    next = below->backing;
+    free (below->data_file);
+    free (below);
+  }
+  free (n->data_file);
+  n->backing = n->data_file = NULL;
+}
+
 int
 backing_name_parse (const char *name, struct backing_name *n,
                     struct format_error *e)
@@ -85,8 +100,13 @@ backing_name_parse (const char *name, struct backing_name *n,
     return backing_name_file (name, n, e);
   if ((rest = after (name, "file:")) || (rest = after (name, "host_device:")))
     return backing_name_file (rest, n, e);
-  if ((rest = after (name, "json:")))
-    return backing_name_json (rest, n, e);
+  if ((rest = after (name, "json:"))) {
+    int r = backing_name_json (rest, n, e);
+
+    if (r < 0)
+      backing_name_clear (n);
+    return r;
+  }
   if ((rest = after (name, "nbd+tcp://")))
     return parse_tcp_uri (rest, n, e);
   if ((rest = after (name, "nbd:")))

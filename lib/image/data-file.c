@@ -39,6 +39,7 @@
 #include "checked.h"
 #include "data-file.h"
 #include "image-internal.h"
+#include "layer-name.h"
 #include "other-file.h"
 #include "report.h"
 
@@ -74,8 +75,12 @@ static int
 open_named (struct image *img)
 {
   const bool chosen = img->config.data_file != NULL;
+  const struct layer_names *above = img->config.names;
   const char *name = chosen ? img->config.data_file : img->header.data_file;
 
+  if (above && above->data_file)
+    return other_file_open_parsed (img, "data file", above->by, above->name,
+                                   above->data_file, &img->data_file);
   if (*name == '\0') {
     report_error ("%s: the image has an external data file (incompatible "
                   "feature bit 2) but does not say which; give data-file=",
@@ -118,20 +123,35 @@ look_at_length (struct image *img)
   return r;
 }
 
+/* The image has none.  Was one given all the same? */
+static int
+no_data_file (const struct image *img)
+{
+  const struct layer_names *above = img->config.names;
+
+  if (above && above->data_file) {
+    report_error ("%s: the image names '%.256s' with a 'data-file', but %s "
+                  "has none (incompatible feature bit 2); correct it with "
+                  "'qemu-img rebase -u'", above->by, above->name,
+                  img->config.filename);
+    return -EINVAL;
+  }
+  if (!img->config.data_file)
+    return 0;
+  report_error ("%s: data-file=%s: the image has no external data file "
+                "(incompatible feature bit 2)", img->config.filename,
+                img->config.data_file);
+  return -EINVAL;
+}
+
 int
 data_file_open (struct image *img, struct chain *chain)
 {
   const struct header *h = &img->header;
   int r;
 
-  if (!(h->incompatible & INCOMPAT_DATA_FILE)) {
-    if (!img->config.data_file)
-      return 0;
-    report_error ("%s: data-file=%s: the image has no external data file "
-                  "(incompatible feature bit 2)", img->config.filename,
-                  img->config.data_file);
-    return -EINVAL;
-  }
+  if (!(h->incompatible & INCOMPAT_DATA_FILE))
+    return no_data_file (img);
   r = check_header (img);
   if (r < 0)
     return r;

@@ -139,13 +139,22 @@ is_allowed (const char *dir, const char *home, const char *const *rules)
   return false;
 }
 
+/* A long name leads to more than one file. */
 static int
-refuse (const char *naming_file, const char *name, const char *dir)
+refuse (const char *naming_file, const char *name, const char *file,
+        const char *dir)
 {
-  report_error ("%s: the image names " NAME_FMT ", which is in " NAME_FMT
-                ": external-files= does not allow that; add "
-                "external-files=DIRECTORY if you trust the image",
-                naming_file, name, dir);
+  if (strcmp (name, file) == 0)
+    report_error ("%s: the image names " NAME_FMT ", which is in " NAME_FMT
+                  ": external-files= does not allow that; add "
+                  "external-files=DIRECTORY if you trust the image",
+                  naming_file, name, dir);
+  else
+    report_error ("%s: the image names '%.80s'%s, of which " NAME_FMT " is in "
+                  NAME_FMT ": external-files= does not allow that; add "
+                  "external-files=DIRECTORY if you trust the image",
+                  naming_file, name, strlen (name) > 80 ? "..." : "", file,
+                  dir);
   return -EPERM;
 }
 
@@ -162,8 +171,9 @@ not_found (const char *naming_file, const char *name, const char *target,
 
 /* The directory of PATH must be allowed. */
 static int
-check_directory (const char *naming_file, const char *name, const char *path,
-                 const char *home, const char *const *rules)
+check_directory (const char *naming_file, const char *name, const char *file,
+                 const char *path, const char *home,
+                 const char *const *rules)
 {
   CLEANUP_FREE char *dir = NULL;
   int err = real_directory (path, &dir);
@@ -171,7 +181,7 @@ check_directory (const char *naming_file, const char *name, const char *path,
   if (err < 0)
     return not_found (naming_file, name, path, err);
   if (!is_allowed (dir, home, rules))
-    return refuse (naming_file, name, dir);
+    return refuse (naming_file, name, file, dir);
   return 0;
 }
 
@@ -263,7 +273,7 @@ resolve_file (const char *naming_file, const char *name, const char *file,
   if (target == NULL)
     return not_found (naming_file, name, file, -ENOMEM);
 
-  err = check_directory (naming_file, name, target, home, rules);
+  err = check_directory (naming_file, name, file, target, home, rules);
   if (err < 0)
     return err;
 
@@ -271,7 +281,7 @@ resolve_file (const char *naming_file, const char *name, const char *file,
   real = realpath (target, NULL);
   if (real == NULL)
     return not_found (naming_file, name, target, -errno);
-  err = check_directory (naming_file, name, real, home, rules);
+  err = check_directory (naming_file, name, file, real, home, rules);
   if (err < 0)
     return err;
 

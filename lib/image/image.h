@@ -44,6 +44,7 @@ enum lazy_refcounts { LAZY_OFF, LAZY_ON, LAZY_IMAGE };
 enum image_check { CHECK_OFF, CHECK_REPORT, CHECK_LEAKS, CHECK_ALL };
 
 struct image_check_result;
+struct layer_names;
 
 struct image_config {
   const char *filename;         /* or an NBD URI */
@@ -66,6 +67,7 @@ struct image_config {
   const char *backing_format;   /* "qcow2" or "raw", the same */
   bool no_backing;              /* as if the image did not name one */
   const char *data_file;        /* as backing_file */
+  const struct layer_names *names; /* layer.c alone; else NULL */
   const char *passphrase;       /* of an encrypted image; or NULL */
   const char *backing_passphrase; /* of its layers, if another; or NULL */
   bool offline;                 /* nobody is served: only metadata is looked

@@ -4,10 +4,8 @@
  *
  * What an image does not have it takes from the layer below: another
  * qcow2 image, or a raw file, either of which may be an export of an NBD
- * server.  Which of the two is said by the image's
- * backing format extension and never guessed from the contents: a guest
- * can write a qcow2 header into a raw disk.  Past the end of a shorter
- * layer everything is zero.
+ * server; which of them is layer-name.c's matter.  Past the end of a
+ * shorter layer everything is zero.
  *
  * Layers are opened read-only, locked as readers, and never change, so
  * reading them takes no range locks.
@@ -20,13 +18,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "backing-name.h"
 #include "checked.h"
-#include "cleanup.h"
-#include "external.h"
 #include "extents.h"
 #include "image-internal.h"
-#include "other-file.h"
+#include "layer-name.h"
 #include "read.h"
 #include "report.h"
 
@@ -96,7 +91,8 @@ open_raw (struct layer *layer)
 
 /* The config of a layer: what concerns reading. */
 static struct image_config
-layer_config (const struct image *img, const char *path, bool no_backing)
+layer_config (const struct image *img, const char *path,
+              const struct layer_name *n)
 {
   struct image_config config = img->config;
 
@@ -104,59 +100,15 @@ layer_config (const struct image *img, const char *path, bool no_backing)
   config.readonly = true;
   config.compress = COMPRESS_OFF;
   config.backing_file = config.backing_format = NULL;
-  config.no_backing = no_backing;
+  config.no_backing = n->no_backing;
   config.data_file = NULL;
+  config.names = n->names.backing || n->names.data_file ? &n->names : NULL;
   if (config.backing_passphrase)
     config.passphrase = config.backing_passphrase;
   config.l2_cache_size = MIN (config.l2_cache_size
                               ? config.l2_cache_size : UINT64_MAX,
                               UINT64_C (32) << 20);
   return config;
-}
-
-/* The image says it in two places, and differently.  QEMU believes the
- * first; who made the image had the second in mind.
- */
-static int
-two_formats (const struct image *img, const char *name, const char *named)
-{
-  report_error ("%s: the image says that its backing file has the format %s, "
-                "but names '%.256s', which has the driver %s; %scorrect it "
-                "with 'qemu-img rebase -u'", img->config.filename,
-                img->header.backing_format, name, named, img->is_top
-                ? "give backing-format=qcow2 or backing-format=raw, or "
-                : "");
-  return -EINVAL;
-}
-
-/* Which format is the backing file of?  1: qcow2, 0: raw.  NAMED: the
- * one that its name has, or NULL.
- */
-static int
-backing_is_qcow2 (struct image *img, const char *name, const char *named)
-{
-  const char *format = img->config.backing_format
-    ? img->config.backing_format : img->header.backing_format;
-
-  if (named && *format == '\0')
-    format = named;
-  if (named && !img->config.backing_format && strcmp (format, named) != 0)
-    return two_formats (img, name, named);
-  if (strcmp (format, "qcow2") == 0)
-    return 1;
-  if (strcmp (format, "raw") == 0)
-    return 0;
-  if (format[0] == '\0')
-    report_error ("%s: the image does not say which format its backing file "
-                  "%.256s has, and it is not guessed; say it with %s'qemu-img "
-                  "rebase -u -b %.256s -F FORMAT %s'", img->config.filename,
-                  name, img->is_top ? "backing-format=qcow2 or "
-                  "backing-format=raw, or in the image with " : "", name,
-                  img->config.filename);
-  else
-    report_error ("%s: backing format '%s' is not supported (qcow2 and raw "
-                  "are)", img->config.filename, format);
-  return -ENOTSUP;
 }
 
 /* To others it would then be another disk than to us. */
@@ -176,7 +128,7 @@ no_layer (const struct image *img)
 
 static int
 fill_layer (struct image *img, struct chain *chain, struct layer *layer,
-            struct storage *s, bool qcow2, bool no_backing)
+            struct storage *s, const struct layer_name *n)
 {
   struct image_config config;
   int r;
@@ -185,68 +137,58 @@ fill_layer (struct image *img, struct chain *chain, struct layer *layer,
   r = chain_add (chain, s);
   if (r < 0)
     return r;
-  if (!qcow2)
+  if (!n->qcow2)
     return open_raw (layer);
   layer->raw = NULL;
-  config = layer_config (img, storage_name (s), no_backing);
+  config = layer_config (img, storage_name (s), n);
   r = image_open_in_chain (&config, s, chain, &layer->image);
   if (r == 0)
     layer->size = image_size (layer->image);
   return r;
 }
 
-/* Find and open the file.  What its name says beside the place is not
- * kept, for a chain is long.
- */
 static int
-open_named (struct image *img, bool *qcow2, bool *no_backing,
-            struct storage **s)
-{
-  const bool chosen = img->config.backing_file != NULL;
-  const char *name = chosen ? img->config.backing_file
-    : img->header.backing_file;
-  CLEANUP_FREE struct backing_name *parsed = calloc (1, sizeof *parsed);
-  int r = 0;
-
-  if (!parsed)
-    return -ENOMEM;
-  if (!chosen)
-    r = external_parse_backing (img->config.filename, name, parsed);
-  if (r == 0)
-    r = backing_is_qcow2 (img, name, parsed->format);
-  if (r < 0)
-    return r;
-  *qcow2 = r;
-  *no_backing = parsed->no_backing;
-  return other_file_open_backing (img, name, chosen ? NULL : parsed, s);
-}
-
-int
-layer_open (struct image *img, struct chain *chain, struct layer **ret)
+open_named (struct image *img, struct chain *chain, struct layer_name *n,
+            struct layer **ret)
 {
   struct storage *s = NULL;
   struct layer *layer;
-  bool qcow2, no_backing;
-  int r;
+  int r = layer_name_open (img, n, &s);
 
-  *ret = NULL;
-  if (img->header.backing_file[0] == '\0' || img->config.no_backing)
-    return no_layer (img);
-  r = open_named (img, &qcow2, &no_backing, &s);
   if (r < 0)
     return r;
+  /* The name is not kept meanwhile if it has said all, for a chain is
+   * long.
+   */
+  if (!n->names.backing && !n->names.data_file)
+    layer_name_clear (n);
   layer = calloc (1, sizeof *layer);
   if (!layer) {
     storage_close (s);
     return -ENOMEM;
   }
-  r = fill_layer (img, chain, layer, s, qcow2, no_backing);
-  if (r < 0) {
+  r = fill_layer (img, chain, layer, s, n);
+  if (r < 0)
     layer_close (layer);
-    return r;
-  }
-  *ret = layer;
-  return 0;
+  else
+    *ret = layer;
+  return r;
+}
+
+int
+layer_open (struct image *img, struct chain *chain, struct layer **ret)
+{
+  struct layer_name n = { .by = NULL };
+  int r;
+
+  *ret = NULL;
+  if (!layer_is_named (img))
+    return no_layer (img);
+  r = layer_name_find (img, &n);
+  if (r == 0)
+    r = open_named (img, chain, &n, ret);
+  layer_name_clear (&n);
+  return r;
 }
 
 void

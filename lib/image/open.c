@@ -415,6 +415,7 @@ open_parts (struct image *img, struct chain *chain)
   if (r == 0 && img->is_top)
     r = encryption_check_passphrases (img);
   img->config.passphrase = img->config.backing_passphrase = NULL;
+  img->config.names = NULL;
   if (r < 0)
     return r;
   if (img->is_top)

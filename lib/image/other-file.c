@@ -104,15 +104,15 @@ other_file_open (const struct image *img, const char *what, const char *name,
  * be there.
  */
 static int
-cut_out (const struct image *img, const char *name,
-         const struct backing_name *part, struct storage **s)
+cut_out (const char *by, const char *name, const struct backing_name *part,
+         struct storage **s)
 {
   uint64_t size, len;
   int r = storage_size (*s, &size);
 
   if (r < 0) {
-    report_error ("%s: finding the size of its backing file %s: %s",
-                  img->config.filename, storage_name (*s), strerror (-r));
+    report_error ("%s: finding the size of %s: %s", by, storage_name (*s),
+                  strerror (-r));
     return r;
   }
   len = part->size;
@@ -121,7 +121,7 @@ cut_out (const struct image *img, const char *name,
     report_error ("%s: the image names '%.256s', whose 'offset' is %" PRIu64
                   " and 'size' %" PRIu64 ", but %s has %" PRIu64 " bytes; "
                   "give backing-file= and backing-format= instead",
-                  img->config.filename, name, part->offset,
+                  by, name, part->offset,
                   len == UINT64_MAX ? 0 : len, storage_name (*s), size);
     return -EINVAL;
   }
@@ -130,24 +130,22 @@ cut_out (const struct image *img, const char *name,
 }
 
 int
-other_file_open_backing (const struct image *img, const char *name,
-                         const struct backing_name *parsed,
-                         struct storage **s)
+other_file_open_parsed (const struct image *img, const char *what,
+                        const char *by, const char *name,
+                        const struct backing_name *parsed,
+                        struct storage **s)
 {
-  static const char what[] = "backing file";
   CLEANUP_FREE char *path = NULL;
   int r;
 
   *s = NULL;
-  if (!parsed)
-    return other_file_open (img, what, name, true, false, s);
-  r = external_resolve_backing (img->config.filename, name, parsed,
-                                img->config.external_files, &path);
+  r = external_resolve_backing (by, name, parsed, img->config.external_files,
+                                &path);
   if (r == 0)
     r = open_and_lock (img, what, path, false, false, s);
   if (r < 0 || !parsed->windowed)
     return r;
-  r = cut_out (img, name, parsed, s);
+  r = cut_out (by, name, parsed, s);
   if (r < 0) {
     storage_close (*s);
     *s = NULL;

@@ -23,13 +23,13 @@ int other_file_open (const struct image *img, const char *what,
                      const char *name, bool chosen, bool writable,
                      struct storage **s);
 
-/* The same for the backing file, for reading, and for the part of it that
- * is meant.  PARSED: what NAME, found in the image, means; NULL: the user
- * has chosen it.
+/* The same, for reading, of PARSED, which NAME in the file BY means or
+ * contains, and for the part of it that is meant.
  */
 struct backing_name;
-int other_file_open_backing (const struct image *img, const char *name,
-                             const struct backing_name *parsed,
-                             struct storage **s);
+int other_file_open_parsed (const struct image *img, const char *what,
+                            const char *by, const char *name,
+                            const struct backing_name *parsed,
+                            struct storage **s);
 
 #endif /* QCOW2_OTHER_FILE_H */

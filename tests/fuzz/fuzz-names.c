@@ -82,11 +82,33 @@ check_name (const struct backing_name *n, const char *name)
   MUST (n->offset <= INT64_MAX);
   MUST (n->size == UINT64_MAX || (n->size <= INT64_MAX && n->size % 512 == 0));
   if (strncmp (name, "json:", 5) != 0)
-    MUST (!n->format && !n->windowed && !n->no_backing);
+    MUST (!n->format && !n->windowed && !n->no_backing && !n->backing
+          && !n->data_file);
   if (n->is_uri)
     check_uri (n->place, name);
   else if (strncmp (name, "json:", 5) != 0)
     MUST (strstr (name, n->place));
+}
+
+/* What the name says of the files below: the same, but that a place may be
+ * left to a header.
+ */
+static void
+check_inner (const struct backing_name *n, unsigned depth)
+{
+  MUST (depth < 32);
+  MUST (!n->backing || !n->no_backing);
+  MUST (!n->format || strcmp (n->format, "raw") != 0
+        || (!n->backing && !n->data_file));
+  if (n->data_file) {
+    MUST (n->data_file->place[0] != '\0' && !n->data_file->backing);
+    check_name (n->data_file, "json:");
+  }
+  if (!n->backing)
+    return;
+  if (n->backing->place[0] != '\0')
+    check_name (n->backing, "json:");
+  check_inner (n->backing, depth + 1);
 }
 
 int
@@ -99,8 +121,11 @@ LLVMFuzzerTestOneInput (const uint8_t *data, size_t size)
   MUST (name != NULL);
   memcpy (name, data, size);
   name[size] = '\0';
-  if (*name && backing_name_parse (name, &n, &e) == 0)
+  if (*name && backing_name_parse (name, &n, &e) == 0) {
     check_name (&n, name);
+    check_inner (&n, 0);
+    backing_name_clear (&n);
+  }
   else if (*name)
     check_text (&e);
   free (name);

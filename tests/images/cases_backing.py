@@ -7,7 +7,8 @@ in the chain below.  A part of the table in cases.py.
 from case import Case, ReadFails, Refused, Serves
 from damages import (K, U32, U64, backing, below_outside, chain, directory,
                      fifo, first, header, in_another, l1_entry, l2_entry,
-                     link_outside, loop, nothing, raw_with_header, stream)
+                     link_outside, loop, middle, nothing, raw_with_header,
+                     stream)
 
 BACKING_CASES = [
     Case("sound-overlay", "overlay", nothing, Serves()),
@@ -73,17 +74,56 @@ BACKING_CASES = [
                                   "backing-file=")),
     Case("backing-json-deep", "overlay", backing(
         b"json:" + b'{"a":' * 169 + b"1" + b"}" * 169),
-        Refused("nested more than 8 deep", "backing-file=")),
+        Refused("nested more than 32 deep", "backing-file=")),
     Case("backing-json-deep-arrays", "overlay", backing(
         b'json:{"a":' + b"[" * 500 + b"]" * 500 + b"}"),
         Refused("'file.filename' is missing", "backing-file=")),
     Case("backing-json-key", "overlay", backing(
         b'json:{"file.filename":"base.raw","bogus":1}'),
         Refused("'bogus' is not a key", "backing-file=")),
-    Case("backing-json-backing", "overlay", backing(
-        b'json:{"driver":"qcow2","file.filename":"base.raw","backing":'
-        b'{"driver":"raw","file.filename":"/etc/hostname"}}', b"qcow2"),
-        Refused("'backing.", "backing-file=")),
+    Case("backing-json-backing", "overlay", middle(
+        b'"backing":{"driver":"raw","file.filename":"base.raw"}'), Serves()),
+    Case("backing-json-backing-outside", "overlay", middle(
+        b'"backing":{"driver":"raw","file.filename":"/etc/hostname"}'),
+        Refused("/etc/hostname", "external-files")),
+    Case("backing-json-backing-dotdot", "overlay", lambda i, m: middle(
+        b'"backing.driver":"raw","backing.file.filename":"../%s"'
+        % m.outside().encode())(i, m),
+        Refused("outside.raw", "external-files")),
+    Case("backing-json-backing-link", "overlay", first(
+        link_outside, middle(b'"backing":{"driver":"raw","file.filename":'
+                             b'"link.raw"}')),
+        Refused("link.raw", "external-files")),
+    Case("backing-json-backing-nbd", "overlay", middle(
+        b'"backing":{"driver":"nbd","host":"127.0.0.1","port":"1"}'),
+        Refused("nbd://127.0.0.1:1/", "external-files")),
+    Case("backing-json-backing-deeper", "overlay", first(loop, middle(
+        b'"backing":{"driver":"qcow2","file.filename":"loop-other.qcow2",'
+        b'"backing":{"driver":"raw","file.filename":"/etc/hostname"}}')),
+        Refused("/etc/hostname", "external-files")),
+    Case("backing-json-backing-itself", "overlay", middle(
+        b'"backing":{"driver":"qcow2","file.filename":"%s"}'),
+        Refused("leads back")),
+    Case("backing-json-backing-format", "overlay", middle(
+        b'"backing":{"driver":"vmdk","file.filename":"base.raw"}'),
+        Refused("'backing.driver' is 'vmdk'", "backing-file=")),
+    Case("backing-json-backing-node", "overlay", middle(b'"backing":"top"'),
+         Refused("'backing' is the name of a node", "backing-file=")),
+    Case("backing-json-backing-nowhere", "overlay", middle(
+        b'"backing":{"driver":"raw"}', "v3"),
+        Refused("does not say which file", "qemu-img rebase")),
+    Case("backing-json-data-file", "overlay", middle(
+        b'"data-file":{"driver":"file","filename":"middle.qcow2.data"}',
+        "data_file"), Serves()),
+    Case("backing-json-data-file-outside", "overlay", middle(
+        b'"data-file":{"driver":"file","filename":"/etc/hostname"}',
+        "data_file"), Refused("/etc/hostname", "external-files")),
+    Case("backing-json-data-file-none", "overlay", middle(
+        b'"data-file":{"driver":"file","filename":"base.raw"}'),
+        Refused("'data-file'", "qemu-img rebase")),
+    Case("backing-json-data-file-itself", "overlay", middle(
+        b'"data-file":{"driver":"file","filename":"%s"}', "data_file"),
+        Refused("the image itself", file="middle.qcow2")),
     Case("backing-json-format", "overlay", backing(
         b'json:{"driver":"qcow2","file.filename":"base.raw"}'),
         Refused("has the format raw", "driver qcow2", "backing-format=")),

@@ -245,6 +245,22 @@ def in_another(kind, name, change):
     return damage
 
 
+def middle(options, kind="overlay"):
+    """The name of a middle layer also says, in OPTIONS, what is below it, or
+    its data file, which is not where its header says.  %s is the name of the
+    image itself."""
+    def damage(i, m):
+        base = m.image(kind, "middle")
+        if kind == "data_file":
+            base.replace_extension(DATA_FILE, b"none.data")
+            base.save()
+        backing(b'json:{"driver":"qcow2","file.filename":"%s",%s}'
+                % (base.name().encode(),
+                   options.replace(b"%s", i.name().encode())), b"qcow2")(i, m)
+        i.guest[:] = base.guest
+    return damage
+
+
 def chain(length):
     """LENGTH backing files, all empty but the last."""
     def damage(i, m):

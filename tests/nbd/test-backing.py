@@ -532,6 +532,127 @@ def no_backing_of_backing(lab):
         expect(server.connect(), (0, b"\5" * 64 * K + bytes(1000)))
 
 
+def spelled_chains(lab):
+    """The name of a layer also says what is below that, whatever its header
+    says: the driver, the file and the options of each, or some of them."""
+    places = Places(lab)
+
+    def disk(name):
+        return os.path.join(places.disks, name)
+
+    def file(path, **more):
+        return {"driver": "file", "filename": path, **more}
+
+    near, other, alone, two = (disk(n) for n in ("near.raw", "o.raw", "alone",
+                                                 "two"))
+    raw_file(other, (0, bytes(range(3, 200)) * 5 * K))
+    middle = create(disk("mid"), None, backing=near, backing_format="raw")
+    create(two, M, backing=middle, backing_format="qcow2")
+    create(alone, M)
+    for i, path in enumerate((middle, two, alone)):
+        qemu_io(path, "write -P %d %dk 64k" % (i + 1, i * 128))
+    raw = {"driver": "raw", "file": file(other)}
+    tuned = {"node-name": "n", "read-only": True, "discard": "unmap",
+             "detect-zeroes": "on", "force-share": True,
+             "cache": {"direct": False, "no-flush": True}}
+    below = Below(lab, other)
+    nbd = {"driver": "nbd", "server": {"type": "unix", "path": below.socket},
+           "reconnect-delay": 3}
+    for layer, options in (
+            (middle, {"backing": raw}),
+            (alone, {"backing": raw}),
+            (middle, {"backing": {**raw, **tuned}, "lazy-refcounts": True}),
+            (middle, {"backing.driver": "raw", "backing.file": file(
+                other, locking="off", aio="threads")}),
+            # The driver is that of the header, or the file is.
+            (middle, {"backing": {"file": file(other)}}),
+            (middle, {"backing": {"driver": "raw", "read-only": True}}),
+            (middle, {"backing": {"driver": "raw", "offset": 512}}),
+            (middle, {"backing": {"discard": "ignore"}}),
+            (middle, {"backing": {}}),
+            (alone, {"backing": {"driver": "raw", "offset": 1000, "size":
+                                 512000, "file": file(other)}}),
+            (alone, {"backing": file(other)}),
+            (alone, {"backing": nbd}),
+            (alone, {"backing": {"driver": "raw", "size": 102400,
+                                 "file": nbd}}),
+            # Deeper.
+            (alone, {"backing": {"driver": "qcow2", "file": file(middle)}}),
+            (alone, {"backing": {"driver": "qcow2", "file": file(middle),
+                                 "backing": raw}}),
+            (two, {"backing": {"backing": raw}}),
+            (two, {"backing": {"driver": "qcow2", "backing": None}}),
+            (two, {"backing": {"driver": "qcow2", "backing": ""}}),
+            (two, {"backing": None}),
+            (alone, {"backing": {"driver": "qcow2", "file": file(two),
+                                 "backing": {"driver": "qcow2", "file":
+                                             file(middle), "backing": raw}}}),
+            # Instead of qcow2 a raw file, which happens to be qcow2.
+            (alone, {"backing": {"driver": "raw", "file": file(middle)}})):
+        name = "json:" + json.dumps({"driver": "qcow2", "file": file(layer),
+                                     **options})
+        # QEMU's size, as of any overlay, is that of what is below.
+        create(places.top, None, backing=name, backing_format="qcow2")
+        reads_equal(lab, places.top, external_files="any")
+        lab.refuses(places.top, "external-files", external_files="none")
+    below.end()
+
+
+def spelled_chains_outside(lab):
+    """What is named for a layer is judged as if it were named plainly, by
+    the image that has the name."""
+    places = Places(lab)
+    middle = create(os.path.join(places.disks, "mid"), M)
+    second = create(os.path.join(places.disks, "second"), M)
+
+    def name(*layers):
+        """Each but the last is qcow2."""
+        options = {"driver": "raw", "file": {"filename": layers[-1]}}
+        for layer in layers[-2::-1]:
+            options = {"driver": "qcow2", "file": {"filename": layer},
+                       "backing": options}
+        places.name("json:" + json.dumps(options), "qcow2")
+
+    for far in ("../other/far.raw", "link.raw", "deep/below.raw",
+                places.far):
+        for layers in (("mid", far), ("mid", "second", far)):
+            name(*layers)
+            lab.refuses(places.top, "top.qcow2", far, "external-files")
+        with lab.server(places.top, external_files="any") as server:
+            check(server.connect().pread(1, 0) in b"FD", "what is below?")
+    # Relative ones begin where the image is that has the name.
+    os.rename(middle, places.far + ".mid")
+    name("../other/far.raw.mid", "near.raw")
+    lab.refuses(places.top, "far.raw.mid", "external-files")
+    lab.refuses(places.top, "near.raw", "external-files",
+                external_files=places.other)
+    with lab.server(places.top, external_files="any") as server:
+        expect(server.connect(), (0, b"N" * 512))
+    name("second", "second", "near.raw")
+    lab.refuses(places.top, second, "leads back")
+
+
+def spelled_data_file(lab):
+    """The name of a layer also says where its data is, as QEMU writes it
+    there for a layer that was opened so."""
+    places = Places(lab)
+    middle = os.path.join(places.disks, "mid")
+    data = os.path.join(places.disks, "moved.data")
+    qemu_img("create", "-q", "-f", "qcow2", "-o", "data_file=%s.data"
+             % middle, middle, M)
+    qemu_io(middle, "write -P 9 64k 128k")
+    os.rename(middle + ".data", data)
+    for options in ({"data-file": {"driver": "file", "filename": data}},
+                    {"data-file.driver": "raw", "data-file.file":
+                     {"driver": "file", "filename": data}}):
+        create(places.top, None, backing_format="qcow2",
+               backing="json:" + json.dumps(
+                   {"driver": "qcow2", "file": {
+                       "driver": "file", "filename": middle}, **options}))
+        reads_equal(lab, places.top)
+        lab.refuses(places.top, "external-files", external_files="none")
+
+
 def override(lab):
     """backing-file= is used instead of the name, and may be anywhere."""
     places = Places(lab)
@@ -624,6 +745,9 @@ def main():
         lab.case("exports in other spellings", spelled_nbd, lab)
         lab.case("formats in names", spelled_formats, lab)
         lab.case("no backing of the backing", no_backing_of_backing, lab)
+        lab.case("chains in names", spelled_chains, lab)
+        lab.case("chains that lead out", spelled_chains_outside, lab)
+        lab.case("data files in names", spelled_data_file, lab)
         lab.case("override", override, lab)
         lab.case("loops", loops, lab)
         lab.case("deep chain", deep_chain, lab)

@@ -20,6 +20,7 @@ had, others lie on one.
 """
 
 import argparse
+import json
 import os
 import random
 import sys
@@ -37,7 +38,7 @@ PARAMETERS = {
     "original": ["plain", "empty", "deflate", "zstd"],
     "backing": ["none", "raw-short", "raw-long", "raw-odd", "qcow2-short",
                 "qcow2-long", "chain"],
-    "spelling": ["plain", "json"],      # of its name
+    "spelling": ["plain", "json", "chain"],     # of its name
     "snapshots": [0, 1, 2, 3],
     "maker": ["qemu", "us"],
     "preallocation": ["off", "metadata", "falloc", "full"],
@@ -93,7 +94,7 @@ def possible(case):
         return False
     if get("data") == "raw" and get("backing", "none") != "none":
         return False
-    if get("spelling") == "json" and get("backing") == "none":
+    if get("spelling", "plain") != "plain" and get("backing") == "none":
         return False
     # Without a zero flag qemu-img writes out all the zeroes by which a disk
     # differs from its backing file; with large clusters that is terabytes.
@@ -307,6 +308,7 @@ class Subject:
         self.data = None if case["data"] == "inside" else self.raw_name()
         self.saved = {}         # snapshots: name -> raw file
         self.resize = None      # what the next server shall make of it
+        self.below = []         # what else the name says
         self.backing, self.backing_format = self.make_backing()
         self.backing_name = self.spell(self.backing, self.backing_format)
         self.make_image()
@@ -362,14 +364,23 @@ class Subject:
                backing_format="qcow2",
                cluster_size=4 * K if size < 64 * M else 64 * K)
         self.dirty(top, 4)
+        if self.case["spelling"] == "chain":
+            # Only the name of the first leads to the others.
+            qemu_img("rebase", "-u", "-b", top + ".gone", "-F", "raw", top)
+            self.below = [(middle, "qcow2"), (base, "raw")]
         return top, "qcow2"
 
     def spell(self, path, fmt):
         """Its name, as the case has it."""
         if self.case["spelling"] == "plain" or not path:
             return path
-        return 'json:{"driver":"%s","file":{"driver":"file","filename":"%s"}}' \
-            % (fmt, path)
+        options = None
+        for name, driver in reversed([(path, fmt)] + self.below):
+            below = {"backing": options} if driver == "qcow2" and \
+                self.case["spelling"] == "chain" else {}
+            options = {"driver": driver, "file": {"driver": "file",
+                                                  "filename": name}, **below}
+        return "json:" + json.dumps(options)
 
     def dirty(self, path, pieces):
         """Some writes by QEMU."""
@@ -426,8 +437,9 @@ class Subject:
             return
         source = self.lab.path()
         if self.backing:
-            qemu_img("convert", "-f", self.backing_format, "-O", "raw",
-                     self.backing, source)
+            qemu_img("convert", *([] if self.backing_name.startswith("json:")
+                                  else ["-f", self.backing_format]),
+                     "-O", "raw", self.backing_name, source)
         fill(self.rng, source, self.size, self.areas, 8)
         if encrypted or ours:
             qemu_img("convert", "-n", "-f", "raw", *secret_of(self.path),
