@@ -128,6 +128,43 @@ ov_read_lock (struct overlap *o, ov_slot *slot, struct ov_reader **reader)
 
 /* ---- overlap-sieve.c ---- */
 
+/* [FIRST, END) are about to be marked; overlap.lock is held. */
+static inline void
+ov_sieve_add (struct overlap *o, uint64_t first, uint64_t end)
+{
+  struct ov_sieve *s = (struct ov_sieve *)
+    atomic_load_explicit (&o->sieve, memory_order_relaxed);
+  _Atomic (uint64_t) *word;
+  uint64_t group, v;
+
+  if (!s)
+    return;
+  group = first >> s->shift;
+  if ((end - 1) >> s->shift != group) {
+    ov_sieve_add_range (o, first, end);
+    return;
+  }
+  word = &s->word[(group & s->mask) / 64];
+  v = atomic_load_explicit (word, memory_order_relaxed);
+  if (v >> group % 64 & 1)
+    return;
+  atomic_store_explicit (word, v | UINT64_C (1) << group % 64,
+                         memory_order_relaxed);
+  s->set_bits++;
+}
+
+/* CLUSTER may be marked soon: do not wait for its word then. */
+static inline void
+ov_sieve_prepare (struct overlap *o, uint64_t cluster)
+{
+  const struct ov_sieve *s = (const struct ov_sieve *)
+    atomic_load_explicit (&o->sieve, memory_order_relaxed);
+
+  if (s)
+    __builtin_prefetch ((const void *)
+                        &s->word[(cluster >> s->shift & s->mask) / 64], 1);
+}
+
 /* Does the sieve know that COUNT clusters from FIRST on have no mark?  It
  * does not look at ranges whose bits are in two words.
  */

@@ -297,7 +297,6 @@ bool ov_can_take (const struct overlap *o);
 struct ov_sieve {
   uint64_t mask;                /* bits - 1; a power of two of them */
   unsigned shift;               /* clusters of a group, power of two */
-  bool missing;                 /* for ov_sieve_verify */
   uint64_t set_bits, next;      /* with more than that it is made anew */
   _Atomic (uint64_t) word[];
 };
@@ -313,8 +312,8 @@ bool ov_sieve_drop (struct overlap *o);
 /* MARKS more are about to be made in one go. */
 void ov_sieve_expect (struct overlap *o, uint64_t marks);
 
-/* [FIRST, END) are about to be marked. */
-void ov_sieve_add (struct overlap *o, uint64_t first, uint64_t end);
+/* [FIRST, END) are about to be marked (ov_sieve_add); there is a sieve. */
+void ov_sieve_add_range (struct overlap *o, uint64_t first, uint64_t end);
 
 /* N pieces of single clusters of the window that begins at cluster BASE,
  * sorted, are about to be marked.

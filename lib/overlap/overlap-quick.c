@@ -178,6 +178,7 @@ ov_quick_enter (struct overlap *o, enum overlap_type type, uint64_t cluster)
   struct place place;
   struct quick q;
 
+  ov_sieve_prepare (o, cluster);
   if (!quick_find (o, cluster, &q))
     return false;
   r = q.runs;

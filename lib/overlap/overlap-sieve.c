@@ -79,38 +79,66 @@ sieve_of (const struct overlap *o)
                                                    memory_order_relaxed);
 }
 
-/* Set the bits of [FIRST, END).  Other threads read the words meanwhile. */
-static inline void
-set_range (struct ov_sieve *s, uint64_t first, uint64_t end)
-{
-  uint64_t group = first >> s->shift;
-  const uint64_t last = (end - 1) >> s->shift;
-  _Atomic (uint64_t) *word;
-  uint64_t v, bit;
+/*----------------------------------------------------------------------
+ * Setting bits.  Other threads read the words meanwhile.
+ */
 
-  if (last - group > s->mask)   /* all of them, and none twice */
-    group = last - s->mask;
-  for (; group <= last; ++group) {
-    word = &s->word[(group & s->mask) / 64];
-    bit = UINT64_C (1) << group % 64;
-    v = atomic_load_explicit (word, memory_order_relaxed);
-    if (v & bit)
-      continue;
-    atomic_store_explicit (word, v | bit, memory_order_relaxed);
-    s->set_bits++;
+/* Bits that are set one after the other are mostly in one word. */
+struct writer {
+  struct ov_sieve *s;
+  uint64_t at, v;               /* word AT is to be V, */
+  uint64_t more;                /* so many bits more than it was */
+};
+
+static inline void
+writer_load (struct writer *w, uint64_t at)
+{
+  w->at = at;
+  w->more = 0;
+  w->v = atomic_load_explicit (&w->s->word[at], memory_order_relaxed);
+}
+
+static inline void
+writer_store (const struct writer *w)
+{
+  if (w->more == 0)
+    return;
+  atomic_store_explicit (&w->s->word[w->at], w->v, memory_order_relaxed);
+  w->s->set_bits += w->more;
+}
+
+static inline void
+writer_set (struct writer *w, uint64_t group)
+{
+  group &= w->s->mask;
+  if (group / 64 != w->at) {
+    writer_store (w);
+    writer_load (w, group / 64);
   }
+  w->more += ~(w->v >> group % 64) & 1;
+  w->v |= UINT64_C (1) << group % 64;
+}
+
+/* Set the bits of [FIRST, END). */
+static inline void
+writer_range (struct writer *w, uint64_t first, uint64_t end)
+{
+  uint64_t group = first >> w->s->shift;
+  const uint64_t last = (end - 1) >> w->s->shift;
+
+  if (last - group > w->s->mask) /* all of them, and none twice */
+    group = last - w->s->mask;
+  for (; group <= last; ++group)
+    writer_set (w, group);
 }
 
 /*----------------------------------------------------------------------
  * Each mark of each window.
  */
 
-typedef void (*range_function) (struct ov_sieve *s, uint64_t first,
-                                uint64_t end);
-
-static inline __attribute__ ((always_inline)) void
+static inline void
 walk_runs (const struct overlap *o, const struct ov_runs *runs,
-           uint64_t base, struct ov_sieve *s, range_function range)
+           uint64_t base, struct writer *w)
 {
   const uint32_t count = ov_count (runs);
   struct ov_cursor at;
@@ -120,13 +148,14 @@ walk_runs (const struct overlap *o, const struct ov_runs *runs,
   while (ov_cursor_next (&at, count, &piece)) {
     const uint64_t first = base + piece.start;
 
-    range (s, first, first + (UINT64_C (1) << ov_kind (o, piece.kind)->log));
+    writer_range (w, first,
+                  first + (UINT64_C (1) << ov_kind (o, piece.kind)->log));
   }
 }
 
-static inline __attribute__ ((always_inline)) void
+static void
 walk_page (const struct overlap *o, const struct ov_page *page,
-           struct ov_sieve *s, range_function range)
+           struct writer *w)
 {
   const uint64_t first = ov_window_first (o, page->window)
     + (uint64_t) page->number * OV_PAGE;
@@ -134,27 +163,30 @@ walk_page (const struct overlap *o, const struct ov_page *page,
 
   for (i = 0; i < OV_PAGE; ++i)
     if (page->class[i] != 0)
-      range (s, first + i, first + i + 1);
+      writer_range (w, first + i, first + i + 1);
 }
 
-/* Call RANGE for each mark that is in a window.  None is open. */
-static inline __attribute__ ((always_inline)) void
-walk (struct overlap *o, struct ov_sieve *s, range_function range)
+/* Set the bits of all marks that are in windows.  None is open. */
+static void
+walk (struct overlap *o, struct ov_sieve *s)
 {
+  struct writer w = { .s = s };
   const struct ov_page *page;
   uint64_t number = 0;
   ov_slot *slot;
 
+  writer_load (&w, 0);
   for (; (slot = ov_dir_next (o, &number)) != NULL; ++number) {
     const uintptr_t v = atomic_load_explicit (slot, memory_order_relaxed);
     const struct ov_runs *runs = v & OV_PAGED
       ? ((struct ov_paged *) (v & ~OV_FLAGS))->runs : (struct ov_runs *) v;
 
     if (runs)
-      walk_runs (o, runs, ov_window_first (o, number), s, range);
+      walk_runs (o, runs, ov_window_first (o, number), &w);
   }
   for (page = o->oldest; page; page = page->newer)
-    walk_page (o, page, s, range);
+    walk_page (o, page, &w);
+  writer_store (&w);
 }
 
 /*----------------------------------------------------------------------
@@ -242,7 +274,7 @@ ov_sieve_new (struct overlap *o, uint64_t more)
   }
   s->mask = bits - 1;
   s->shift = shift_for (o, bits);
-  walk (o, s, set_range);
+  walk (o, s);
   s->next = MAX (bits / 4, s->set_bits + s->set_bits / 4);
   put (o, s);
 }
@@ -270,44 +302,28 @@ ov_sieve_expect (struct overlap *o, uint64_t marks)
 }
 
 void
-ov_sieve_add (struct overlap *o, uint64_t first, uint64_t end)
+ov_sieve_add_range (struct overlap *o, uint64_t first, uint64_t end)
 {
-  struct ov_sieve *s = sieve_of (o);
+  struct writer w = { .s = sieve_of (o) };
 
-  if (s)
-    set_range (s, first, end);
+  writer_load (&w, (first >> w.s->shift & w.s->mask) / 64);
+  writer_range (&w, first, end);
+  writer_store (&w);
 }
 
-/* Word AT was BEFORE, and is to be V. */
-static void
-flush_word (struct ov_sieve *s, uint64_t at, uint64_t v, uint64_t before)
-{
-  if (v == before)
-    return;
-  atomic_store_explicit (&s->word[at], v, memory_order_relaxed);
-  s->set_bits += (unsigned) __builtin_popcountll (v ^ before);
-}
-
-/* Neighbours are mostly in one word. */
 void
 ov_sieve_add_sorted (struct overlap *o, uint64_t base,
                      const struct ov_piece *pieces, uint32_t n)
 {
-  struct ov_sieve *s = sieve_of (o);
-  uint64_t at = 0, v = 0, before = 0, group;
+  struct writer w = { .s = sieve_of (o) };
   uint32_t i;
 
-  for (i = 0; s && i < n; ++i) {
-    group = (base + pieces[i].start) >> s->shift & s->mask;
-    if (i == 0 || group / 64 != at) {
-      flush_word (s, at, v, before);
-      at = group / 64;
-      v = before = atomic_load_explicit (&s->word[at], memory_order_relaxed);
-    }
-    v |= UINT64_C (1) << group % 64;
-  }
-  if (s)
-    flush_word (s, at, v, before);
+  if (!w.s)
+    return;
+  writer_load (&w, 0);
+  for (i = 0; i < n; ++i)
+    writer_set (&w, (base + pieces[i].start) >> w.s->shift);
+  writer_store (&w);
 }
 
 void
@@ -321,16 +337,6 @@ ov_sieve_tune (struct overlap *o)
 
 /* ---- the self-check ---- */
 
-static void
-look_for_missing (struct ov_sieve *s, uint64_t first, uint64_t end)
-{
-  uint64_t group = first >> s->shift;
-
-  for (; group <= (end - 1) >> s->shift; ++group)
-    if (!(atomic_load (&s->word[(group & s->mask) / 64]) >> group % 64 & 1))
-      s->missing = true;
-}
-
 bool
 ov_sieve_verify (struct overlap *o, uint64_t *bytes, const char **why)
 {
@@ -342,12 +348,14 @@ ov_sieve_verify (struct overlap *o, uint64_t *bytes, const char **why)
     return true;
   for (i = 0; i <= s->mask / 64; ++i)
     n += (unsigned) __builtin_popcountll (atomic_load (&s->word[i]));
-  walk (o, s, look_for_missing);
-  if (s->missing)
-    *why = "the sieve says that a cluster with a mark is free";
-  else if (n != s->set_bits)
+  if (n != s->set_bits)
     *why = "the sieve's count of its bits is wrong";
   else if (o->n_outside + o->n_kept > 0)
     *why = "there is a sieve, and something is outside";
+  else {
+    walk (o, s);                /* sets no bit that is not set */
+    if (s->set_bits != n)
+      *why = "the sieve says that a cluster with a mark is free";
+  }
   return !*why;
 }
