@@ -121,6 +121,13 @@ ov_bytes_up (uint8_t *first, uint8_t *end, size_t delta, unsigned s)
   else {
     const ov_words lowest = ov_up_words (first - delta, s);
 
+    for (; (size_t) (end - first) > 3 * step; end -= 2 * step) {
+      const ov_words upper = ov_up_words (end - step - delta, s);
+      const ov_words lower = ov_up_words (end - 2 * step - delta, s);
+
+      ov_store_words (end - step, upper);
+      ov_store_words (end - 2 * step, lower);
+    }
     for (end -= step; end > first; end -= step)
       ov_store_words (end, ov_up_words (end - delta, s));
     ov_store_words (first, lowest);
@@ -143,6 +150,13 @@ ov_bytes_down (uint8_t *first, uint8_t *end, size_t delta, unsigned s)
   else {
     const ov_words higher = ov_down_words (last - step + delta, s);
 
+    for (; (size_t) (last - p) > 3 * step; p += 2 * step) {
+      const ov_words lower = ov_down_words (p + delta, s);
+      const ov_words upper = ov_down_words (p + step + delta, s);
+
+      ov_store_words (p, lower);
+      ov_store_words (p + step, upper);
+    }
     for (; p < last - step; p += step)
       ov_store_words (p, ov_down_words (p + delta, s));
     ov_store_words (last - step, higher);
@@ -208,30 +222,62 @@ ov_index_entry (struct ov_runs *r, uint32_t chunk)
   return r->data + ((size_t) chunk << ov_entry_log (r));
 }
 
+static inline void
+ov_set_prefix (struct ov_runs *r, uint32_t chunk, uint32_t v)
+{
+  uint8_t *entry = ov_index_entry (r, chunk);
+
+  switch (ov_entry_log (r)) {
+  case 0:
+    *entry = (uint8_t) v;
+    break;
+  case 1:
+    *(uint16_t *) (void *) entry = (uint16_t) v;
+    break;
+  default:
+    *(uint32_t *) (void *) entry = v;
+  }
+}
+
 /* Add BY, which may be negative modulo 2^32, to the index of every chunk
- * behind CHUNK.  From the end eight bytes at a time: what is right in each
- * entry does not carry into the next, and the last word may begin before
- * the entries that are meant, but after the start of the block.
+ * behind CHUNK.  From the end some words at a time: what is right in each
+ * entry does not carry into the next.  The last words may begin before the
+ * entries that are meant, which are then left out.
  */
 static inline void
-ov_shift_index (struct ov_runs *r, uint32_t chunk, uint32_t by)
+ov_shift_words (struct ov_runs *r, uint32_t chunk, uint32_t by)
 {
   static const uint64_t ones[] = {
     UINT64_C (0x0101010101010101), UINT64_C (0x0001000100010001),
     UINT64_C (0x0000000100000001),
   };
+  /* Loaded from byte N on, all but the first SIZE - N bytes are ones. */
+  enum { SIZE = sizeof (ov_words) };
+  static const uint8_t edge[2 * SIZE] = { [SIZE ... 2 * SIZE - 1] = 0xff };
   const bool down = by >> 31;
-  uint64_t step = ones[ov_entry_log (r)] * (down ? 0u - by : by);
+  const uint64_t each = ones[ov_entry_log (r)] * (down ? 0u - by : by);
+  const uint64_t change = down ? 0 - each : each;
   const uint8_t *first = ov_index_entry (r, chunk + 1);
   uint8_t *p = ov_index_entry (r, ov_chunks (r) + 1);
-  const uint64_t change = down ? 0 - step : step;
 
-  for (; p - first >= 8; p -= 8)
-    ov_store64 (p - 8, ov_load64 (p - 8) + change);
+  for (; p - first >= SIZE; p -= SIZE)
+    ov_store_words (p - SIZE, ov_load_words (p - SIZE) + change);
   if (p > first) {
-    step &= ~ov_mask (64 - (unsigned) (p - first) * 8);
-    ov_store64 (p - 8, ov_load64 (p - 8) + (down ? 0 - step : step));
+    const ov_words some = ov_load_words (edge + (p - first)) & each;
+
+    ov_store_words (p - SIZE, ov_load_words (p - SIZE)
+                    + (down ? -some : some));
   }
+}
+
+static inline void
+ov_shift_index (struct ov_runs *r, uint32_t chunk, uint32_t by)
+{
+  if (ov_chunks (r) << ov_entry_log (r) >= sizeof (ov_words))
+    ov_shift_words (r, chunk, by);
+  else
+    while (chunk++ < ov_chunks (r))
+      ov_set_prefix (r, chunk, ov_packed_prefix (r, chunk) + by);
 }
 
 /* The size of entries for an index that has numbers up to N. */

@@ -111,6 +111,11 @@ struct ov_runs {
 uint32_t ov_packed_find (const struct ov_runs *r, uint32_t chunk,
                          uint32_t cluster);
 
+/* Have room for N pieces, of kinds that the list has.  0, or -ENOMEM and
+ * nothing changed.
+ */
+int ov_packed_reserve (struct overlap *o, struct ov_runs **r, uint32_t n);
+
 /* Replace M pieces from the I-th on, all in CHUNK, by K new ones.  Needs
  * no memory if K <= M and no kind is new to the list.  Frees the block
  * and makes *R NULL when nothing is left.  0, or -ENOMEM and nothing

@@ -74,6 +74,7 @@ ov_alloc_instead (struct overlap *o, size_t size, const void *old,
 {
   uint64_t limit = o->config.total_limit;
   uint64_t others = o->used - (old ? ov_size (old) : 0);
+  uint64_t got;
   void *p;
 
   /* Spare malloc the trouble where the answer is known. */
@@ -82,11 +83,12 @@ ov_alloc_instead (struct overlap *o, size_t size, const void *old,
   p = fails () ? NULL : calloc (1, size);
   if (!p)
     return NULL;
-  if (!force && ov_size (p) > limit - others) {
+  got = ov_size (p);
+  if (!force && got > limit - others) {
     free (p);
     return NULL;
   }
-  o->used += ov_size (p);
+  o->used += got;
   return p;
 }
 

@@ -85,23 +85,6 @@ index_bytes (unsigned chunks_log, unsigned entry_log)
   return (((size_t) 1 << chunks_log) + 1) << entry_log;
 }
 
-static void
-set_prefix (struct ov_runs *r, uint32_t chunk, uint32_t v)
-{
-  uint8_t *entry = ov_index_entry (r, chunk);
-
-  switch (ov_entry_log (r)) {
-  case 0:
-    *entry = (uint8_t) v;
-    break;
-  case 1:
-    *(uint16_t *) (void *) entry = (uint16_t) v;
-    break;
-  default:
-    *(uint32_t *) (void *) entry = v;
-  }
-}
-
 /* The first piece of CHUNK that begins behind CLUSTER, which lies in
  * the chunk.
  */
@@ -173,7 +156,7 @@ move_list (struct overlap *o, struct ov_runs **r, uint32_t n, unsigned kbits,
         ov_store_piece (new, ov_piece_at (new, i + 1) - 1, piece.start,
                         piece.kind);
       }
-      set_prefix (new, chunk + 1, i);
+      ov_set_prefix (new, chunk + 1, i);
     }
   }
   ov_free (o, old);
@@ -197,6 +180,12 @@ make_room (struct overlap *o, struct ov_runs **r, uint32_t n, unsigned kbits,
       && ov_bytes_for (*r, n) <= ov_block_bytes (*r))
     return 0;
   return move_list (o, r, n, kbits, force);
+}
+
+int
+ov_packed_reserve (struct overlap *o, struct ov_runs **list, uint32_t n)
+{
+  return make_room (o, list, n, 0, false);
 }
 
 int
@@ -279,7 +268,7 @@ recode_piece (struct recode *c, uint32_t start, uint16_t kind)
     c->kbits = bits_of (kind);
   if (c->n < c->room && c->kbits == kbits) {
     while (c->chunk < start >> c->chunk_bits)
-      set_prefix (c->to, ++c->chunk, c->n);
+      ov_set_prefix (c->to, ++c->chunk, c->n);
     recode_put (c, (start & ov_mask (c->chunk_bits)) << kbits | (kind - 1u),
                 c->chunk_bits + kbits);
   }
@@ -374,7 +363,7 @@ recode (struct recode *c, const struct ov_runs *from, uint32_t count,
   memcpy (c->next, &word, (c->filled + 7) / 8);
   if (c->n <= c->room)
     while (c->chunk < ov_chunks (c->to))
-      set_prefix (c->to, ++c->chunk, c->n);
+      ov_set_prefix (c->to, ++c->chunk, c->n);
   return 0;
 }
 

@@ -2,8 +2,8 @@
 
 /* The usual update: one cluster that nobody owned comes to be a table's, or
  * one that had one owner is given back, and nothing else is to be done.
- * Then a piece comes into a run list, or goes from it, where the list is.
- * No memory is needed, no run is coded anew, and nothing can fail.
+ * Then a piece comes into a run list, or goes from it; no run is coded anew,
+ * and nothing can fail but to get a larger block for the list.
  *
  * All that can be done in the general way, too (ov_update_window and what it
  * calls), and is where anything is unusual: who calls these two goes that
@@ -170,6 +170,26 @@ quick_end (struct overlap *o, struct quick *q, uint32_t n)
   ov_write_unlock (q->slot, (uintptr_t) q->runs);
 }
 
+/* Have room for a piece more, in another block if need be.  False if there
+ * is no memory; the window is not locked any more then.
+ */
+static inline bool
+have_room (struct overlap *o, struct quick *q, struct place *place)
+{
+  const size_t before = q->runs->pieces_at;
+
+  if (ov_entry_log_for (q->n + 1) <= ov_entry_log (q->runs)
+      && ov_bytes_for (q->runs, q->n + 1) <= ov_block_bytes (q->runs))
+    return true;
+  if (ov_packed_reserve (o, &q->runs, q->n + 1) < 0) {
+    ov_write_unlock (q->slot, q->value);
+    return false;
+  }
+  place->at += q->runs->pieces_at - before;
+  q->end += q->runs->pieces_at - before;
+  return true;
+}
+
 bool
 ov_quick_enter (struct overlap *o, enum overlap_type type, uint64_t cluster)
 {
@@ -182,9 +202,7 @@ ov_quick_enter (struct overlap *o, enum overlap_type type, uint64_t cluster)
   if (!quick_find (o, cluster, &q))
     return false;
   r = q.runs;
-  if (kind == 0 || (kind - 1u) >> ov_kind_bits (r) != 0
-      || ov_entry_log_for (q.n + 1) > ov_entry_log (r)
-      || ov_bytes_for (r, q.n + 1) > ov_block_bytes (r))
+  if (kind == 0 || (kind - 1u) >> ov_kind_bits (r) != 0)
     return false;
   quick_search (r, &q, &place);
   if ((place.kind != 0
@@ -194,6 +212,9 @@ ov_quick_enter (struct overlap *o, enum overlap_type type, uint64_t cluster)
 
   ov_sieve_add (o, cluster, cluster + 1);
   ov_write_lock (o, q.slot);
+  if (!have_room (o, &q, &place))
+    return false;
+  r = q.runs;
   if (place.at < q.end)
     ov_bits_up (r, place.at, q.end - place.at, q.bits);
   ov_store_piece (r, place.at + q.bits - 1, q.a, kind);

@@ -182,11 +182,11 @@ START_TEST (an_index_of_bytes_does_not_overflow)
   overlap_hold_notices (o, false);
   for (; i < 300; ++i) {
     ck_assert_uint_eq (list_of (o)->chunk_bits, OV_WINDOW_BITS - 3);
-    ov_fail_alloc (1, false);
+    ov_fail_alloc (1, true);
     pthread_mutex_lock (&o->lock);
     done = ov_quick_enter (o, L2, 3 * i);
     pthread_mutex_unlock (&o->lock);
-    ov_fail_alloc (2, false);
+    ov_fail_alloc (2, false);   /* a larger block, but no other chunks */
     if (!done)
       general (o, true, L2, 3 * i);
   }
