@@ -18,10 +18,12 @@
 #include "report.h"
 #include "tool.h"
 
+/* (QEMU counts whole sectors, so a disk of one byte has none.) */
 static uint64_t
 total_clusters (const struct offline_facts *facts)
 {
-  return div_up (facts->size, UINT64_C (1) << facts->cluster_bits);
+  return div_up (round_down (facts->size, 512),
+                 UINT64_C (1) << facts->cluster_bits);
 }
 
 /* What a repair took away; it may have met more on the way. */

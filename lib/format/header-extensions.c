@@ -194,6 +194,7 @@ decode_bitmaps (const struct extension *x, uint64_t file_size,
 static int
 decode_crypto (const struct extension *x, const struct decoding *d)
 {
+  static const char offset[] = "the offset in the crypto header extension";
   struct header *h = d->h;
   struct format_error *e = d->e;
   int r;
@@ -212,19 +213,19 @@ decode_crypto (const struct extension *x, const struct decoding *d)
   if (h->crypto_length == 0)
     return format_fail (e, -EINVAL, "the length in the crypto header"
                         " extension is 0");
-  if (h->crypto_length > MAX_CRYPTO_LENGTH) {
-    r = format_fail (e, -EFBIG, "the length in the crypto header"
-                     " extension is %" PRIu64 ", more than %" PRIu64,
-                     h->crypto_length, MAX_CRYPTO_LENGTH);
-    /* To QEMU it is negative, and there is nothing. */
-    if (h->crypto_length <= INT64_MAX)
-      return r;
+  r = header_check_table (h, offset, h->crypto_offset, 0, d->file_size, e);
+  if (r < 0)
+    return r;
+  r = h->crypto_length <= MAX_CRYPTO_LENGTH
+    ? header_check_table (h, offset, h->crypto_offset, h->crypto_length,
+                          d->file_size, e)
+    : format_fail (e, -EFBIG, "the length in the crypto header extension is %"
+                   PRIu64 ", more than %" PRIu64, h->crypto_length,
+                   MAX_CRYPTO_LENGTH);
+  /* To QEMU it is negative, and there is nothing. */
+  if (h->crypto_length > INT64_MAX)
     h->crypto_length = 0;
-    return header_bear (d->damage, e, r);
-  }
-  return header_check_table (h, "the offset in the crypto header extension",
-                             h->crypto_offset, h->crypto_length,
-                             d->file_size, e);
+  return header_bear (d->damage, e, r);
 }
 
 /* The number of a known type for the set of those already seen, or -1. */

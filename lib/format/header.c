@@ -187,8 +187,12 @@ extensions_end (const struct decoder *d, size_t *end)
                    ", not between the header's end at %" PRIu32
                    " and the end of the first cluster at %" PRIu64,
                    offset, begin, d->h->cluster_size);
-  *end = begin;                 /* there is no room for any */
-  return offset < begin ? header_bear (d->damage, d->e, r) : r;
+  /* There is no room for any; or a name of no bytes, which QEMU takes. */
+  if (offset < begin)
+    *end = begin;
+  else if (offset > d->h->cluster_size)
+    return r;
+  return header_bear (d->damage, d->e, r);
 }
 
 /* The features that are asked for go together. */

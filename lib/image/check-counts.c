@@ -58,11 +58,14 @@ compare_block (struct check *c, uint64_t first, uint64_t *raised,
   const uint64_t n = UINT64_C (1) << c->img->refcounts.block_bits;
   const uint64_t file = div_up (atomic_load (&c->img->guard.end),
                                 c->img->cluster_size);
+  const uint64_t end = MAX (file, c->highest + 1);
   uint64_t i, count, references, new;
 
-  /* There are no clusters past the end of the file, to be leaked. */
+  /* There are no clusters past the end of the file, to be leaked, but
+   * there may be half a cluster that is referred to.
+   */
   *raised = *lowered = 0;
-  for (i = 0; i < n && first + i < file; ++i) {
+  for (i = 0; i < n && first + i < end; ++i) {
     count = refcount_get (c->table, order, i);
     references = tally_get (&c->tally, first + i);
     if (count == references)

@@ -90,6 +90,9 @@ HEADER_CASES = [
     Case("size-odd", "v3", lambda i, m: (
         header(size=1000001)(i, m), i.guest.__delitem__(
             slice(1000001, None))), Serves()),
+    Case("size-1", "v3", lambda i, m: (
+        header(size=1)(i, m), i.guest.__delitem__(
+            slice(1, None))), Serves()),
     Case("size-0", "v3", lambda i, m: (
         header(size=0)(i, m), i.guest.clear()), Serves()),
 
@@ -281,6 +284,12 @@ EXTENSION_CASES = [
     Case("extension-crypto-size", "luks", lambda i, m: i.put(
         i.extension_place(CRYPTO) + 16, 8, U64),
         Refused("crypto header", "18446744073709551615")),
+    Case("extension-crypto-longer", "luks", lambda i, m: i.put(
+        i.extension_place(CRYPTO) + 16, 8, 1 << 40),
+        Refused("crypto header", "1099511627776")),
+    Case("extension-crypto-end", "luks", lambda i, m: i.put(
+        i.extension_place(CRYPTO) + 16, 8, 8 * M),
+        Refused("crypto header", "8388608")),
     Case("feature-names-odd", "v3", first(
         extension(FEATURE_NAMES, feature(0, 40, b"x" * 46) + b"y"),
         header(incompatible=1 << 40)),
@@ -467,6 +476,9 @@ TABLE_CASES = [
 
     Case("l1-entry-unaligned", "v3", l1_entry(0x4200 | COPIED),
          ReadOnly("L2 table", "0x4200", "4096")),
+    Case("l1-entry-half-past-end", "v3", l1_entry(
+        lambda i: len(i.data) - 512 | COPIED),
+        ReadOnly("L2 table", "0x14e00", "4096")),
     Case("l1-entry-past-end", "v3", l1_entry(0x1000000 | COPIED),
          ReadOnly("L2 table", "0x1000000")),
     Case("l1-entry-2e56", "v3", l1_entry((1 << 56) - 4096 | COPIED),

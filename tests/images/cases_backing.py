@@ -17,6 +17,9 @@ BACKING_CASES = [
         backing_file_offset=100), Refused("backing_file_offset", "0x64")),
     Case("backing-offset-past-cluster", "overlay", header(
         backing_file_offset=4096), Refused("backing_file_offset", "0x1000")),
+    Case("backing-offset-at-cluster", "overlay", header(
+        backing_file_offset=4096, backing_file_size=0),
+        Refused("backing_file_offset", "0x1000")),
     Case("backing-offset-2e64", "overlay", header(backing_file_offset=U64),
          Refused("backing_file_offset", "0xffffffffffffffff")),
     Case("backing-size-0", "overlay", header(backing_file_size=0),

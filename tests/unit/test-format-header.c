@@ -275,7 +275,8 @@ START_TEST (faults)
     { { 88, 8, 1 }, "bit 0 (bitmaps)" },
     { { 8, 8, 100 }, "backing_file_offset" },
     { { 8, 8, 1 }, "backing_file_offset" },
-    { { 8, 8, 4096 }, NULL },
+    { { 8, 8, 4096 }, "backing_file_offset" }, /* and size, 0 */
+    { { 8, 8, 4097 }, NULL },
     { { 8, 8, UINT64_MAX }, NULL },
     { { 8, 8, 2048 }, "backing_file_size" }, /* which is 0 */
   };
@@ -514,7 +515,7 @@ main (void)
   tcase_add_loop_test (tc, row, 0, ARRAY_SIZE (rows));
   tcase_add_loop_test (tc, short_file, 0, 2);
   tcase_add_loop_test (tc, damaged, 0, 16);
-  tcase_add_loop_test (tc, faults, 0, 6);
+  tcase_add_loop_test (tc, faults, 0, 7);
   tcase_add_test (tc, probe);
   tcase_add_test (tc, fields_v3);
   tcase_add_test (tc, fields_v2);
