@@ -39,7 +39,8 @@ struct plugin_config config;
 const char config_help[] =
   "[file=]<IMAGE>                  (required) qcow2 file, block device or\n"
   "                                NBD URI\n"
-  "backing-file=<FILE>|<URI>       use this, not the name in the image\n"
+  "backing-file=<FILE>|<URI>|json:{<OPTIONS>}\n"
+  "                                use this, not the name in the image\n"
   "backing-format=qcow2|raw        use this, not the format in the image\n"
   "backing-passphrase=<...>        of encrypted backing files, as passphrase=\n"
   "                                (default that one)\n"
@@ -295,9 +296,14 @@ set_other_file (const char *key, const char *value, char **path,
   return *path ? 0 : -1;
 }
 
+/* Options, which say more than a name, are taken as they are. */
 static int
 set_backing_file (const char *key, const char *value)
 {
+  if (strncmp (value, "json:", 5) == 0) {
+    config.image.backing_file = value;
+    return 0;
+  }
   return set_other_file (key, value, &backing_file,
                          &config.image.backing_file);
 }

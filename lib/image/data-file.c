@@ -79,8 +79,8 @@ open_named (struct image *img)
   const char *name = chosen ? img->config.data_file : img->header.data_file;
 
   if (above && above->data_file)
-    return other_file_open_parsed (img, "data file", above->by, above->name,
-                                   above->data_file, &img->data_file);
+    return other_file_open_parsed (img, "data file", above, above->data_file,
+                                   &img->data_file);
   if (*name == '\0') {
     report_error ("%s: the image has an external data file (incompatible "
                   "feature bit 2) but does not say which; give data-file=",

@@ -3,13 +3,14 @@
 /* Which file is below an image, and which format does it have?
  *
  * Three may say so.  The user does (backing-file=, backing-format=) for the
- * top image, and is believed.  Else the header does.  Else the name of the
+ * top image, and is believed; in a json: name for all that is below, which no
+ * rule restricts then.  Else the header does.  Else the name of the
  * image itself, in the header of another one above it, may contain what is
  * below it ("backing" in a json: name), and so on down: this replaces what
  * the header says, but for a place or a format that it leaves out.  The
  * header that has the name is then the one whose directory relative names
  * begin at, and whose name messages give; the rules (external-files=) are
- * the same for all.
+ * the same for all names in images.
  *
  * Which of the two formats it is is never guessed from the contents: a guest
  * can write a qcow2 header into a raw disk.
@@ -47,12 +48,36 @@ layer_is_named (const struct image *img)
  * The place.
  */
 
+/* A name by the user that says more than a place. */
+static int
+parse_chosen (const struct image *img, struct layer_name *n)
+{
+  static const char *const any[] = { "any", NULL };
+  struct format_error e;
+  int r;
+
+  n->name = img->config.backing_file;
+  if (strncmp (n->name, "json:", 5) != 0)
+    return 0;
+  n->by = img->config.filename;
+  n->stronger = true;
+  n->rules = any;
+  n->place = n->own = calloc (1, sizeof *n->own);
+  if (!n->own)
+    return -ENOMEM;
+  r = backing_name_parse (n->name, n->own, &e);
+  if (r < 0)
+    report_error ("%s: backing-file=%.256s: %s", n->by, n->name, e.text);
+  return r;
+}
+
 /* The name in the header. */
 static int
 parse_header (const struct image *img, struct layer_name *n)
 {
   n->by = img->config.filename;
   n->name = img->header.backing_file;
+  n->rules = img->config.external_files;
   n->place = n->own = calloc (1, sizeof *n->own);
   return n->own ? external_parse_backing (n->by, n->name, n->own) : -ENOMEM;
 }
@@ -129,7 +154,14 @@ find_format (const struct image *img, struct layer_name *n,
   const char *format = img->config.backing_format
     ? img->config.backing_format : img->header.backing_format;
 
-  if (named && (n->inner || *format == '\0'))
+  if (named && n->stronger && img->config.backing_format
+      && strcmp (format, named) != 0) {
+    report_error ("%s: backing-format=%s was given, but backing-file= has the "
+                  "driver %s; give one of them", img->config.filename, format,
+                  named);
+    return -EINVAL;
+  }
+  if (named && (n->stronger || *format == '\0'))
     format = named;
   if (named && !img->config.backing_format && strcmp (format, named) != 0)
     return two_formats (img, n->name, named);
@@ -160,28 +192,30 @@ layer_name_find (const struct image *img, struct layer_name *n)
   const struct backing_name *inner = inner_name (img), *says;
   int r = 0;
 
-  if (img->config.backing_file) {
-    n->name = img->config.backing_file;
-    return find_format (img, n, NULL);
-  }
-  n->inner = inner != NULL;
-  if (!inner)
+  n->inner = n->stronger = inner != NULL;
+  if (img->config.backing_file)
+    r = parse_chosen (img, n);
+  else if (!inner)
     r = parse_header (img, n);
   else if (inner->place[0] == '\0')
     r = inherit (img, inner, n);
   else {
     n->by = img->config.names->by;
     n->name = img->config.names->name;
+    n->rules = img->config.names->rules;
     n->place = inner;
   }
   if (r < 0)
     return r;
   says = inner ? inner : n->own;
+  if (!says)
+    return find_format (img, n, NULL);
   n->no_backing = says->no_backing;
   n->names.backing = says->backing;
   n->names.data_file = says->data_file;
   n->names.by = inner ? img->config.names->by : n->by;
   n->names.name = inner ? img->config.names->name : n->name;
+  n->names.rules = inner ? img->config.names->rules : n->rules;
   return find_format (img, n, says->format);
 }
 
@@ -199,8 +233,11 @@ layer_name_open (const struct image *img, const struct layer_name *n,
                  struct storage **s)
 {
   static const char what[] = "backing file";
+  const struct layer_names from = {
+    .by = n->by, .name = n->name, .rules = n->rules,
+  };
 
   return n->place
-    ? other_file_open_parsed (img, what, n->by, n->name, n->place, s)
+    ? other_file_open_parsed (img, what, &from, n->place, s)
     : other_file_open (img, what, n->name, true, false, s);
 }

@@ -21,13 +21,16 @@ struct layer_names {
   const struct backing_name *data_file; /* or NULL */
   const char *by;               /* the file that has the name */
   const char *name;             /* all of it */
+  const char *const *rules;     /* what it may lead to, as external-files */
 };
 
 /* The layer below an image. */
 struct layer_name {
   const char *by, *name;        /* the file that names it; the name, or that
                                    of which it is a part */
+  const char *const *rules;     /* what the place may be */
   bool inner;                   /* it is a part */
+  bool stronger;                /* its format counts more than the header's */
   bool qcow2;                   /* the format, else raw */
   bool no_backing;              /* nothing is below it in turn */
   struct layer_names names;     /* for the layer; both may be NULL */

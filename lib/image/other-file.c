@@ -19,6 +19,7 @@
 #include "cleanup.h"
 #include "external.h"
 #include "image-internal.h"
+#include "layer-name.h"
 #include "other-file.h"
 #include "report.h"
 
@@ -131,7 +132,7 @@ cut_out (const char *by, const char *name, const struct backing_name *part,
 
 int
 other_file_open_parsed (const struct image *img, const char *what,
-                        const char *by, const char *name,
+                        const struct layer_names *names,
                         const struct backing_name *parsed,
                         struct storage **s)
 {
@@ -139,13 +140,13 @@ other_file_open_parsed (const struct image *img, const char *what,
   int r;
 
   *s = NULL;
-  r = external_resolve_backing (by, name, parsed, img->config.external_files,
+  r = external_resolve_backing (names->by, names->name, parsed, names->rules,
                                 &path);
   if (r == 0)
     r = open_and_lock (img, what, path, false, false, s);
   if (r < 0 || !parsed->windowed)
     return r;
-  r = cut_out (by, name, parsed, s);
+  r = cut_out (names->by, names->name, parsed, s);
   if (r < 0) {
     storage_close (*s);
     *s = NULL;

@@ -23,12 +23,13 @@ int other_file_open (const struct image *img, const char *what,
                      const char *name, bool chosen, bool writable,
                      struct storage **s);
 
-/* The same, for reading, of PARSED, which NAME in the file BY means or
+/* The same, for reading, of PARSED, which the name in NAMES means or
  * contains, and for the part of it that is meant.
  */
 struct backing_name;
+struct layer_names;
 int other_file_open_parsed (const struct image *img, const char *what,
-                            const char *by, const char *name,
+                            const struct layer_names *names,
                             const struct backing_name *parsed,
                             struct storage **s);
 

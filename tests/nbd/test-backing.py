@@ -653,6 +653,55 @@ def spelled_data_file(lab):
         lab.refuses(places.top, "external-files", external_files="none")
 
 
+def chosen_chain(lab):
+    """backing-file=json: says what all the layers are: files that lie elsewhere
+    now, and formats that no header has."""
+    places = Places(lab)
+    middle = create(os.path.join(places.other, "mid"), M)
+    qemu_io(middle, "write -P 5 64k 64k")
+    qemu_img("rebase", "-u", "-b", "gone", "-F", "raw", middle)
+    places.name("gone.qcow2", "qcow2")
+    for path in middle, places.top:
+        with Qcow2(path) as image:
+            image.replace_extensions(
+                [(k, d) for k, _, d in image.extensions()
+                 if k != EXT_BACKING_FORMAT])
+            before = image.pread(image.cluster_size, 0)
+    file = {"driver": "file", "filename": middle}
+    raw = {"driver": "raw", "file": {"driver": "file",
+                                     "filename": "../other/far.raw"}}
+
+    def name(**options):
+        return "json:" + json.dumps({"file": file, **options})
+
+    def served(chosen, **params):
+        with lab.server(places.top, backing_file=chosen,
+                        external_files="none", **params) as server:
+            handle = server.connect()
+            expect(handle, (0, b"F" * 64 * K + b"\5" * 64 * K + b"F" * K))
+            handle.pwrite(b"x", 100)
+            expect(handle, (99, b"FxF"))
+            handle.pwrite(b"F", 100)
+
+    served(name(driver="qcow2", backing=raw))
+    served(name(backing=raw), backing_format="qcow2")
+    served(name(driver="qcow2", backing=raw), backing_format="qcow2")
+    with Qcow2(places.top) as image:
+        check(image.pread(image.cluster_size, 0) == before,
+              "the header was changed")
+    lab.refuses(places.top, "backing-format=", "the driver qcow2",
+                backing_file=name(driver="qcow2", backing=raw),
+                backing_format="raw")
+    lab.refuses(places.top, "backing-format=", backing_file=name())
+    lab.refuses(places.top, "'bogus' is not a key", "backing-file=json:",
+                backing_file=name(bogus=1))
+    # What the header there still says is under the rules.
+    lab.refuses(places.top, middle, "format", "not guessed",
+                backing_file=name(driver="qcow2"))
+    lab.refuses(places.top, "external-files", backing_file=name(
+        driver="qcow2", backing={"driver": "raw"}), external_files="none")
+
+
 def override(lab):
     """backing-file= is used instead of the name, and may be anywhere."""
     places = Places(lab)
@@ -749,6 +798,7 @@ def main():
         lab.case("chains that lead out", spelled_chains_outside, lab)
         lab.case("data files in names", spelled_data_file, lab)
         lab.case("override", override, lab)
+        lab.case("a chain that was chosen", chosen_chain, lab)
         lab.case("loops", loops, lab)
         lab.case("deep chain", deep_chain, lab)
     lab.finish()
