@@ -237,7 +237,7 @@ struct recode {
   struct overlap *o;
   struct ov_runs *to;
   unsigned chunk_bits, kbits;
-  uint32_t n, chunk;            /* pieces, and chunks begun */
+  uint32_t n;                   /* pieces */
   uint32_t room;                /* pieces that fit in "to" */
   uint32_t start, len;          /* the run that still grows */
   uint16_t class;
@@ -263,12 +263,12 @@ static inline void
 recode_piece (struct recode *c, uint32_t start, uint16_t kind)
 {
   const unsigned kbits = ov_kind_bits (c->to);
+  const uint32_t chunk = start >> c->chunk_bits;
 
   if (kind - 1u > ov_mask (c->kbits))
     c->kbits = bits_of (kind);
   if (c->n < c->room && c->kbits == kbits) {
-    while (c->chunk < start >> c->chunk_bits)
-      ov_set_prefix (c->to, ++c->chunk, c->n);
+    ov_set_prefix (c->to, chunk + 1, ov_packed_prefix (c->to, chunk + 1) + 1);
     recode_put (c, (start & ov_mask (c->chunk_bits)) << kbits | (kind - 1u),
                 c->chunk_bits + kbits);
   }
@@ -317,8 +317,9 @@ recode_add (struct recode *c, const struct ov_piece *piece)
 {
   const struct ov_kind *k = ov_kind (c->o, piece->kind);
 
-  if (c->len == 0 || k->class != c->class
-      || piece->start != c->start + c->len) {
+  /* That it does not touch is the best guess. */
+  if (piece->start != c->start + c->len || k->class != c->class
+      || c->len == 0) {
     if (recode_flush (c) < 0)
       return -ENOMEM;
     c->start = piece->start;
@@ -326,6 +327,21 @@ recode_add (struct recode *c, const struct ov_piece *piece)
   }
   c->len += UINT32_C (1) << k->log;
   return 0;
+}
+
+/* The index says how many pieces each chunk has: let it say how many lie
+ * before each.  (They are counted first, for there is no guessing which
+ * chunk comes next.)
+ */
+static void
+sum_index (struct ov_runs *r)
+{
+  uint32_t chunk, sum = 0;
+
+  for (chunk = 1; chunk <= ov_chunks (r); ++chunk) {
+    sum += ov_packed_prefix (r, chunk);
+    ov_set_prefix (r, chunk, sum);
+  }
 }
 
 /* Code the COUNT pieces of FROM, and the N pieces of MORE, which are single
@@ -340,7 +356,7 @@ recode (struct recode *c, const struct ov_runs *from, uint32_t count,
   struct ov_cursor at;
   uint64_t word;
 
-  c->n = c->chunk = c->len = 0;
+  c->n = c->len = 0;
   c->word = c->filled = 0;
   c->next = (uint8_t *) c->to + c->to->pieces_at / 8;
   if (count > 0)
@@ -361,9 +377,7 @@ recode (struct recode *c, const struct ov_runs *from, uint32_t count,
     return -ENOMEM;
   word = htole64 (c->word);
   memcpy (c->next, &word, (c->filled + 7) / 8);
-  if (c->n <= c->room)
-    while (c->chunk < ov_chunks (c->to))
-      ov_set_prefix (c->to, ++c->chunk, c->n);
+  sum_index (c->to);
   return 0;
 }
 

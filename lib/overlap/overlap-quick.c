@@ -22,6 +22,7 @@
 
 #include <config.h>
 
+#include "checked.h"
 #include "overlap-bits.h"
 
 /* The window of an update. */
@@ -117,32 +118,34 @@ quick_search (const struct ov_runs *r, const struct quick *q,
   const uint64_t kind_mask = ov_mask (kbits);
   const uint64_t asked = ((uint64_t) q->a << kbits | kind_mask) & g->mask;
   const uint64_t y = asked * g->lowest;
-  size_t length = (size_t) (hi - lo) * q->bits, last, skipped = 0;
-  uint64_t w, those, piece;
+  const size_t length = (size_t) (hi - lo) * q->bits;
+  const size_t last = ov_piece_at (r, hi) - 1;
   unsigned skip;
+  size_t skipped;
+  uint64_t w = ov_top_piece (r, last), those = ov_at_most (w, y, g), piece;
+  /* How many pieces a chunk has is not to be foretold: take two words, and
+   * more only if need be.  Where a second would begin before the block there
+   * is not that much in the chunk.
+   */
+  const uint64_t other = ov_top_piece (r, MAX (last - g->span, 63u));
+  const uint64_t in_other = -(uint64_t) ((those == 0) & (length > g->span));
 
-  place->end = ov_piece_at (r, hi);
-  last = place->end - 1;
-  w = ov_top_piece (r, last);
-  those = ov_at_most (w, y, g);
-  if (__builtin_expect (length > g->span, 0)) {
-    while (!those && length > skipped + g->span) {
-      skipped += g->span;
-      w = ov_top_piece (r, last - skipped);
-      those = ov_at_most (w, y, g);
-    }
+  w ^= (w ^ other) & in_other;
+  those |= ov_at_most (other, y, g) & in_other;
+  skipped = g->span & in_other;
+  while (__builtin_expect (those == 0 && length > skipped + g->span, 0)) {
+    skipped += g->span;
+    w = ov_top_piece (r, last - skipped);
+    those = ov_at_most (w, y, g);
   }
   skip = (unsigned) __builtin_clzll (those | 1);
+  skipped += skip;
   piece = w >> ((64 - q->bits - skip) & 63) & g->mask;
   place->before = (uint32_t) ((asked - piece) >> kbits);
-  if (skipped + skip < length) {
-    place->kind = (uint32_t) (piece & kind_mask) + 1;
-    place->at = place->end - skipped - skip;
-  }
-  else {
-    place->kind = 0;
-    place->at = place->end - length;
-  }
+  place->kind = ((uint32_t) (piece & kind_mask) + 1)
+    & -(uint32_t) (skipped < length);
+  place->end = last + 1;
+  place->at = last + 1 - MIN (skipped, length);
 }
 
 /* Does a piece begin right behind the cluster? */
