@@ -341,6 +341,8 @@ enter_sorted (struct overlap *o, const uint64_t *mark, uint32_t n,
 {
   uint32_t i, next;
 
+  /* Should a few lie far away, they are not what the sieve is made for. */
+  ov_sieve_expect (o, n, cluster_of (mark[n - 1 - n / 16]) + 1);
   for (i = 0; i < n; i = next) {
     next = end_of_window (o, mark, i, n);
     if (o->n_outside + o->n_kept > 0
@@ -371,7 +373,6 @@ ov_build_end (struct overlap *o)
 
   if (n == 0)
     return;
-  ov_sieve_expect (o, n);
   b->n = 0;
   if (n <= ROOM) {
     enter_few (o, b->mark, n);

@@ -139,6 +139,8 @@ ov_sieve_add (struct overlap *o, uint64_t first, uint64_t end)
 
   if (!s)
     return;
+  if (end > s->end)
+    s->end = end;
   group = first >> s->shift;
   if ((end - 1) >> s->shift != group) {
     ov_sieve_add_range (o, first, end);
@@ -190,6 +192,8 @@ ov_sieve_free_of (struct overlap *o, uint64_t first, uint64_t count)
   bits = atomic_load_explicit (&s->word[(group & s->mask) / 64],
                                memory_order_relaxed) >> group % 64;
   ov_read_unlock (r);
+  if (__builtin_expect (more == 0, 1))
+    return (bits & 1) == 0;
   return more < 64 - group % 64 && (bits & ((UINT64_C (2) << more) - 1)) == 0;
 }
 

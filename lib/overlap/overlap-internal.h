@@ -302,20 +302,23 @@ bool ov_can_take (const struct overlap *o);
 struct ov_sieve {
   uint64_t mask;                /* bits - 1; a power of two of them */
   unsigned shift;               /* clusters of a group, power of two */
+  uint64_t end;                 /* no mark is, or was, behind this cluster */
   uint64_t set_bits, next;      /* with more than that it is made anew */
   _Atomic (uint64_t) word[];
 };
 
-/* Make the sieve, or make it anew, for the marks that there are and MORE
- * that will come at once; if there is memory to spare.
+/* Make the sieve, or make it anew, for the marks that there are; if there
+ * is memory to spare.
  */
-void ov_sieve_new (struct overlap *o, uint64_t more);
+void ov_sieve_new (struct overlap *o);
 
 /* Give its memory back.  False if there is none. */
 bool ov_sieve_drop (struct overlap *o);
 
-/* MARKS more are about to be made in one go. */
-void ov_sieve_expect (struct overlap *o, uint64_t marks);
+/* MARKS more are about to be made in one go, most of them before cluster
+ * END.
+ */
+void ov_sieve_expect (struct overlap *o, uint64_t marks, uint64_t end);
 
 /* [FIRST, END) are about to be marked (ov_sieve_add); there is a sieve. */
 void ov_sieve_add_range (struct overlap *o, uint64_t first, uint64_t end);

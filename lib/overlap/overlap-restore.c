@@ -307,6 +307,6 @@ overlap_restore_end (struct overlap *o, bool complete)
   ov_free (o, r);
   plan_retry (o, all);
   if (o->n_outside == 0)
-    ov_sieve_new (o, 0);
+    ov_sieve_new (o);
   return back;
 }

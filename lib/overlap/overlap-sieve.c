@@ -12,9 +12,10 @@
  * The string is as long as there are marks: RATIO bits or more for each, so
  * that no more than about one check in six goes on, however large the image
  * is and however densely its metadata lies.  How large a group is follows
- * from that: the sieve is to span the windows that have marks.  It does not
- * end there, for group g has bit g modulo the number of bits.  A table at
- * the far end of a hostile file sets one bit more, and that is all.
+ * from that: the sieve is to span what has marks, so that a long write is in
+ * few groups.  It does not end there, for group g has bit g modulo the number
+ * of bits.  A table at the far end of a hostile file sets one bit more, and
+ * that is all.
  *
  *     cluster    63 .......................... 0
  *                     |   bit number   | shift |
@@ -26,8 +27,8 @@
  * takes a few nanoseconds a mark, and comes only after a part of the number
  * of marks has been made.
  *
- *               ov_sieve_new           set_bits > next:
- *               (limit allows)         ov_sieve_new
+ *               ov_sieve_new           set_bits > next: ov_sieve_tune
+ *               (limit allows)         more marks: ov_sieve_expect
  *     none -----------------> sieve ----------------+
  *       ^                      |  ^                 |
  *       |    ov_sieve_drop     |  +-----------------+
@@ -205,14 +206,14 @@ bits_for (uint64_t marks)
 }
 
 /* The clusters of a group, as a power of two: as few as let BITS groups
- * span most of the windows that are in use.  (The last is seldom full, and
- * the rest shares bits with others.)
+ * span most of what is marked, which ends at cluster END or is in few
+ * windows.  (The rest shares bits with others.)
  */
 static unsigned
-shift_for (const struct overlap *o, uint64_t bits)
+shift_for (const struct overlap *o, uint64_t bits, uint64_t end)
 {
-  const uint64_t windows = MAX (o->windows, UINT64_C (1));
-  const uint64_t span = windows << o->window_bits;
+  const uint64_t span = o->windows > 0
+    ? MIN (end, o->windows << o->window_bits) : end;
   unsigned shift = 0;
 
   while (shift < o->window_bits && bits << shift < span - span / 4)
@@ -255,8 +256,9 @@ put (struct overlap *o, struct ov_sieve *s)
   atomic_store_explicit (&o->sieve, (uintptr_t) s, memory_order_release);
 }
 
-void
-ov_sieve_new (struct overlap *o, uint64_t more)
+/* As ov_sieve_new, with room for MORE marks; most are before cluster END. */
+static void
+make (struct overlap *o, uint64_t more, uint64_t end)
 {
   struct ov_sieve *old = sieve_of (o), *s = NULL;
   const uint64_t bits = bits_for (o->runs + marks_in_pages (o) + more);
@@ -273,10 +275,22 @@ ov_sieve_new (struct overlap *o, uint64_t more)
     return;
   }
   s->mask = bits - 1;
-  s->shift = shift_for (o, bits);
+  s->end = end;
+  s->shift = shift_for (o, bits, end);
   walk (o, s);
   s->next = MAX (bits / 4, s->set_bits + s->set_bits / 4);
   put (o, s);
+}
+
+/* The first one is for an image of which there is hardly anything yet. */
+#define END_AT_FIRST (BITS_MIN * 16)
+
+void
+ov_sieve_new (struct overlap *o)
+{
+  const struct ov_sieve *s = sieve_of (o);
+
+  make (o, 0, s ? s->end : MAX (o->windows << o->window_bits, END_AT_FIRST));
 }
 
 bool
@@ -293,12 +307,12 @@ ov_sieve_drop (struct overlap *o)
 }
 
 void
-ov_sieve_expect (struct overlap *o, uint64_t marks)
+ov_sieve_expect (struct overlap *o, uint64_t marks, uint64_t end)
 {
   const struct ov_sieve *s = sieve_of (o);
 
   if (s && s->mask < bits_for (o->runs + marks) - 1)
-    ov_sieve_new (o, marks);
+    make (o, marks, MAX (s->end, end));
 }
 
 void
@@ -306,6 +320,7 @@ ov_sieve_add_range (struct overlap *o, uint64_t first, uint64_t end)
 {
   struct writer w = { .s = sieve_of (o) };
 
+  w.s->end = MAX (w.s->end, end);
   writer_load (&w, (first >> w.s->shift & w.s->mask) / 64);
   writer_range (&w, first, end);
   writer_store (&w);
@@ -318,8 +333,9 @@ ov_sieve_add_sorted (struct overlap *o, uint64_t base,
   struct writer w = { .s = sieve_of (o) };
   uint32_t i;
 
-  if (!w.s)
+  if (!w.s || n == 0)
     return;
+  w.s->end = MAX (w.s->end, base + pieces[n - 1].start + 1);
   writer_load (&w, 0);
   for (i = 0; i < n; ++i)
     writer_set (&w, (base + pieces[i].start) >> w.s->shift);
@@ -332,7 +348,7 @@ ov_sieve_tune (struct overlap *o)
   const struct ov_sieve *s = sieve_of (o);
 
   if (s && __builtin_expect (s->set_bits > s->next, 0) && !o->open)
-    ov_sieve_new (o, 0);
+    ov_sieve_new (o);
 }
 
 /* ---- the self-check ---- */

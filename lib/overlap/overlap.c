@@ -144,7 +144,7 @@ overlap_new (const struct overlap_config *config)
   pthread_mutex_init (&o->lock, NULL);
   ov_readers_init (o);
   ov_kind_init (o);
-  ov_sieve_new (o, 0);
+  ov_sieve_new (o);
   return o;
 }
 

@@ -192,7 +192,7 @@ take_the_sieve_away (void *opaque)
   while (!atomic_load_explicit (&done, memory_order_relaxed)) {
     pthread_mutex_lock (&o->lock);
     ov_sieve_drop (o);
-    ov_sieve_new (o, 0);
+    ov_sieve_new (o);
     pthread_mutex_unlock (&o->lock);
     sched_yield ();
   }
