@@ -631,10 +631,12 @@ overlap_enter (struct overlap *o, enum overlap_type type, uint64_t first,
   bool done;
 
   ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&o->lock);
-  if (count == 1 && ov_quick_enter (o, type, first))
+  if (o->building) {
+    if (ov_build_enter (o, type, first, count))
+      return first_conflict (o, where);
+  }
+  else if (count == 1 && ov_quick_enter (o, type, first))
     return OVERLAP_NONE;
-  if (o->building && ov_build_enter (o, type, first, count))
-    return first_conflict (o, where);
   ov_settle (o);
   if (count == 1 && nothing_fixed (o))
     done = enter (o, type, first, 1, &a.any);
