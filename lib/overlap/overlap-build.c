@@ -99,7 +99,9 @@ ov_build_drop (struct overlap *o)
  * Sorting.
  */
 
-#define DIGIT_BITS 8
+#define DIGIT_BITS 10
+#define DIGIT_BITS_FEW 8        /* of so few marks that to clear and to sum */
+#define FEW_TO_SORT 512u        /* the counts would take longer */
 #define DIGIT_BITS_FIRST 11
 /* Marks that the caches hold twice; few where the tests build the tracker
  * with tiny windows.
@@ -152,21 +154,35 @@ sort_digit (const uint64_t *from, uint64_t *to, uint32_t n, unsigned shift,
     to[end[from[i] >> shift & (digits - 1)]++] = from[i];
 }
 
+/* The size of digits for N marks that differ in ALL: as few digits as need
+ * be, of the same size.
+ */
+static unsigned
+digit_bits (uint64_t all, uint32_t n)
+{
+  const unsigned most = n > FEW_TO_SORT ? DIGIT_BITS : DIGIT_BITS_FEW;
+  const unsigned bits = 64 - (unsigned) __builtin_clzll
+    (all >> TYPE_BITS | 1);
+  const unsigned digits = (bits + most - 1) / most;
+
+  return (bits + digits - 1) / digits;
+}
+
 /* Sort N marks by their clusters, digit by digit from the lowest. */
 static void
 sort_near (uint64_t *mark, uint64_t *other, uint32_t n)
 {
   uint64_t *from = mark, *to = other, *done, all;
   uint32_t end[1u << DIGIT_BITS];
-  unsigned shift;
+  unsigned shift, bits;
 
   if (in_order (mark, n))
     return;
   all = differences (mark, n);
-  for (shift = TYPE_BITS; shift < 64 && all >> shift != 0;
-       shift += DIGIT_BITS)
-    if (all >> shift & ((1u << DIGIT_BITS) - 1)) {
-      sort_digit (from, to, n, shift, DIGIT_BITS, end);
+  bits = digit_bits (all, n);
+  for (shift = TYPE_BITS; shift < 64 && all >> shift != 0; shift += bits)
+    if (all >> shift & ((1u << bits) - 1)) {
+      sort_digit (from, to, n, shift, bits, end);
       done = to;
       to = from;
       from = done;
