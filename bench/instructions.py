@@ -23,7 +23,7 @@ PARTS = [
     ("lock", r"rangelock\.[ch]$|cleanup\.h$"),
     ("guard", r"guard-check\.c$|overlap[^/]*\.[ch]$|claims\.[ch]$"),
     ("door", r"guard\.[ch]$"),
-    ("map", r"(map[^/]*|l2cache[^/]*|l2)\.[ch]$|refcount[^/]*\.[ch]$"),
+    ("map", r"(map[^/]*|l2cache[^/]*|l2|tlb)\.[ch]$|refcount[^/]*\.[ch]$"),
     ("storage", r"storage[^/]*\.[ch]$"),
     ("request", r"lib/|bench-engine\.c$"),
 ]

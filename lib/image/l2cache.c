@@ -366,6 +366,7 @@ l2cache_forget (struct image *img)
 
   for (i = 0; i < (size_t) 1 << img->l2cache.shard_bits; ++i)
     forget_shard (img, &img->l2cache.shards[i]);
+  tlb_forget_all (&img->map.tlb);
 }
 
 void

@@ -65,7 +65,7 @@ int l2cache_get (struct image *img, uint64_t index, struct slice **s);
 /* The same if it is in the cache now; NULL otherwise. */
 struct slice *l2cache_peek (struct image *img, uint64_t index);
 
-/* Forget all slices.  For the check, while none is dirty: what is read
+/* Forget all slices, and what is known of their entries.  For the check, while none is dirty: what is read
  * from now on is what the file has now.
  */
 void l2cache_forget (struct image *img);

@@ -199,6 +199,7 @@ change_entries (struct image *img, const struct change *c, struct slice *s)
     e = (c->first & mask) + i;
     new = changed_entry (img, c, i, slice_entry (img, s, e), &free_old);
     slice_set_entry (img, s, e, new);
+    tlb_forget (&img->map.tlb, c->first + i);
     if (c->kind == MAP_LINK)
       s->one[e / 64] |= UINT64_C (1) << (e % 64);
     else if ((new.word & ENTRY_OFFSET) == 0

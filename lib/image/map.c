@@ -13,6 +13,9 @@
  * looked up at the first write after the slice was loaded, and remembered
  * with the slice; those of its neighbours that are in memory, too.
  *
+ * What was found for a single cluster with data is kept in a lookaside
+ * buffer (tlb.c), which answers most requests before any lock is taken.
+ *
  * Invariants
  *
  * M1. An L1 entry with COPIED leads to a table that only it leads to; an
@@ -73,6 +76,14 @@ read_l1 (struct image *img)
   return 0;
 }
 
+/* Of others there may be many, and views come and go. */
+static bool
+is_for_tlb (const struct image *img)
+{
+  return img->is_top && !img->map.layout.extended
+    && !img->map.layout.data_file;
+}
+
 int
 map_open (struct image *img)
 {
@@ -95,6 +106,9 @@ map_open (struct image *img)
                                        m->layout.extended, img->size));
   for (i = 0; i < MAP_TABLE_LOCKS; ++i)
     pthread_mutex_init (&m->table_locks[i], NULL);
+  if (is_for_tlb (img) && tlb_open (&m->tlb, div_up (img->size,
+                                                     img->cluster_size)) < 0)
+    return -ENOMEM;
   m->table_ok = calloc (map_bitmap_words (img), sizeof m->table_ok[0]);
   m->l1_dirty[0] = calloc (map_bitmap_words (img), sizeof m->l1_dirty[0][0]);
   m->l1_dirty[1] = calloc (map_bitmap_words (img), sizeof m->l1_dirty[1][0]);
@@ -113,6 +127,7 @@ map_close (struct image *img)
   free ((void *) m->table_ok);
   free ((void *) m->l1_dirty[0]);
   free ((void *) m->l1_dirty[1]);
+  tlb_close (&m->tlb);
   for (i = 0; i < MAP_TABLE_LOCKS; ++i)
     pthread_mutex_destroy (&m->table_locks[i]);
 }
@@ -288,6 +303,34 @@ check_extent (struct image *img, uint64_t offset, struct map_extent *e)
   return 0;
 }
 
+/* Keep the answer for a cluster with data, with the shard's lock held.  Not
+ * if it lies past the end of the file (check_extent).
+ */
+static void
+note_host (struct image *img, uint64_t guest, uint64_t host, bool writable)
+{
+  if (host << img->cluster_bits
+      < atomic_load_explicit (&img->guard.end, memory_order_relaxed))
+    tlb_note (&img->map.tlb, guest, host, writable);
+}
+
+bool
+map_lookup_quickly (struct image *img, uint64_t offset, uint64_t len,
+                    bool writable, struct map_extent *e)
+{
+  const uint64_t cluster = offset >> img->cluster_bits;
+  uint64_t host;
+
+  if ((offset + len - 1) >> img->cluster_bits != cluster
+      || !tlb_find (&img->map.tlb, cluster, writable, &host))
+    return false;
+  e->kind = L2_NORMAL;
+  e->len = len;
+  e->host = host << img->cluster_bits | offset_in_cluster (img, offset);
+  e->durable = false;
+  return true;
+}
+
 int
 map_lookup (struct image *img, uint64_t offset, uint64_t len,
             struct map_extent *e)
@@ -305,6 +348,9 @@ map_lookup (struct image *img, uint64_t offset, uint64_t len,
     return 0;
   }
   fill_extent (img, s, offset, len, e);
+  if (e->kind == L2_NORMAL)
+    note_host (img, offset >> img->cluster_bits, e->host >> img->cluster_bits,
+               e->copied && e->counted);
   l2cache_put (img, s);
   return check_extent (img, offset, e);
 }
@@ -327,6 +373,7 @@ note_counts (struct image *img, uint64_t offset, uint64_t len, bool drop)
 
     e.word &= ~ENTRY_COPIED;
     slice_set_entry (img, s, cluster & mask, e);
+    tlb_forget (&img->map.tlb, cluster);
   }
   else
     for (; cluster <= last; ++cluster)
@@ -342,7 +389,8 @@ note_counts (struct image *img, uint64_t offset, uint64_t len, bool drop)
  * mostly be written to as well, and their counts lie beside it.  So those
  * that are in memory are noted in the same go.
  *
- * Entries may change meanwhile: invariant M3.
+ * Entries may change meanwhile: invariant M3.  Their table is that of a
+ * cluster which is COPIED in L1, too, and stays so (M1).
  */
 static void
 note_neighbours (struct image *img, uint64_t offset)
@@ -351,6 +399,7 @@ note_neighbours (struct image *img, uint64_t offset)
   const uint64_t cluster = offset >> img->cluster_bits;
   const unsigned base = (unsigned) cluster & mask & ~(NEIGHBOURS - 1);
   const unsigned n = MIN (NEIGHBOURS, mask + 1 - base);
+  const uint64_t first = (cluster & ~(uint64_t) mask) + base;
   uint64_t word[NEIGHBOURS], host[NEIGHBOURS];
   struct slice *s = l2cache_peek (img, cluster >> img->map.slice_bits);
   uint32_t ones;
@@ -374,8 +423,12 @@ note_neighbours (struct image *img, uint64_t offset)
     return;
   for (i = 0; i < n; ++i)
     if (word[i] && (ones >> i & 1)
-        && slice_entry (img, s, base + i).word == word[i])
+        && slice_entry (img, s, base + i).word == word[i]) {
       s->one[(base + i) / 64] |= UINT64_C (1) << ((base + i) % 64);
+      if (l2_kind (&img->map.layout, slice_entry (img, s, base + i), 0)
+          == L2_NORMAL)
+        note_host (img, first + i, host[i], true);
+    }
   l2cache_put (img, s);
 }
 

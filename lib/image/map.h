@@ -14,6 +14,7 @@
 #include <stdint.h>
 
 #include "l2.h"
+#include "tlb.h"
 
 struct image;
 
@@ -28,6 +29,7 @@ struct map {
   _Atomic uint64_t *l1_dirty[2]; /* bit per entry, by the epoch's lowest bit */
   atomic_size_t l1_changed[2];  /* bits set in each */
   _Atomic uint64_t *table_ok;   /* bit per entry: L2 table's count is 1 */
+  struct tlb tlb;
   pthread_mutex_t table_locks[MAP_TABLE_LOCKS];
 };
 
@@ -64,6 +66,14 @@ int map_lookup (struct image *img, uint64_t offset, uint64_t len,
  */
 int map_lookup_for_write (struct image *img, uint64_t offset, uint64_t len,
                           struct map_extent *e, bool *in_place);
+
+/* The answer of map_lookup for a range within one cluster if it is known
+ * without a lock, but that DURABLE is false; with WRITABLE only if the range
+ * may be written in place, and it is COPIED and counted.  A range lock of
+ * the cluster is held.
+ */
+bool map_lookup_quickly (struct image *img, uint64_t offset, uint64_t len,
+                         bool writable, struct map_extent *e);
 
 /* A change of the clusters, or subclusters, that LEN guest bytes from
  * OFFSET on touch, all in one slice.  The caller holds the range lock of

@@ -124,7 +124,8 @@ read_range (struct image *img, void *buf, size_t len, uint64_t offset)
   int r;
 
   while (len > 0) {
-    r = map_lookup (img, offset, len, &e);
+    r = map_lookup_quickly (img, offset, len, false, &e)
+      ? 0 : map_lookup (img, offset, len, &e);
     if (r < 0)
       return r;
     done = e.len;

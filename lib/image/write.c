@@ -92,6 +92,19 @@ write_in_place (struct image *img, const struct piece *p,
   return 0;
 }
 
+/* What the piece's beginning is mapped to.  Only who asks for durability
+ * needs to know whether the mapping is durable.
+ */
+static int
+look_up (struct image *img, const struct piece *p, struct map_extent *e,
+         bool *in_place)
+{
+  *in_place = true;
+  if (!p->durable && map_lookup_quickly (img, p->offset, p->len, true, e))
+    return 0;
+  return map_lookup_for_write (img, p->offset, p->len, e, in_place);
+}
+
 /* As much of the piece as can be written in place, from its beginning. */
 static int
 write_while_in_place (struct image *img, struct piece *p)
@@ -101,7 +114,7 @@ write_while_in_place (struct image *img, struct piece *p)
   int r;
 
   while (p->len > 0) {
-    r = map_lookup_for_write (img, p->offset, p->len, &e, &in_place);
+    r = look_up (img, p, &e, &in_place);
     if (r < 0)
       return r;
     if (!in_place || e.kind != L2_NORMAL)
