@@ -174,8 +174,12 @@ guard_data_may_hit (struct image *img, uint64_t offset, uint64_t len)
   const unsigned bits = img->cluster_bits;
   const uint64_t last = offset + len - 1, first = offset >> bits;
 
-  return last < offset
-    || overlap_hit (g->overlap, first, (last >> bits) - first + 1, g->checks);
+  if (last < offset)
+    return true;
+  if (__builtin_expect (last >> bits == first, 1))
+    return overlap_hit_one (g->overlap, first, g->checks);
+  return overlap_hit (g->overlap, first, (last >> bits) - first + 1,
+                      g->checks);
 }
 
 int

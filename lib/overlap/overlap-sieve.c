@@ -61,7 +61,7 @@
  * as many, a power of two.
  */
 #define RATIO 5u
-#define BITS_MIN (OV_WINDOW_BITS < 10 ? UINT64_C (64) : UINT64_C (512))
+#define BITS_MIN (OV_WINDOW_BITS < 10 ? UINT64_C (64) : UINT64_C (2048))
 #define BITS_MAX (UINT64_C (1) << 40)
 
 /* Only tests set this; other threads may make trackers meanwhile. */
@@ -283,7 +283,7 @@ make (struct overlap *o, uint64_t more, uint64_t end)
 }
 
 /* The first one is for an image of which there is hardly anything yet. */
-#define END_AT_FIRST (BITS_MIN * 16)
+#define END_AT_FIRST BITS_MIN
 
 void
 ov_sieve_new (struct overlap *o)

@@ -424,6 +424,13 @@ overlap_hit (struct overlap *o, uint64_t first, uint64_t count,
     && hit_window (o, first, count, mask);
 }
 
+bool
+overlap_hit_one (struct overlap *o, uint64_t cluster, overlap_set mask)
+{
+  return !ov_sieve_free_one (o, cluster)
+    && hit_window (o, cluster, 1, mask);
+}
+
 /* An edit of window NUMBER lacks memory.  True if it is worth another
  * try.
  */

@@ -187,6 +187,9 @@ void overlap_query (struct overlap *o, uint64_t first, uint64_t count,
 bool overlap_hit (struct overlap *o, uint64_t first, uint64_t count,
                   overlap_set mask);
 
+/* The same for one cluster. */
+bool overlap_hit_one (struct overlap *o, uint64_t cluster, overlap_set mask);
+
 /* Coming back.  If something is outside and there has been memory for
  * it for a while, begin to rebuild a range of it: true.  From then on the
  * caller walks all metadata and calls overlap_restore_enter for each
