@@ -11,6 +11,7 @@ import errno
 import os
 import random
 import subprocess
+import time
 
 K, M, G, T = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 
@@ -77,12 +78,21 @@ def files_of(path):
             if entry == name or entry.startswith(name + ".")]
 
 
+# When each file was read whole, and how long that is good for.
+warmed = {}
+WARM_SECONDS = 20
+
+
 def make_ready(path):
     """What a run of a server begins with: nothing that earlier ones left
     is still to be written, and the image is in the page cache."""
     os.sync()
+    now = time.monotonic()
     for file in files_of(path):
-        warm(file)
+        stat = os.stat(file)
+        if now - warmed.get(stat.st_ino, -WARM_SECONDS) >= WARM_SECONDS:
+            warm(file)
+            warmed[stat.st_ino] = now
 
 
 def words(size):

@@ -35,16 +35,22 @@ class Server:
         return Running(self.command(image, path, options or {}), path)
 
 
+def threads_option(threads):
+    """nbdkit's threads for each connection; 0: its default."""
+    return ["--threads", str(threads)] if threads else []
+
+
 class Qcow2Plugin(Server):
-    def __init__(self, plugin, check):
-        super().__init__("ours-" + check, "this plugin, overlap-check=" + check,
-                         "qcow2")
+    def __init__(self, plugin, check, threads=0, name=None):
+        super().__init__(name or "ours-" + check,
+                         "this plugin, overlap-check=" + check, "qcow2")
         self.plugin = plugin
         self.check = check
+        self.threads = threads
 
     def command(self, image, path, options):
-        args = ["nbdkit", "-f", "-U", path, self.plugin, image,
-                "overlap-check=" + self.check, "external-files=any"]
+        args = ["nbdkit", "-f", "-U", path, *threads_option(self.threads),
+                self.plugin, image, "overlap-check=" + self.check, "external-files=any"]
         if "l2-cache-size" in options:
             args.append("l2-cache-size=%d" % options["l2-cache-size"])
         return args
@@ -66,11 +72,13 @@ class QemuNbd(Server):
 
 
 class RawFile(Server):
-    def __init__(self):
+    def __init__(self, threads=0):
         super().__init__("raw", "nbdkit's file plugin on a raw image", "raw")
+        self.threads = threads
 
     def command(self, image, path, options):
-        return ["nbdkit", "-f", "-U", path, "file", image]
+        return ["nbdkit", "-f", "-U", path, *threads_option(self.threads),
+                "file", image]
 
 
 class Running:
