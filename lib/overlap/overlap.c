@@ -649,6 +649,8 @@ overlap_enter (struct overlap *o, enum overlap_type type, uint64_t first,
     done = enter (o, type, first, 1, &a.any);
   else {
     query_locked (o, first, count, bad, &a);
+    if (o->hold && (a.any & bad)) /* there, and not elsewhere in the range */
+      query_locked (o, a.where, 1, bad, &a);
     done = enter (o, type, first, count, NULL);
   }
   if (o->hold) {

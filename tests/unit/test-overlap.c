@@ -389,6 +389,26 @@ START_TEST (marks_that_wait_are_sorted_and_counted)
 }
 END_TEST
 
+/* Found by the long run of the model: the first conflict of a range that
+ * does not wait was said to be with whatever is anywhere in the range.
+ */
+START_TEST (a_conflict_of_a_range_is_with_what_is_at_its_cluster)
+{
+  struct overlap_conflict c;
+
+  overlap_hold_notices (o, true);
+  overlap_enter (o, L2, 10, 1, NULL);
+  overlap_enter (o, BLOCK, 12, 1, NULL);
+  overlap_enter (o, OVERLAP_ACTIVE_L1, 8, 8, NULL);
+  overlap_hold_notices (o, false);
+  ck_assert (overlap_conflict (o, &c));
+  ck_assert_uint_eq (c.cluster, 10);
+  ck_assert_int_eq (c.type, OVERLAP_ACTIVE_L1);
+  ck_assert_uint_eq (c.there, BIT (L2));
+  verify ();
+}
+END_TEST
+
 /* What the tracker is to take at most for an image whose every cluster is
  * allocated, without the sieve and with it; malloc may leave a few blocks 16
  * bytes more than they need.
@@ -486,6 +506,7 @@ main (void)
   tcase_add_test (tc, the_self_check_sees_a_wrong_account);
   tcase_add_loop_test (tc, full_images_take_no_more_memory_than_they_should,
                        0, 2 * AIMS);
+  tcase_add_test (tc, a_conflict_of_a_range_is_with_what_is_at_its_cluster);
   tcase_add_loop_test (tc, marks_that_wait_are_sorted_and_counted, 0, 4);
   suite_add_tcase (s, tc);
   return run_suite (s);
