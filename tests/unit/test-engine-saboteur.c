@@ -146,8 +146,19 @@ set_entry (uint64_t cluster, uint64_t entry)
   s->entries[cluster & mask] = htobe64 (entry);
   /* "Its count is one": so that the map returns it for writing. */
   s->one[(cluster & mask) / 64] |= UINT64_C (1) << ((cluster & mask) % 64);
+  tlb_forget (&img->map.tlb, cluster);
   l2cache_put (img, s);
   return old;
+}
+
+/* The lookaside buffer says so, too: the map then does not look at the
+ * entry any more.
+ */
+static void
+remember (uint64_t cluster, uint64_t host)
+{
+  ck_assert_ptr_nonnull (img->map.tlb.word);
+  tlb_note (&img->map.tlb, cluster, host >> img->cluster_bits, true);
 }
 
 static void
@@ -266,6 +277,8 @@ attempt_mapped (unsigned what, uint64_t guest, unsigned target)
   forgive ();
   watch.n = 0;
   old = set_entry (guest, entry_for (what, targets[target].offset));
+  if (what <= IN_PLACE_FUA && attempts / NR_MAPPED % 2)
+    remember (guest, targets[target].offset);
   r = request (what, guest);
   set_entry (guest, old);
   /* New clusters are written before the old ones are looked at. */
