@@ -167,26 +167,39 @@ ov_sieve_prepare (struct overlap *o, uint64_t cluster)
                         &s->word[(cluster >> s->shift & s->mask) / 64], 1);
 }
 
+/* The sieve, until ov_read_unlock; NULL means that nothing is locked.  A
+ * thread without a place of its own does without.
+ */
+static inline __attribute__ ((always_inline)) const struct ov_sieve *
+ov_sieve_lock (struct overlap *o, struct ov_reader **reader)
+{
+  struct ov_reader *r = ov_mine;
+  const struct ov_sieve *s;
+
+  *reader = r;
+  if (__builtin_expect (r == NULL, 0))
+    return NULL;
+  atomic_store_explicit (&r->at, &o->sieve, memory_order_relaxed);
+  atomic_signal_fence (memory_order_seq_cst); /* for the compiler */
+  s = (const struct ov_sieve *) atomic_load_explicit (&o->sieve,
+                                                      memory_order_acquire);
+  if (__builtin_expect (s == NULL, 0))
+    ov_read_unlock (r);
+  return s;
+}
+
 /* Does the sieve know that COUNT clusters from FIRST on have no mark?  It
  * does not look at ranges whose bits are in two words.
  */
 static inline __attribute__ ((always_inline)) bool
 ov_sieve_free_of (struct overlap *o, uint64_t first, uint64_t count)
 {
-  struct ov_reader *r = ov_mine;
-  const struct ov_sieve *s;
+  struct ov_reader *r;
+  const struct ov_sieve *s = ov_sieve_lock (o, &r);
   uint64_t group, more, bits;
 
-  if (__builtin_expect (r == NULL, 0))
+  if (__builtin_expect (s == NULL, 0))
     return false;
-  atomic_store_explicit (&r->at, &o->sieve, memory_order_relaxed);
-  atomic_signal_fence (memory_order_seq_cst); /* for the compiler */
-  s = (const struct ov_sieve *) atomic_load_explicit (&o->sieve,
-                                                      memory_order_acquire);
-  if (__builtin_expect (s == NULL, 0)) {
-    ov_read_unlock (r);
-    return false;
-  }
   group = first >> s->shift;
   more = ((first + count - 1) >> s->shift) - group;
   bits = atomic_load_explicit (&s->word[(group & s->mask) / 64],
@@ -201,20 +214,12 @@ ov_sieve_free_of (struct overlap *o, uint64_t first, uint64_t count)
 static inline __attribute__ ((always_inline)) bool
 ov_sieve_free_one (struct overlap *o, uint64_t cluster)
 {
-  struct ov_reader *r = ov_mine;
-  const struct ov_sieve *s;
+  struct ov_reader *r;
+  const struct ov_sieve *s = ov_sieve_lock (o, &r);
   uint64_t group, bits;
 
-  if (__builtin_expect (r == NULL, 0))
+  if (__builtin_expect (s == NULL, 0))
     return false;
-  atomic_store_explicit (&r->at, &o->sieve, memory_order_relaxed);
-  atomic_signal_fence (memory_order_seq_cst); /* for the compiler */
-  s = (const struct ov_sieve *) atomic_load_explicit (&o->sieve,
-                                                      memory_order_acquire);
-  if (__builtin_expect (s == NULL, 0)) {
-    ov_read_unlock (r);
-    return false;
-  }
   group = cluster >> s->shift;
   bits = atomic_load_explicit (&s->word[(group & s->mask) / 64],
                                memory_order_relaxed);
