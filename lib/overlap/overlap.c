@@ -402,12 +402,10 @@ hit_range (struct overlap *o, uint64_t first, uint64_t end, overlap_set mask)
   return false;
 }
 
-/* What the sieve does not know.  (Not inlined, so that overlap_hit saves no
- * registers for what it seldom does.)
- */
-static bool __attribute__ ((noinline))
-hit_window (struct overlap *o, uint64_t first, uint64_t count,
-            overlap_set mask)
+/* What the sieve does not know. */
+static inline __attribute__ ((always_inline)) bool
+hit_here (struct overlap *o, uint64_t first, uint64_t count,
+          overlap_set mask)
 {
   overlap_set set;
 
@@ -416,10 +414,30 @@ hit_window (struct overlap *o, uint64_t first, uint64_t count,
   return hit_range (o, first, end_of (first, count), mask);
 }
 
+/* Not inlined, so that overlap_hit saves no registers for what it seldom
+ * does.  A check that waits for memory holds up those behind it by each
+ * instruction that has to wait, too: so a single cluster, which most are,
+ * has no more of them than it needs.
+ */
+static bool __attribute__ ((noinline))
+hit_window (struct overlap *o, uint64_t first, uint64_t count,
+            overlap_set mask)
+{
+  return hit_here (o, first, count, mask);
+}
+
+static bool __attribute__ ((noinline))
+hit_window_one (struct overlap *o, uint64_t cluster, overlap_set mask)
+{
+  return hit_here (o, cluster, 1, mask);
+}
+
 bool
 overlap_hit (struct overlap *o, uint64_t first, uint64_t count,
              overlap_set mask)
 {
+  if (count == 1)
+    return overlap_hit_one (o, first, mask);
   return !ov_sieve_free_of (o, first, count)
     && hit_window (o, first, count, mask);
 }
@@ -428,7 +446,7 @@ bool
 overlap_hit_one (struct overlap *o, uint64_t cluster, overlap_set mask)
 {
   return !ov_sieve_free_one (o, cluster)
-    && hit_window (o, cluster, 1, mask);
+    && hit_window_one (o, cluster, mask);
 }
 
 /* An edit of window NUMBER lacks memory.  True if it is worth another
