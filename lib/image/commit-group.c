@@ -24,6 +24,8 @@
  *
  * The last to arrive runs the commit itself, while the leader sleeps on
  * until it is answered: to wake the leader first would only take time.
+ * Who waits for the last has the storage begin to write before, so that
+ * the sync finds less to do.
  *
  * A wait in vain costs the leader half a commit's time, so after one the
  * next commit goes ahead at once, after two in a row the next two, then
@@ -134,16 +136,32 @@ gather (struct commit *c)
   g->skip = g->missed = MIN (g->missed * 2 + (g->missed == 0), MAX_SKIP);
 }
 
+/* Who is about to wait for others uses the time; commit.lock is held but
+ * for that.  The caller looks again at what is to be done.
+ */
+static void
+start_sync (struct image *img)
+{
+  pthread_mutex_unlock (&img->commit.lock);
+  guard_start_sync (img);
+  pthread_mutex_lock (&img->commit.lock);
+}
+
 /* Wait for a commit that begins from now on, or run it. */
 static int
 commit_after (struct image *img, bool may_gather)
 {
   struct commit *c = &img->commit;
   const uint64_t mine = c->started + 1;
+  bool used_time = false;
 
   while (c->ended < mine) {
-    if (c->running
-        || (may_gather && c->group.gathering && !complete (&c->group)))
+    if (!c->running && may_gather && !used_time && !complete (&c->group)) {
+      start_sync (img);
+      used_time = true;
+    }
+    else if (c->running
+             || (may_gather && c->group.gathering && !complete (&c->group)))
       pthread_cond_wait (&c->over[mine & 1], &c->lock);
     else if (may_gather && worth_a_wait (&c->group)) {
       gather (c);

@@ -34,7 +34,7 @@
  * holds it alone, so that a second one does not overtake the first;
  * durable writes hold it shared, because they sync too: the kernel tells
  * the loss of pages once, to whichever of the two asks first, and each
- * must know what the other was told (G3).
+ * must know what the other was told (G3).  So does who starts a sync.
  */
 
 #include <config.h>
@@ -348,6 +348,29 @@ guard_sync (struct image *img)
   if (r == 0)
     r = sync_file (img, img->storage, &g->unsynced);
   return r;
+}
+
+static int
+start_file (struct image *img, struct storage *s, atomic_bool *unsynced)
+{
+  int r = atomic_load (unsynced) ? storage_start_sync (s) : 0;
+
+  if (r < 0)
+    sync_failed (img, s, r);
+  return r;
+}
+
+void
+guard_start_sync (struct image *img)
+{
+  struct guard *g = &img->guard;
+
+  if (pthread_rwlock_tryrdlock (&g->sync_lock) != 0)
+    return;
+  if (!atomic_load (&g->failed)
+      && start_file (img, img->data_file, &g->external_unsynced) == 0)
+    start_file (img, img->storage, &g->unsynced);
+  pthread_rwlock_unlock (&g->sync_lock);
 }
 
 bool

@@ -160,6 +160,21 @@ file_sync (struct storage *s)
   return r == -1 ? -errno : 0;
 }
 
+/* A write that is lost later is told by the next sync; but if pages were
+ * lost in the call itself, its caller may be the only one who hears of it.
+ * Without memory, or where it should wait, the kernel keeps them.  EPERM
+ * comes from filters of system calls.
+ */
+static int
+file_start_sync (struct storage *s)
+{
+  if (sync_file_range (file_of (s)->fd, 0, 0, SYNC_FILE_RANGE_WRITE) == 0
+      || errno == EINTR || errno == ENOMEM || errno == EAGAIN
+      || errno == EPERM || is_unsupported (-errno))
+    return 0;
+  return -errno;
+}
+
 static int
 file_lock (struct storage *s, enum storage_lock want,
            enum storage_locking mode, const char **conflict)
@@ -473,6 +488,7 @@ static const struct storage_ops file_ops = {
   .allocated = file_allocated,
   .read = file_read,
   .sync = file_sync,
+  .start_sync = file_start_sync,
   .lock = file_lock,
   .map = file_map,
   .will_need = file_will_need,

@@ -24,7 +24,8 @@
 
 /* Each op does what the function of the same name in storage.h and
  * storage-write.h promises, from any thread at the same time: a kind
- * does its own locking.  will_need and is_rotational may be NULL.
+ * does its own locking.  start_sync, will_need and is_rotational may be
+ * NULL.
  */
 struct storage_ops {
   /* Free all but the struct itself and what storage_init made. */
@@ -34,6 +35,7 @@ struct storage_ops {
   int (*allocated) (struct storage *s, uint64_t *bytes);
   int (*read) (struct storage *s, void *buf, size_t len, uint64_t offset);
   int (*sync) (struct storage *s);
+  int (*start_sync) (struct storage *s);
   int (*lock) (struct storage *s, enum storage_lock want,
                enum storage_locking mode, const char **conflict);
   int (*map) (struct storage *s, uint64_t offset, uint64_t *len, bool *hole);

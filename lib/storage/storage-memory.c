@@ -239,6 +239,12 @@ memory_sync (struct storage *s)
 }
 
 static int
+memory_start_sync (struct storage *s)
+{
+  return call_hook (memory_of (s), STORAGE_MEMORY_START_SYNC, 0, 0);
+}
+
+static int
 memory_lock (struct storage *s, enum storage_lock want,
              enum storage_locking mode, const char **conflict)
 {
@@ -387,6 +393,7 @@ static const struct storage_ops memory_ops = {
   .allocated = memory_allocated,
   .read = memory_read,
   .sync = memory_sync,
+  .start_sync = memory_start_sync,
   .lock = memory_lock,
   .map = memory_map,
   .write = memory_write,

@@ -126,6 +126,12 @@ storage_sync (struct storage *s)
 }
 
 int
+storage_start_sync (struct storage *s)
+{
+  return s->ops->start_sync ? s->ops->start_sync (s) : 0;
+}
+
+int
 storage_lock (struct storage *s, enum storage_lock want,
               enum storage_locking mode, const char **conflict)
 {

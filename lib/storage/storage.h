@@ -171,6 +171,12 @@ int storage_read (struct storage *s, void *buf, size_t len,
  */
 int storage_sync (struct storage *s);
 
+/* Begin to write what a storage_sync would, and wait for none of it, so
+ * that one that follows takes less time.  Makes nothing durable.  A failure
+ * counts as one of storage_sync; 0 where there is no such thing.
+ */
+int storage_start_sync (struct storage *s);
+
 /* Take, raise, lower or drop the lock.  -EAGAIN: another process stands
  * in the way; *CONFLICT is then a static string that says how: 'another
  * process writes to it', 'another process does not allow writers'.

@@ -56,6 +56,20 @@ wait_until_asked (void)
   }
 }
 
+/* How often a sync was started, and how that ends. */
+static atomic_uint starts;
+static atomic_int start_result;
+
+static int
+start_hook (void *opaque, enum storage_memory_op kind, uint64_t offset,
+            uint64_t len)
+{
+  if (kind != STORAGE_MEMORY_START_SYNC)
+    return hold_hook (opaque, kind, offset, len);
+  atomic_fetch_add (&starts, 1);
+  return atomic_load (&start_result);
+}
+
 /* The first client's flush is answered, while the second's has waited for
  * it to end.
  */
@@ -64,6 +78,7 @@ one_after_the_other (void)
 {
   write_in_place (2);
   hold_next (STORAGE_MEMORY_SYNC, 0, 0);
+  storage_memory_set_hook (storage, start_hook, NULL);
   start (&first);
   wait_until_held ();
   write_in_place (3);
@@ -88,6 +103,38 @@ START_TEST (two_clients_that_flush_in_turns_share_each_commit)
   ck_assert_uint_eq (img->commit.started, started + 1);
   expect_byte (0, 4 * K, 4);
   stop_clean ();
+}
+END_TEST
+
+/* Who will have to wait begins to write what the commit will; who will
+ * not leaves that to the commit.
+ */
+START_TEST (who_waits_for_others_starts_the_sync)
+{
+  begin (1000 * SECOND);
+  one_after_the_other ();
+  expect_waiting (&second);
+  ck_assert_uint_eq (atomic_load (&starts), 1);
+  write_in_place (4);
+  ck_assert_int_eq (image_flush (img), 0);
+  done (&second, 0);
+  ck_assert_uint_eq (atomic_load (&starts), 1);
+  stop_clean ();
+}
+END_TEST
+
+/* What the kernel tells who starts a sync it may tell nobody else. */
+START_TEST (a_loss_told_when_a_sync_was_started_stops_all_writes)
+{
+  begin (1000 * SECOND);
+  atomic_store (&start_result, -EIO);
+  one_after_the_other ();
+  expect_waiting (&second);
+  ck_assert_int_eq (write_byte (0, 4 * K, 4), -EIO);
+  ck_assert_int_eq (image_flush (img), -EIO);
+  done (&second, -EIO);
+  ck_assert_int_eq (image_stop (img), -EIO);
+  image_close (img);
 }
 END_TEST
 
@@ -169,6 +216,8 @@ main (void)
     return 77;
   tcase_set_timeout (tc, 120);
   tcase_add_test (tc, two_clients_that_flush_in_turns_share_each_commit);
+  tcase_add_test (tc, who_waits_for_others_starts_the_sync);
+  tcase_add_test (tc, a_loss_told_when_a_sync_was_started_stops_all_writes);
   tcase_add_test (tc, a_single_client_waits_for_nobody);
   tcase_add_test (tc, who_does_not_come_back_is_not_waited_for_again);
   tcase_add_test (tc,

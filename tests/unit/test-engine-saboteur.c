@@ -212,6 +212,7 @@ only_the_corrupt_bit (bool elsewhere)
 
     if (op->kind == STORAGE_MEMORY_SYNC || op->kind == STORAGE_MEMORY_MAP
         || op->kind == STORAGE_MEMORY_LOCK
+        || op->kind == STORAGE_MEMORY_START_SYNC
         || (op->kind == STORAGE_MEMORY_WRITE && op->len == 8
             && op->offset == HEADER_OFFSET_INCOMPATIBLE)
         || (elsewhere && (op->kind == STORAGE_MEMORY_RESERVE

@@ -31,6 +31,7 @@ static struct {
   bool unshares;                /* as if it were XFS */
   int no_seek;                  /* lseek fails with it */
   int sync_error;               /* fdatasync fails with it */
+  int start_error;              /* and sync_file_range with this */
   int truncate_error;
 } fault;
 
@@ -172,6 +173,17 @@ fdatasync (int fd)
   return (int) syscall (SYS_fdatasync, fd);
 }
 
+int
+sync_file_range (int fd, off_t offset, off_t len, unsigned flags)
+{
+  ck_assert_uint_eq (flags, SYNC_FILE_RANGE_WRITE);
+  if (fault.start_error) {
+    errno = fault.start_error;
+    return -1;
+  }
+  return (int) syscall (SYS_sync_file_range, fd, offset, len, flags);
+}
+
 off_t
 lseek (int fd, off_t offset, int whence)
 {
@@ -305,6 +317,31 @@ START_TEST (write_returns_zero)
 {
   fault.return_zero = true;
   ck_assert_int_eq (write_pattern (false), -EIO);
+}
+END_TEST
+
+/* To start a sync may tell of a loss that the sync then knows nothing of;
+ * but that it cannot be done, or not now, is no loss.
+ */
+START_TEST (a_started_sync_tells_of_losses_only)
+{
+  static const int harmless[] = { EINTR, ENOSYS, EOPNOTSUPP, EPERM, ENOMEM,
+                                  EAGAIN };
+  static const int losses[] = { EIO, ENOSPC, EDQUOT, EROFS };
+  size_t i;
+
+  ck_ok (write_pattern (false));
+  ck_ok (storage_start_sync (s));
+  ck_pattern ();
+  ck_assert_int_eq (calls.syncs, 0);
+  for (i = 0; i < sizeof harmless / sizeof harmless[0]; ++i) {
+    fault.start_error = harmless[i];
+    ck_ok (storage_start_sync (s));
+  }
+  for (i = 0; i < sizeof losses / sizeof losses[0]; ++i) {
+    fault.start_error = losses[i];
+    ck_assert_int_eq (storage_start_sync (s), -losses[i]);
+  }
 }
 END_TEST
 
@@ -510,6 +547,7 @@ main (void)
   tcase_add_loop_test (tc, short_reads, 0, nr_cuts);
   tcase_add_test (tc, interrupts);
   tcase_add_test (tc, write_returns_zero);
+  tcase_add_test (tc, a_started_sync_tells_of_losses_only);
   tcase_add_test (tc, no_dsync);
   tcase_add_test (tc, dsync_fails);
   tcase_add_test (tc, no_zero_range);

@@ -214,7 +214,7 @@ ask_hook (void *opaque, enum storage_memory_op kind, uint64_t offset,
       || kind == STORAGE_MEMORY_LOCK)
     return 0;
   ask_some (4);
-  if (kind == STORAGE_MEMORY_SYNC)
+  if (kind == STORAGE_MEMORY_SYNC || kind == STORAGE_MEMORY_START_SYNC)
     return 0;
   return ++op_number % fail_at == 0 ? -EIO : 0;
 }
