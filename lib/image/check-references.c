@@ -28,7 +28,7 @@
 #include "byteorder.h"
 #include "check.h"
 #include "checked.h"
-#include "cleanup.h"
+#include "entries.h"
 #include "l2.h"
 #include "refcount.h"
 #include "report.h"
@@ -247,49 +247,30 @@ refer_l1_entry (struct check *c, uint64_t entry, bool active)
   return refer_l2 (c, table, active);
 }
 
-/* How many entries at OFFSET lie in a hole of the file. */
-static uint64_t
-entries_in_hole (struct check *c, uint64_t offset, uint64_t entries)
-{
-  uint64_t len = entries * sizeof (uint64_t);
-  bool hole;
-
-  if (storage_map (c->img->storage, offset, &len, &hole) < 0 || !hole)
-    return 0;
-  return MIN (len / sizeof (uint64_t), entries);
-}
-
 static int
 refer_l1 (struct check *c, const char *what, uint64_t offset,
-          uint64_t entries, bool active)
+          uint64_t count, bool active)
 {
-  enum { PIECE = 4096 };
-  CLEANUP_FREE uint64_t *buf = malloc (PIECE * sizeof *buf);
-  uint64_t at, n, i;
-  int r;
+  const uint64_t before = c->steps_done;
+  struct entries e;
+  uint64_t i, entry;
+  int more, r = refer (c, what, offset, count * sizeof entry);
 
-  if (!buf)
-    return -ENOMEM;
-  r = refer (c, what, offset, entries * sizeof *buf);
-  for (at = 0; at < entries && r == 0; at += n) {
-    n = entries_in_hole (c, offset + at * sizeof *buf, entries - at);
-    if (n > 0) {
-      c->steps_done += n;
-      continue;
-    }
-    n = MIN (entries - at, (uint64_t) PIECE);
-    r = storage_read (c->img->storage, buf, n * sizeof *buf,
-                      offset + at * sizeof *buf);
-    if (r < 0)
-      report_error ("%s: check: reading %s at host offset %" PRIu64 ": %s",
-                    c->img->config.filename, what, offset, strerror (-r));
-    for (i = 0; i < n && r == 0; ++i) {
-      check_step (c);
-      if (buf[i] != 0)
-        r = refer_l1_entry (c, be64toh (buf[i]), active);
-    }
+  if (r != 0)
+    return r;
+  entries_init (&e, c->img->storage, offset, count);
+  while ((more = entries_next (&e, &i, &entry)) > 0) {
+    c->steps_done = before + i;
+    check_step (c);
+    r = refer_l1_entry (c, entry, active);
+    if (r != 0)
+      return r;
   }
-  return r;
+  if (more < 0)
+    report_error ("%s: check: reading %s at host offset %" PRIu64 ": %s",
+                  c->img->config.filename, what, offset, strerror (-more));
+  c->steps_done = before + count;
+  return more;
 }
 
 /* Snapshots share L2 tables, but not L1 tables: what an L1 table is used

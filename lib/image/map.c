@@ -41,10 +41,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "byteorder.h"
 #include "checked.h"
-#include "cleanup.h"
 #include "corrupt.h"
+#include "entries.h"
 #include "image-internal.h"
 #include "l2cache-internal.h"
 #include "map-internal.h"
@@ -54,26 +53,21 @@ static int
 read_l1 (struct image *img)
 {
   struct map *m = &img->map;
-  CLEANUP_FREE uint64_t *buf = NULL;
-  uint64_t i;
+  const uint64_t offset = img->header.l1_table_offset;
+  struct entries e;
+  uint64_t i, entry;
   int r;
 
   m->l1 = calloc (m->l1_size + 1, sizeof m->l1[0]);
-  buf = calloc (m->l1_size + 1, sizeof buf[0]);
-  if (!m->l1 || !buf)
+  if (!m->l1)
     return -ENOMEM;
-  r = storage_read (img->storage, buf,
-                    img->header.l1_size * sizeof buf[0],
-                    img->header.l1_table_offset);
-  if (r < 0) {
+  entries_init (&e, img->storage, offset, img->header.l1_size);
+  while ((r = entries_next (&e, &i, &entry)) > 0)
+    atomic_init (&m->l1[i], entry);
+  if (r < 0)
     report_error ("%s: reading the L1 table at host offset %" PRIu64 ": %s",
-                  img->config.filename, img->header.l1_table_offset,
-                  strerror (-r));
-    return r;
-  }
-  for (i = 0; i < m->l1_size; ++i)
-    atomic_init (&m->l1[i], be64toh (buf[i]));
-  return 0;
+                  img->config.filename, offset, strerror (-r));
+  return r;
 }
 
 /* Of others there may be many, and views come and go. */

@@ -27,7 +27,7 @@
 
 #include "byteorder.h"
 #include "checked.h"
-#include "cleanup.h"
+#include "entries.h"
 #include "image-internal.h"
 #include "refcount.h"
 #include "report.h"
@@ -234,11 +234,11 @@ survey_l2 (struct survey *s, uint64_t offset, const uint32_t *owner)
 }
 
 static void
-step (struct survey *s)
+step_to (struct survey *s, uint64_t done)
 {
   const struct image_config *config = &s->img->config;
 
-  s->done++;
+  s->done = done;
   if (config->check_progress)
     config->check_progress (config->check_opaque, MIN (s->done, s->steps),
                             s->steps);
@@ -253,7 +253,7 @@ survey_active (struct survey *s)
 
   for (i = 0; i < img->map.l1_size && r == 0; ++i) {
     r = survey_l2 (s, atomic_load (&img->map.l1[i]) & ENTRY_OFFSET, NULL);
-    step (s);
+    step_to (s, i + 1);
   }
   return r;
 }
@@ -261,25 +261,25 @@ survey_active (struct survey *s)
 static int
 survey_snapshot (struct survey *s, uint32_t n)
 {
-  enum { PIECE = 4096 };
   const struct snapshot *snapshot = &s->img->snapshots.v[n];
-  CLEANUP_FREE uint64_t *buf = malloc (PIECE * sizeof *buf);
-  uint64_t at, i, count;
-  int r = buf ? 0 : -ENOMEM;
+  const uint64_t before = s->done;
+  struct entries e;
+  uint64_t i, entry;
+  int more, r;
 
-  for (at = 0; at < snapshot->l1_size && r == 0; at += count) {
-    count = MIN (snapshot->l1_size - at, (uint64_t) PIECE);
-    r = storage_read (s->img->storage, buf, count * sizeof *buf,
-                      snapshot->l1_table_offset + at * sizeof *buf);
-    if (r < 0)
-      report_error ("%s: reading the L1 table of snapshot %" PRIu32 ": %s",
-                    s->img->config.filename, n, strerror (-r));
-    for (i = 0; i < count && r == 0; ++i) {
-      r = survey_l2 (s, be64toh (buf[i]) & ENTRY_OFFSET, &n);
-      step (s);
-    }
+  entries_init (&e, s->img->storage, snapshot->l1_table_offset,
+                snapshot->l1_size);
+  while ((more = entries_next (&e, &i, &entry)) > 0) {
+    r = survey_l2 (s, entry & ENTRY_OFFSET, &n);
+    if (r != 0)
+      return r;
+    step_to (s, before + i + 1);
   }
-  return r;
+  if (more < 0)
+    report_error ("%s: reading the L1 table of snapshot %" PRIu32 ": %s",
+                  s->img->config.filename, n, strerror (-more));
+  step_to (s, before + snapshot->l1_size);
+  return more;
 }
 
 static int

@@ -27,9 +27,9 @@
 #include <string.h>
 
 #include "bitmap.h"
-#include "byteorder.h"
 #include "checked.h"
 #include "cleanup.h"
+#include "entries.h"
 #include "image-internal.h"
 #include "report.h"
 #include "walk.h"
@@ -102,49 +102,29 @@ walk_refcounts (const struct walk *w)
   return r;
 }
 
-/* How many entries at OFFSET lie in a hole of the file, which need not
- * be read: a large disk has large tables with little in them.
- */
-static uint64_t
-entries_in_hole (struct image *img, uint64_t offset, uint64_t entries)
-{
-  uint64_t len = entries * sizeof (uint64_t);
-  bool hole;
-
-  if (storage_map (img->storage, offset, &len, &hole) < 0 || !hole)
-    return 0;
-  return MIN (len / sizeof (uint64_t), entries);
-}
-
-/* Read a table of 64-bit numbers piece by piece, and visit the cluster
- * that each names: with MASK applied, 0 is none.
+/* Visit the cluster that each entry of a table in the file names: with
+ * ENTRY_OFFSET applied, 0 is none.
  */
 static int
 walk_table (const struct walk *w, enum overlap_type type, uint64_t offset,
-            uint64_t entries, uint64_t mask)
+            uint64_t count)
 {
-  enum { PIECE = 2048 };
-  uint64_t buf[PIECE], i, n;
-  int r = 0;
+  struct entries e;
+  uint64_t i, entry;
+  int more, r;
 
-  for (; entries > 0 && r == 0;
-       entries -= n, offset += n * sizeof buf[0]) {
-    n = entries_in_hole (w->img, offset, entries);
-    if (n > 0)
-      continue;
-    n = MIN (entries, (uint64_t) PIECE);
-    r = storage_read (w->img->storage, buf, n * sizeof buf[0], offset);
-    if (r < 0) {
-      report_error ("%s: reading the table of %ss at host offset %" PRIu64
-                    ": %s", w->img->config.filename,
-                    overlap_type_text (type), offset, strerror (-r));
-      return r;
+  entries_init (&e, w->img->storage, offset, count);
+  while ((more = entries_next (&e, &i, &entry)) > 0)
+    if (entry & ENTRY_OFFSET) {
+      r = visit (w, type, entry & ENTRY_OFFSET, w->img->cluster_size);
+      if (r != 0)
+        return r;
     }
-    for (i = 0; i < n && r == 0; ++i)
-      if (be64toh (buf[i]) & mask)
-        r = visit (w, type, be64toh (buf[i]) & mask, w->img->cluster_size);
-  }
-  return r;
+  if (more < 0)
+    report_error ("%s: reading the table of %ss at host offset %" PRIu64
+                  ": %s", w->img->config.filename, overlap_type_text (type),
+                  offset, strerror (-more));
+  return more;
 }
 
 static int
@@ -163,7 +143,7 @@ walk_snapshots (const struct walk *w)
                (uint64_t) s->l1_size * sizeof (uint64_t));
     if (r == 0 && wants (w, OVERLAP_INACTIVE_L2))
       r = walk_table (w, OVERLAP_INACTIVE_L2, s->l1_table_offset,
-                      s->l1_size, ENTRY_OFFSET);
+                      s->l1_size);
   }
   return r;
 }
@@ -230,7 +210,7 @@ walk_bitmaps (const struct walk *w)
                (uint64_t) b->table_size * sizeof (uint64_t));
     if (r == 0 && wants (w, OVERLAP_BITMAP_DATA))
       r = walk_table (w, OVERLAP_BITMAP_DATA, b->table_offset,
-                      b->table_size, ENTRY_OFFSET);
+                      b->table_size);
   }
   bitmap_directory_free (&d);
   return r;

@@ -392,11 +392,14 @@ END_TEST
  */
 START_TEST (the_first_write_syncs_what_was_there)
 {
+  size_t i = 0;
+
   make_image ("", "64M");
   ck_assert_int_eq (write_byte (0, 4096, 1), 0);
-  ck_assert_int_eq (watch.ops[0].kind == STORAGE_MEMORY_LOCK
-                    ? watch.ops[1].kind : watch.ops[0].kind,
-                    STORAGE_MEMORY_SYNC);
+  while (watch.ops[i].kind == STORAGE_MEMORY_LOCK
+         || watch.ops[i].kind == STORAGE_MEMORY_MAP)
+    ++i;
+  ck_assert_int_eq (watch.ops[i].kind, STORAGE_MEMORY_SYNC);
   stop_clean ();
 }
 END_TEST
