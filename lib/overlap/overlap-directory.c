@@ -8,6 +8,16 @@
  * a pointer to the far end of a hostile file costs two nodes (of 264
  * bytes), however far it points.
  *
+ * An image of small clusters has three or four levels, and a check waits for
+ * one after the other.  So where windows lie densely from the begin of the
+ * file on, as they do in all but hostile ones, there is an array of the
+ * leaves, too, of at most an eighth of the directory: the first leaves are
+ * found there, in two steps however many there are, and others in the tree.
+ * It is made, and made anew of twice the length, when a leaf comes behind its
+ * end.  The arrays before it stay, for a check may still be reading one;
+ * together they are shorter than the last.  Without memory for it, or where
+ * windows are far apart, the tree does.
+ *
  * Invariants:
  *
  * 1. A node never moves, changes its prefix or goes away before
@@ -15,6 +25,9 @@
  *    or to a new node with the old child below it.  So checks walk the
  *    tree without a lock, with one acquiring load per level.
  * 2. Every window below a node has the node's prefix.
+ * 3. The array has all leaves with numbers (the first window, divided by 32)
+ *    below its length; so if a leaf is not there it is not in the tree.
+ *    Before a slot of a new leaf is changed, the array has the leaf.
  *
  * Locks: ov_dir_insert needs overlap.lock.
  */
@@ -83,6 +96,77 @@ part (struct overlap *o, struct ov_node *n, uint64_t window, bool force)
   return upper;
 }
 
+/* ---- the array of leaves ---- */
+
+/* No array is shorter; the tests with tiny windows have some. */
+#define LEAVES_MIN (OV_WINDOW_BITS < 10 ? UINT64_C (2) : UINT64_C (32))
+#define LEAVES_PART 8           /* of the directory, at most */
+
+/* Call F for each leaf from N down, until it says that it is enough. */
+static bool
+each_leaf (struct ov_node *n, struct ov_leaves *l,
+           bool (*f) (struct ov_leaves *l, struct ov_node *leaf))
+{
+  unsigned way;
+
+  if (!n)
+    return true;
+  if (shift_of (n) == 0)
+    return f (l, n);
+  for (way = 0; way < OV_WAYS; ++way)
+    if (!each_leaf (child (n, way), l, f))
+      return false;
+  return true;
+}
+
+static bool
+put_leaf (struct ov_leaves *l, struct ov_node *leaf)
+{
+  const uint64_t number = leaf->prefix >> 8;
+
+  if (number < l->n)
+    atomic_store_explicit (&l->leaf[number], leaf, memory_order_release);
+  return true;
+}
+
+/* The array is to have leaf NUMBER, too, if it may become so long. */
+static void
+extend (struct overlap *o, struct ov_leaves *old, uint64_t number)
+{
+  const uint64_t most
+    = o->directory_bytes / LEAVES_PART / sizeof old->leaf[0];
+  uint64_t length = LEAVES_MIN;
+  struct ov_leaves *l;
+
+  while (length <= number && length <= most)
+    length *= 2;
+  if (length > most)
+    return;
+  l = ov_alloc (o, sizeof *l + length * sizeof l->leaf[0], false);
+  if (!l)
+    return;
+  o->directory_bytes += ov_size (l);
+  l->n = length;
+  l->shorter = old;
+  each_leaf (atomic_load_explicit (&o->root, memory_order_relaxed), l,
+             put_leaf);
+  atomic_store_explicit (&o->leaves, l, memory_order_release);
+}
+
+/* LEAF is new. */
+static void
+note_leaf (struct overlap *o, struct ov_node *leaf)
+{
+  struct ov_leaves *l = atomic_load_explicit (&o->leaves,
+                                              memory_order_relaxed);
+  const uint64_t number = leaf->prefix >> 8;
+
+  if (l && number < l->n)
+    put_leaf (l, leaf);
+  else
+    extend (o, l, number);
+}
+
 ov_slot *
 ov_dir_insert (struct overlap *o, uint64_t window, bool force)
 {
@@ -96,6 +180,8 @@ ov_dir_insert (struct overlap *o, uint64_t window, bool force)
       if (!n)
         return NULL;
       atomic_store_explicit (link, n, memory_order_release);
+      if (shift_of (n) == 0)
+        note_leaf (o, n);
     }
     if (shift_of (n) == 0)
       return &n->way[way_of (n, window)].slot;
@@ -153,14 +239,62 @@ walk (struct overlap *o, struct ov_node *n, bool free)
   return sum;
 }
 
+/* The same for the arrays. */
+static uint64_t
+walk_arrays (struct overlap *o, bool free)
+{
+  struct ov_leaves *l = atomic_load (&o->leaves), *shorter;
+  uint64_t sum = 0;
+
+  for (; l; l = shorter) {
+    shorter = l->shorter;
+    sum += ov_size (l);
+    if (free)
+      ov_free (o, l);
+  }
+  return sum;
+}
+
 void
 ov_dir_free (struct overlap *o)
 {
   walk (o, atomic_load (&o->root), true);
+  walk_arrays (o, true);
 }
+
+/* ---- the self-check ---- */
 
 uint64_t
 ov_dir_recount (const struct overlap *o)
 {
-  return walk ((struct overlap *) o, atomic_load (&o->root), false);
+  return walk ((struct overlap *) o, atomic_load (&o->root), false)
+    + walk_arrays ((struct overlap *) o, false);
+}
+
+static bool
+has_leaf (struct ov_leaves *l, struct ov_node *leaf)
+{
+  const uint64_t number = leaf->prefix >> 8;
+
+  return number >= l->n || atomic_load (&l->leaf[number]) == leaf;
+}
+
+/* A leaf that the array has is of its number, and so in the tree: there is
+ * no other way to make one.
+ */
+bool
+ov_dir_verify (const struct overlap *o)
+{
+  struct ov_leaves *l = atomic_load (&o->leaves);
+  uint64_t i;
+
+  if (!l)
+    return true;
+  for (i = 0; i < l->n; ++i) {
+    const struct ov_node *leaf = atomic_load (&l->leaf[i]);
+
+    if (leaf && leaf->prefix != i << 8)
+      return false;
+  }
+  return each_leaf (atomic_load (&o->root), l, has_leaf);
 }

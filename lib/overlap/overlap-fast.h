@@ -38,11 +38,18 @@ struct ov_node {
   } way[OV_WAYS];
 };
 
-/* Only the leaf is compared with the window: whoever took a wrong turn
- * ends at a wrong leaf.
+/* The first leaves, by their number. */
+struct ov_leaves {
+  uint64_t n;
+  struct ov_leaves *shorter;    /* the array before, which checks may read */
+  _Atomic (struct ov_node *) leaf[];
+};
+
+/* Down the tree.  Only the leaf is compared with the window: whoever took a
+ * wrong turn ends at a wrong leaf.
  */
 static inline ov_slot *
-ov_dir_find (const struct overlap *o, uint64_t window)
+ov_dir_descend (const struct overlap *o, uint64_t window)
 {
   struct ov_node *n = atomic_load_explicit (&o->root, memory_order_acquire);
   unsigned shift;
@@ -53,6 +60,20 @@ ov_dir_find (const struct overlap *o, uint64_t window)
   if (!n || window >> OV_WAY_BITS != n->prefix >> 8)
     return NULL;
   return &n->way[window & (OV_WAYS - 1)].slot;
+}
+
+static inline ov_slot *
+ov_dir_find (const struct overlap *o, uint64_t window)
+{
+  const struct ov_leaves *l
+    = atomic_load_explicit (&o->leaves, memory_order_acquire);
+  struct ov_node *n;
+
+  if (!l || window >> OV_WAY_BITS >= l->n)
+    return ov_dir_descend (o, window);
+  n = atomic_load_explicit (&l->leaf[window >> OV_WAY_BITS],
+                            memory_order_acquire);
+  return n ? &n->way[window & (OV_WAYS - 1)].slot : NULL;
 }
 
 /* ---- overlap-window.c ---- */

@@ -351,12 +351,16 @@ bool ov_quick_leave (struct overlap *o, enum overlap_type type,
 /* ---- overlap-directory.c ---- */
 
 struct ov_node;
+struct ov_leaves;
 ov_slot *ov_dir_insert (struct overlap *o, uint64_t window, bool force);
 
 /* The first window from *WINDOW on that has a node; NULL if none. */
 ov_slot *ov_dir_next (const struct overlap *o, uint64_t *window);
 void ov_dir_free (struct overlap *o);
+
+/* Its bytes, and whether the short way finds what the tree has. */
 uint64_t ov_dir_recount (const struct overlap *o);
+bool ov_dir_verify (const struct overlap *o);
 
 /* ---- overlap-memory.c: the account ---- */
 
@@ -524,6 +528,7 @@ void ov_update_window (struct overlap *o, uint64_t first, uint64_t end,
 struct overlap {
   /* Read by checks. */
   _Atomic (struct ov_node *) root;
+  _Atomic (struct ov_leaves *) leaves; /* or NULL: overlap-directory.c */
   uint32_t window_mask;         /* clusters of a window, less one */
   unsigned window_bits;         /* and as a power of two */
   _Atomic (uint32_t) returns;   /* how often one of the two fixed lists lost

@@ -52,8 +52,8 @@
  * and of the room that a list has, and two in the sieve, for which an eighth
  * of the limit must be left; a window a slot, a header, and the room of a
  * list of a few pieces; and one that is far from others two nodes of the
- * directory.  A table that snapshots share has a kind for each number
- * of them.
+ * directory, of which a quarter more may be arrays of leaves.  A table that
+ * snapshots share has a kind for each number of them.
  */
 uint64_t
 overlap_most_memory (unsigned cluster_bits, uint64_t pieces,
@@ -63,7 +63,8 @@ overlap_most_memory (unsigned cluster_bits, uint64_t pieces,
   const uint64_t places = (windows >> OV_WAY_BITS) + 1;
 
   return 4096 + 5 * pieces + 96 * MIN (pieces, windows)
-    + 2 * sizeof (struct ov_node) * MIN (pieces, places) + 64 * snapshots;
+    + 5 * sizeof (struct ov_node) / 2 * MIN (pieces, places)
+    + 64 * snapshots;
 }
 
 /* Before something is taken from the lists: invariant 5.  What took

@@ -129,6 +129,8 @@ overlap_verify (struct overlap *o, const char **why)
     FAIL ("the bytes of the sieve are not what was accounted");
   if (o->bytemap_bytes > o->config.bitmap_size)
     FAIL ("the bytemap cache is larger than it may be");
+  if (!ov_dir_verify (o))
+    FAIL ("the array of leaves is not what the tree has");
   if (ov_dir_recount (o) != o->directory_bytes)
     FAIL ("the bytes of the directory are not what was accounted");
   if (sum.bytes + sum.bytemap_bytes + sieve + o->directory_bytes

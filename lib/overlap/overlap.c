@@ -14,8 +14,9 @@
  * clusters), or fewer where clusters are smaller and their tables close
  * together.  From the outside in:
  *
- *     directory    a radix tree that skips levels; its leaves have a
- *                  slot for each window      (overlap-directory.c)
+ *     directory    a radix tree that skips levels, and a short way to
+ *                  its first leaves, which have a slot for each
+ *                  window                    (overlap-directory.c)
  *     window       what a slot points to: nothing, a run list, or a run
  *                  list and some pages       (overlap-window.c)
  *     run list     which clusters are of which class, sorted, in 8 to

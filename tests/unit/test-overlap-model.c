@@ -251,8 +251,11 @@ recount (void)
 {
   const struct ov_node *root = atomic_load (&m.o->root);
   const uintptr_t sieve = atomic_load (&m.o->sieve);
+  const struct ov_leaves *l;
   uint64_t paged = 0, sum = root ? directory_bytes (root, &paged) : 0;
 
+  for (l = atomic_load (&m.o->leaves); l; l = l->shorter)
+    sum += ov_size (l);
   sum += sieve ? ov_size ((const void *) sieve) : 0;
   SAME (sum + ov_fixed_bytes (m.o), m.o->used);
   SAME (paged, m.o->bytemap_bytes);

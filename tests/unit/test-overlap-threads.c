@@ -296,6 +296,60 @@ START_TEST (checks_race_with_windows_that_come_back)
 }
 END_TEST
 
+/* The directory grows while it is read: what was entered is found. */
+#define LEAF 32u                /* windows, OV_WAYS */
+static _Atomic (uint64_t) entered;
+
+static uint64_t
+in_leaf (uint64_t number)
+{
+  return (number * LEAF + number % LEAF) * OV_WINDOW + 5;
+}
+
+static void *
+look_for_all (void *opaque)
+{
+  struct overlap_answer a;
+  uint64_t bad = 0, i = 0, n;
+
+  (void) opaque;
+  while (!atomic_load_explicit (&done, memory_order_relaxed)) {
+    n = atomic_load_explicit (&entered, memory_order_acquire);
+    i = i * 7 + 1;
+    overlap_query (o, in_leaf (i % n), 1, OVERLAP_ALL, &a);
+    bad += a.any == OVERLAP_NONE;
+    overlap_query (o, in_leaf (n - 1), 1, OVERLAP_ALL, &a);
+    bad += a.any == OVERLAP_NONE;
+    overlap_query (o, in_leaf (n + 1) + 1, 1, OVERLAP_ALL, &a);
+    bad += a.any != OVERLAP_NONE;
+  }
+  atomic_fetch_add (&wrong, bad);
+  return NULL;
+}
+
+START_TEST (checks_race_with_leaves_of_the_directory)
+{
+  struct overlap_config config = { .total_limit = UINT64_MAX };
+  pthread_t t;
+  uint64_t i;
+
+  o = overlap_new (&config);
+  overlap_enter (o, OVERLAP_ACTIVE_L2, in_leaf (0), 1, NULL);
+  atomic_store (&entered, 1);
+  atomic_store (&done, false);
+  atomic_store (&wrong, 0);
+  ck_assert_int_eq (pthread_create (&t, NULL, look_for_all, NULL), 0);
+  for (i = 1; i < 5000; ++i) {
+    overlap_enter (o, OVERLAP_ACTIVE_L2, in_leaf (i), 1, NULL);
+    atomic_store_explicit (&entered, i + 1, memory_order_release);
+  }
+  atomic_store (&done, true);
+  pthread_join (t, NULL);
+  ck_assert_uint_eq (wrong, 0);
+  overlap_free (o);
+}
+END_TEST
+
 /* Each thread claims the same clusters in the same order. */
 static _Atomic (uint64_t) won;
 
@@ -382,6 +436,7 @@ main (void)
   tcase_add_loop_test (tc, checks_race_with_windows_that_leave, 0, 4);
   tcase_add_test (tc, checks_race_with_windows_that_come_back);
   tcase_add_test (tc, one_of_many_claims_wins);
+  tcase_add_test (tc, checks_race_with_leaves_of_the_directory);
   tcase_add_test (tc, there_may_be_more_threads_than_places);
   suite_add_tcase (s, tc);
   return run_suite (s);

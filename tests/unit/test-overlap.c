@@ -240,6 +240,57 @@ START_TEST (fault_20_a_far_entry_costs_two_nodes_and_a_run)
 }
 END_TEST
 
+/* The bytes of the arrays of leaves. */
+static uint64_t
+arrays (void)
+{
+  const struct ov_leaves *l = atomic_load (&o->leaves);
+  uint64_t sum = 0;
+
+  for (; l; l = l->shorter)
+    sum += ov_size (l);
+  return sum;
+}
+
+/* With leaves in order or not; now and then there is no memory for an array,
+ * or for a leaf, and a sparse part comes behind.
+ */
+START_TEST (the_short_way_to_leaves_finds_what_the_tree_has)
+{
+  const uint64_t span = (uint64_t) OV_WAYS * OV_WINDOW, leaves = 512;
+  const char *why;
+  uint64_t i, j;
+
+  for (i = 0; i < leaves; ++i) {
+    j = _i & 1 ? i * 77 % leaves : i;
+    if (_i & 2)
+      ov_fail_alloc (1 + i % 5, false);
+    enter (L2, j * span + i, 1);
+    ov_fail_alloc (0, false);
+    if (i % 4 == 0)
+      enter (L2, (leaves + i * i * 1000) * span + 1, 1);
+    ck_assert_msg (overlap_verify (o, &why), "%s", why);
+    ck_assert_uint_le (4 * arrays (), o->directory_bytes);
+  }
+  ck_assert_ptr_nonnull (atomic_load (&o->leaves));
+  for (i = 0; i < leaves && _i < 2; ++i) {
+    j = _i & 1 ? i * 77 % leaves : i;
+    ck_assert_uint_eq (ask (j * span + i, 1).any, BIT (L2));
+    ck_assert_uint_eq (ask (j * span + i + OV_WINDOW, 1).any, 0);
+  }
+}
+END_TEST
+
+START_TEST (far_windows_have_no_short_way)
+{
+  uint64_t i;
+
+  for (i = 0; i < 1000; ++i)
+    enter (L2, (i + 1) * OV_WAYS * OV_WINDOW * 40, 1);
+  ck_assert_ptr_null (atomic_load (&o->leaves));
+}
+END_TEST
+
 START_TEST (fault_25_a_check_needs_no_memory)
 {
   uint64_t i, before;
@@ -499,6 +550,9 @@ main (void)
   tcase_add_test (tc, leaving_counts_what_was_not_marked);
   tcase_add_test (tc, fault_21_ranges_reach_the_end_of_all_numbers);
   tcase_add_test (tc, fault_20_a_far_entry_costs_two_nodes_and_a_run);
+  tcase_add_loop_test (tc, the_short_way_to_leaves_finds_what_the_tree_has, 0,
+                       4);
+  tcase_add_test (tc, far_windows_have_no_short_way);
   tcase_add_test (tc, fault_25_a_check_needs_no_memory);
   tcase_add_test (tc, fault_27_a_large_range_is_a_few_pieces);
   tcase_add_test (tc, fault_19_a_window_is_emptied_and_filled_again);
