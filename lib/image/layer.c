@@ -19,6 +19,7 @@
 #include <string.h>
 
 #include "checked.h"
+#include "depths.h"
 #include "extents.h"
 #include "image-internal.h"
 #include "layer-name.h"
@@ -168,6 +169,8 @@ open_named (struct image *img, struct chain *chain, struct layer_name *n,
     return -ENOMEM;
   }
   r = fill_layer (img, chain, layer, s, n);
+  if (r == 0 && img->is_top)
+    r = depths_open (layer, &layer->depths);
   if (r < 0)
     layer_close (layer);
   else
@@ -196,6 +199,7 @@ layer_close (struct layer *layer)
 {
   if (!layer)
     return;
+  depths_close (layer->depths);
   image_close (layer->image);
   storage_close (layer->raw);
   free (layer);
@@ -203,6 +207,14 @@ layer_close (struct layer *layer)
 
 int
 layer_read (struct layer *layer, void *buf, size_t len, uint64_t offset)
+{
+  if (layer && layer->depths)
+    return depths_read (layer->depths, buf, len, offset);
+  return layer_read_from (layer, buf, len, offset);
+}
+
+int
+layer_read_from (struct layer *layer, void *buf, size_t len, uint64_t offset)
 {
   uint64_t n;
   int r;

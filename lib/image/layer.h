@@ -12,6 +12,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+struct depths;
 struct image;
 struct image_config;
 struct storage;
@@ -40,6 +41,7 @@ struct layer {
   struct image *image;          /* one of the two is set */
   struct storage *raw;
   uint64_t size;                /* bytes */
+  struct depths *depths;        /* of this and all below it, or NULL */
 };
 
 /* Open what lies below IMG, if anything does: *LAYER may become NULL. */
@@ -52,6 +54,10 @@ void layer_close (struct layer *layer);
  */
 int layer_read (struct layer *layer, void *buf, size_t len,
                 uint64_t offset);
+
+/* The same, without a look at its depths. */
+int layer_read_from (struct layer *layer, void *buf, size_t len,
+                     uint64_t offset);
 
 /* The status (IMAGE_EXTENT_*) of OFFSET and how far it reaches (*LEN in:
  * at most).  Without a layer: hole and zero.

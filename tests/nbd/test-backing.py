@@ -5,6 +5,7 @@
 
 import json
 import os
+import random
 import shutil
 import sys
 
@@ -769,8 +770,60 @@ def deep_chain(lab):
     lab.refuses(os.path.join(folder, "l202"), "chain")
 
 
+def mixed_chain(lab, seed, bottom):
+    """Layers of all cluster sizes, some shorter than what is above and below
+    them, each with a little of its own at places that need not be whole
+    clusters or whole blocks of 64 KiB.  Which layer has a block is remembered,
+    so all is read twice, in pieces that begin and end anywhere, and again
+    around writes into the image on top."""
+    rng = random.Random(seed)
+    below, fmt = None, None
+    if bottom == "raw":
+        below, fmt = raw_file(lab.path(), (0, rng.randbytes(M)),
+                              size=3 * M + 777), "raw"
+    shapes = [("512", None), ("64k", None), ("4k", None), ("2M", None),
+              ("64k", "on"), ("16k", None), ("1k", None), ("64k", None)]
+    rng.shuffle(shapes)
+    sizes = [rng.choice((4 * M, 3 * M + 512, 2 * M, M + 64 * K, 5 * M))
+             for _ in shapes[1:]] + [4 * M]
+    for (clusters, extended), size in zip(shapes, sizes):
+        here = create(lab.path(), size, backing=below, backing_format=fmt,
+                      cluster_size=clusters, extended_l2=extended)
+        for i in range(6):
+            at = rng.randrange(size // 512) * 512
+            length = min(rng.choice((512, 4 * K, 64 * K, 200 * K)), size - at)
+            qemu_io(here, rng.choice((
+                "write -P %d %d %d" % (rng.randrange(1, 256), at, length),
+                "write -z %d %d" % (at, length))))
+        below, fmt = here, "qcow2"
+    raw = lab.path()
+    qemu_img("convert", "-O", "raw", here, raw)
+    disk = bytearray(contents(raw))
+    with lab.server(here) as server:
+        handle = server.connect()
+        for i in range(600):
+            at = rng.randrange(len(disk))
+            length = min(rng.choice((1, 512, 5000, 64 * K, 300 * K)),
+                         len(disk) - at)
+            if i >= 300 and i % 3 == 0:
+                length = min(length, 5000)
+                disk[at:at + length] = rng.randbytes(length)
+                handle.pwrite(bytes(disk[at:at + length]), at)
+            else:
+                expect(handle, (at, bytes(disk[at:at + length])))
+        for _ in range(2):
+            expect(handle, (0, bytes(disk)))
+    expect_clean(here)
+    with open(raw, "wb") as f:
+        f.write(disk)
+    compare(here, raw)
+
+
 def main():
     lab = Lab()
+    for seed in range(6):
+        lab.case("mixed chain %d" % seed, mixed_chain, lab, seed,
+                 ("raw", "qcow2")[seed % 2])
     lab.case("three deep", three_deep, lab)
     for fmt in ("raw", "qcow2"):
         for tail in (0, 512, 7 * 512) + ((1, 511, 777)
