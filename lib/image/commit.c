@@ -61,6 +61,7 @@
 #include "monotonic.h"
 #include "report.h"
 #include "restore.h"
+#include "rwlock.h"
 #include "sabotage.h"
 #include "selfcheck.h"
 
@@ -80,16 +81,11 @@ int
 commit_init (struct image *img)
 {
   struct commit *c = &img->commit;
-  pthread_rwlockattr_t attr;
   pthread_condattr_t cond_attr;
   int r;
 
   /* A commit must not wait for ever while changes keep coming. */
-  pthread_rwlockattr_init (&attr);
-  pthread_rwlockattr_setkind_np
-    (&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
-  r = pthread_rwlock_init (&c->epoch_lock, &attr);
-  pthread_rwlockattr_destroy (&attr);
+  r = rwlock_init_fair (&c->epoch_lock);
   if (r != 0)
     return -r;
   pthread_mutex_init (&c->lock, NULL);

@@ -35,6 +35,8 @@
  * durable writes hold it shared, because they sync too: the kernel tells
  * the loss of pages once, to whichever of the two asks first, and each
  * must know what the other was told (G3).  So does who starts a sync.
+ * Durable writes do not overtake a sync that waits: clients that make
+ * them all the time would keep it out for ever.
  */
 
 #include <config.h>
@@ -48,6 +50,7 @@
 #include "guard.h"
 #include "image-internal.h"
 #include "report.h"
+#include "rwlock.h"
 #include "sabotage.h"
 #include "storage-write.h"
 
@@ -58,7 +61,9 @@ guard_init (struct image *img)
   uint64_t end;
   int r;
 
-  pthread_rwlock_init (&g->sync_lock, NULL);
+  r = rwlock_init_fair (&g->sync_lock);
+  if (r != 0)
+    return -r;
   r = storage_size (img->storage, &end);
   if (r < 0)
     return r;

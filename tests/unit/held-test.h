@@ -79,7 +79,7 @@ let_go (void)
 
 /* A request in a thread of its own. */
 struct request {
-  enum { READ, WRITE, TRIM, ZERO, FLUSH, BAD_WRITE } kind;
+  enum { READ, WRITE, WRITE_DURABLY, TRIM, ZERO, FLUSH, BAD_WRITE } kind;
   uint64_t offset, len;
   int byte;
   uint8_t *buf;
@@ -99,7 +99,9 @@ run_request (void *opaque)
   switch (q->kind) {
   case READ: q->r = image_read (img, q->buf, q->len, q->offset); break;
   case WRITE:
-    q->r = image_write (img, q->buf, q->len, q->offset, false);
+  case WRITE_DURABLY:
+    q->r = image_write (img, q->buf, q->len, q->offset,
+                        q->kind == WRITE_DURABLY);
     break;
   case TRIM: q->r = image_trim (img, q->offset, q->len, false); break;
   case ZERO: q->r = image_zero (img, q->offset, q->len, 0, false); break;

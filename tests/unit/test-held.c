@@ -390,6 +390,38 @@ START_TEST (a_flush_is_not_answered_by_an_earlier_commit)
 }
 END_TEST
 
+/* Clients that write durably all the time leave no moment at which none of
+ * them does: a sync that waited for one would wait for ever.
+ */
+START_TEST (durable_writes_do_not_overtake_a_flush)
+{
+  struct request before = { .kind = WRITE_DURABLY, .offset = 0,
+                            .len = 4 * K, .byte = 2 };
+  struct request flush = { .kind = FLUSH };
+  struct request after = { .kind = WRITE_DURABLY, .offset = 64 * K,
+                           .len = 4 * K, .byte = 3 };
+
+  make_image ("", "64M");
+  ck_assert_int_eq (write_byte (0, 128 * K, 1), 0);
+  ck_assert_int_eq (image_flush (img), 0);
+  ck_assert_int_eq (write_byte (8 * K, 4 * K, 4), 0);
+  hold_next (STORAGE_MEMORY_WRITE_DURABLE, 0, 0);
+  start (&before);
+  wait_until_held ();
+  start (&flush);
+  expect_waiting (&flush);
+  start (&after);
+  expect_waiting (&after);
+  let_go ();
+  done (&before, 0);
+  done (&flush, 0);
+  done (&after, 0);
+  expect_byte (0, 4 * K, 2);
+  expect_byte (64 * K, 4 * K, 3);
+  stop_clean ();
+}
+END_TEST
+
 /* An L2 table that is shared with a snapshot is copied while somebody
  * reads a slice of it: the reader looks again, because the old table may
  * be anybody's by then.  (A slice of 4 KiB of a table of 64 KiB, so that
@@ -503,6 +535,7 @@ main (void)
   tcase_add_test (tc, a_commit_does_not_link_data_that_is_on_its_way);
   tcase_add_test (tc, a_commit_writes_slices_as_at_its_cut);
   tcase_add_test (tc, a_flush_is_not_answered_by_an_earlier_commit);
+  tcase_add_test (tc, durable_writes_do_not_overtake_a_flush);
   tcase_add_test (tc, a_slice_is_read_again_when_its_table_has_moved);
   tcase_add_test (tc, no_error_overtakes_the_corrupt_bit);
   suite_add_tcase (s, tc);
