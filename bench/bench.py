@@ -11,10 +11,11 @@ In each round the servers take turns with a workload, in an order that
 rotates, so that what slows the machine down for a while slows all.
 What is reported is the median of the rounds, and the median of the
 ratios within the rounds.  Where a figure near to 1 is asked for against
-the raw file (workloads.CLOSE) there are CLOSER times as many rounds, all
-but the first N for nbdkit's servers alone; and two of qemu-nbd's, of which
-nothing is asked that is near to 1, are in the first round only.  PREFIX.txt, PREFIX.json and PREFIX.svg are
-written.  Both of nbdkit's servers have --threads N for each connection, 4
+the raw file (workloads.CLOSE) runs take LONGER times as long, so that what
+a server does once after its start counts less, and there are CLOSER times
+as many rounds, all but the first N for nbdkit's servers alone; and two of
+qemu-nbd's, of which nothing is asked that is near to 1, are in the first
+round only.  PREFIX.txt, PREFIX.json and PREFIX.svg are written.  Both of nbdkit's servers have --threads N for each connection, 4
 unless told otherwise, 0 for nbdkit's default of 16.  "ours-again" is the
 same server as "ours-all": what their ratio differs from 1 by is the noise.
 The folder should be on the disk that is to be measured, with
@@ -44,7 +45,7 @@ import workloads                                        # noqa: E402
 OURS = "ours-all"
 AGAIN = "ours-again"
 AGAINST = [AGAIN, "ours-none", "raw", "qemu-none", "qemu-cached", "qemu-all"]
-CLOSER = 4
+CLOSER, LONGER = 2, 3
 
 
 def one_run(server, image, folder, client, options, seconds):
@@ -71,7 +72,10 @@ def measure(workload, all_servers, made, rounds, seconds):
     """For each server what came of each round, by its number.  One that
     fails has no results."""
     results = {s.name: {} for s in all_servers}
-    more = CLOSER if workload.name in workloads.CLOSE else 1
+    more = 1
+    if workload.name in workloads.CLOSE:
+        more = CLOSER
+        seconds *= LONGER
     for r in range(rounds * more):
         turn = r % len(all_servers)
         for server in all_servers[turn:] + all_servers[:turn]:
