@@ -133,10 +133,9 @@ put_leaf (struct ov_leaves *l, struct ov_node *leaf)
 static void
 extend (struct overlap *o, struct ov_leaves *old, uint64_t number)
 {
-  const uint64_t most
-    = o->directory_bytes / LEAVES_PART / sizeof old->leaf[0];
-  uint64_t length = LEAVES_MIN;
   struct ov_leaves *l;
+  const uint64_t most = o->directory_bytes / LEAVES_PART / sizeof l->leaf[0];
+  uint64_t length = LEAVES_MIN;
 
   while (length <= number && length <= most)
     length *= 2;
