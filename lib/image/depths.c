@@ -13,14 +13,17 @@
  *                                                  ^ depth of block 7: 2
  *
  * D1. No layer above the depth of a block has any of it: each is unallocated
- *     over all of the block, and as long as it ends.
+ *     over all of the block, and reaches to its end.
  *
  * So the depth is where to begin, not where all of the block is: the layer
  * there reads what it lacks from those below it, as ever.  A block has the
  * same size whatever clusters the layers have.
  *
- * Nothing ever makes a depth untrue: what is kept needs no locks, and a write
- * to the image on top, which is looked at first, does not touch it.
+ * Nothing ever makes a depth untrue: a write to the image on top, which is
+ * looked at first, does not touch it.
+ *
+ * Locks: none, for the buffer's words are atomic, and two threads that look
+ * for the same block find the same.
  */
 
 #include <config.h>

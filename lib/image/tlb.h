@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 
 /* A lookaside buffer for the map: where guest clusters that were looked up
- * before lie in the file.  See tlb.c.
+ * before lie in the file.  See tlb.c.  (depths.c keeps in another one the
+ * numbers of layers, which never change: it holds none of the locks below.)
  */
 
 #ifndef QCOW2_TLB_H
