@@ -32,6 +32,12 @@
  * four, up to MAX_SKIP.  What is expected shrinks meanwhile to those that
  * do come.
  *
+ * Where data was written in place only, there is nothing to commit but
+ * the data, and no need for turns: the threads sync side by side if the
+ * storage lets them (guard_sync_apart).  Each then writes its own pages
+ * while others' clients are still on their way, and the flushes of the disk
+ * are put together by the kernel.
+ *
  * Invariants
  *
  * G1. One commit runs at a time, and one leader at most gathers.
@@ -44,6 +50,9 @@
  *     wait for the next one only one, which sees to it.  Commits are waited
  *     for by the parity of their numbers, since there are no more than two
  *     at a time that anybody waits for.
+ * G5. A flush goes without a commit only if, at one time after it was
+ *     asked for, none ran and no metadata waited: then all pointers to what
+ *     was acknowledged are durable.
  *
  * Locks: commit.lock guards all of it, and is not held while a commit runs
  * or a leader waits.  Callers hold no lock but range locks and a
@@ -147,6 +156,18 @@ start_sync (struct image *img)
   pthread_mutex_lock (&img->commit.lock);
 }
 
+/* Is it the data alone that a flush must make durable, and may it do so
+ * beside others?  While something is outside the tracker each flush has a
+ * commit, which tries to bring it back.  commit.lock is held.
+ */
+static bool
+may_sync_apart (struct image *img)
+{
+  return !img->commit.running && guard_syncs_apart (img)
+    && commit_metadata_is_clean (img)
+    && !overlap_has_outside (img->guard.overlap);
+}
+
 /* Wait for a commit that begins from now on, or run it. */
 static int
 commit_after (struct image *img, bool may_gather)
@@ -156,6 +177,8 @@ commit_after (struct image *img, bool may_gather)
   bool used_time = false;
 
   while (c->ended < mine) {
+    if (may_sync_apart (img))
+      may_gather = false;       /* the others do so, and will not come */
     if (!c->running && may_gather && !used_time && !complete (&c->group)) {
       start_sync (img);
       used_time = true;
@@ -186,8 +209,14 @@ int
 commit_flush (struct image *img)
 {
   struct commit *c = &img->commit;
-  ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&c->lock);
 
-  c->group.asking++;
-  return commit_after (img, true);
+  {
+    ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&c->lock);
+
+    if (!may_sync_apart (img)) {
+      c->group.asking++;
+      return commit_after (img, true);
+    }
+  }
+  return guard_sync_apart (img);
 }

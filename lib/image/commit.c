@@ -232,9 +232,8 @@ commit_run (struct image *img)
   return 0;
 }
 
-/* Is no metadata waiting? */
-static bool
-metadata_is_clean (struct image *img)
+bool
+commit_metadata_is_clean (struct image *img)
 {
   return atomic_load (&img->l2cache.dirty_slices) == 0
     && atomic_load (&img->map.l1_changed[0]) == 0
@@ -247,7 +246,7 @@ metadata_is_clean (struct image *img)
 bool
 commit_is_idle (struct image *img)
 {
-  return metadata_is_clean (img) && guard_is_synced (img);
+  return commit_metadata_is_clean (img) && guard_is_synced (img);
 }
 
 static void
@@ -335,7 +334,7 @@ commit_thread (void *opaque)
       if (c->stop)
         return NULL;
     }
-    if (!metadata_is_clean (img) && !atomic_load (&img->guard.failed))
+    if (!commit_metadata_is_clean (img) && !atomic_load (&img->guard.failed))
       commit_now (img);
   }
 }

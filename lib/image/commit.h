@@ -87,6 +87,9 @@ int commit_throttle (struct image *img);
  */
 void commit_needs_barrier (struct image *img);
 
+/* Is no metadata waiting?  Of a running commit that is not known. */
+bool commit_metadata_is_clean (struct image *img);
+
 /* Is nothing waiting to be written? */
 bool commit_is_idle (struct image *img);
 

@@ -30,13 +30,20 @@
  * G5. A sync makes the data file durable before the image, so that no
  *     crash between the two leaves the pointers without the data.
  *
+ * G6. Who finds nothing unsynced and no sync apart at work knows that all
+ *     was made durable, or that a sync failed and "failed" is set: who
+ *     takes the mark away is counted in "apart" before, and until after
+ *     the end of his sync, or holds sync_lock alone.
+ *
  * Locks: none are taken but the tracker's own and sync_lock.  A sync
  * holds it alone, so that a second one does not overtake the first;
  * durable writes hold it shared, because they sync too: the kernel tells
  * the loss of pages once, to whichever of the two asks first, and each
  * must know what the other was told (G3).  So does who starts a sync.
- * Durable writes do not overtake a sync that waits: clients that make
- * them all the time would keep it out for ever.
+ * Syncs apart hold it shared, too: each is told of all losses by itself
+ * (storage_syncs_apart).
+ * Durable writes and syncs apart do not overtake a sync that waits:
+ * clients that make them all the time would keep it out for ever.
  */
 
 #include <config.h>
@@ -183,7 +190,8 @@ sync_failed (struct image *img, struct storage *s, int r)
 {
   const bool external = s == img->data_file;
 
-  atomic_store (&img->guard.failed, true);
+  if (atomic_exchange (&img->guard.failed, true))
+    return;                     /* reported */
   report_error ("%s: sync %s%sfailed: %s; no more writes until the server is "
                 "restarted", img->config.filename,
                 external ? "of its data file " : "",
@@ -353,6 +361,49 @@ guard_sync (struct image *img)
   if (r == 0)
     r = sync_file (img, img->storage, &g->unsynced);
   return r;
+}
+
+/* The same with sync_lock shared, and counted in "apart".  Without the mark
+ * somebody else's sync covers all, but may not have ended.
+ */
+static int
+sync_file_apart (struct image *img, struct storage *s, atomic_bool *unsynced)
+{
+  struct guard *g = &img->guard;
+  int r;
+
+  if (!atomic_exchange (unsynced, false) && atomic_load (&g->apart) == 1)
+    return 0;
+  atomic_fetch_add_explicit (&g->syncs, 1, memory_order_relaxed);
+  r = storage_sync (s);
+  if (r < 0)
+    sync_failed (img, s, r);
+  return r;
+}
+
+bool
+guard_syncs_apart (const struct image *img)
+{
+  return storage_syncs_apart (img->storage)
+    && (!img->data_file || storage_syncs_apart (img->data_file));
+}
+
+int
+guard_sync_apart (struct image *img)
+{
+  struct guard *g = &img->guard;
+  ACQUIRE_RDLOCK_FOR_CURRENT_SCOPE (&g->sync_lock);
+  int r = 0;
+
+  if (atomic_load (&g->failed))
+    return -EIO;
+  atomic_fetch_add (&g->apart, 1);
+  if (img->data_file)
+    r = sync_file_apart (img, img->data_file, &g->external_unsynced);
+  if (r == 0)
+    r = sync_file_apart (img, img->storage, &g->unsynced);
+  atomic_fetch_sub (&g->apart, 1);
+  return atomic_load (&g->failed) ? -EIO : r;
 }
 
 static int

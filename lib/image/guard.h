@@ -36,7 +36,9 @@ struct guard {
   atomic_bool unsynced;         /* something was written since the sync */
   atomic_bool external_unsynced; /* the same of the data file */
   _Atomic uint64_t end;         /* length of the file */
-  pthread_rwlock_t sync_lock;   /* a sync alone, durable writes together */
+  pthread_rwlock_t sync_lock;   /* a sync alone; durable writes and syncs
+                                   apart together */
+  atomic_uint apart;            /* syncs apart at work */
 
   _Atomic uint64_t refused, syncs;
   _Atomic uint64_t refused_outside; /* by overlap-limit=refuse */
@@ -113,6 +115,12 @@ int guard_set_external_length (struct image *img, uint64_t len, bool exact);
  * all writes for good.
  */
 int guard_sync (struct image *img);
+
+/* The same at the same time as others of it and as durable writes; only
+ * where guard_syncs_apart says that the files allow it.
+ */
+bool guard_syncs_apart (const struct image *img);
+int guard_sync_apart (struct image *img);
 
 /* Begin to write what a guard_sync would, so that it takes less time;
  * nothing if one is at work.  To be called by who is about to wait for it.

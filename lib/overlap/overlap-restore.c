@@ -67,6 +67,13 @@ ov_set_limit (struct overlap *o, uint64_t limit)
   o->config.total_limit = limit;
 }
 
+/* The word says so while the lists of it change, too. */
+bool
+overlap_has_outside (struct overlap *o)
+{
+  return atomic_load (&o->fixed) != 0;
+}
+
 bool
 overlap_restore_begin (struct overlap *o)
 {

@@ -206,6 +206,12 @@ bool overlap_hit_one (struct overlap *o, uint64_t cluster, overlap_set mask);
  * in the tracker; the notice says what.
  */
 bool overlap_restore_begin (struct overlap *o);
+
+/* Is something outside, so that coming back is worth a try now and then?
+ * Takes no lock.
+ */
+bool overlap_has_outside (struct overlap *o);
+
 void overlap_restore_enter (struct overlap *o, enum overlap_type type,
                             uint64_t first, uint64_t count);
 bool overlap_restore_end (struct overlap *o, bool complete);

@@ -10,6 +10,15 @@
  * first EOPNOTSUPP and remembered for this storage, so that it costs one
  * system call and not one per request.
  *
+ * The kernel tells each open file description once of pages that it could
+ * not write (fsync(2), "since Linux 4.13"; complete since 4.17), so syncs
+ * in several threads must not share one: what one of them is told the
+ * others would never hear.  Where that rule is known to hold, a file has
+ * descriptions of its own for syncs, each used by one at a time, all opened
+ * before the first write.  Elsewhere (network file systems, FUSE, where a
+ * server may also take a sync to be of one description only) there is the
+ * one that is written through, and the caller makes one sync at a time.
+ *
  * There is no lock on the data path: the system calls used take an
  * offset and are safe together.  lseek is used for SEEK_DATA only, and
  * nothing depends on the file position that it changes.  lock_mutex
@@ -32,12 +41,16 @@
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/uio.h>
+#include <sys/utsname.h>
+#include <sys/vfs.h>
 
 #include <linux/falloc.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 
 #include "checked.h"
 #include "cleanup.h"
+#include "per-thread.h"
 #include "storage-impl.h"
 #include "storage-write.h"
 
@@ -45,9 +58,20 @@
 #define IOV_MAX 1024
 #endif
 
+/* So many syncs of a file at a time. */
+#define SYNCERS 8u
+
+/* A description for syncs only. */
+struct syncer {
+  pthread_mutex_t lock;         /* held by who syncs with it */
+  int fd;
+};
+
 struct storage_file {
   struct storage base;
   int fd;
+  unsigned nr_syncers;          /* 0, or SYNCERS with base.syncs_apart */
+  struct syncer syncers[SYNCERS];
   bool is_block;
 
   /* Learned: true once the file system said that it cannot. */
@@ -87,10 +111,22 @@ is_unsupported (int err)
 }
 
 static void
+close_syncers (struct storage_file *f)
+{
+  while (f->nr_syncers > 0) {
+    struct syncer *syncer = &f->syncers[--f->nr_syncers];
+
+    close (syncer->fd);
+    pthread_mutex_destroy (&syncer->lock);
+  }
+}
+
+static void
 file_close (struct storage *s)
 {
   struct storage_file *f = file_of (s);
 
+  close_syncers (f);
   close (f->fd);                /* and this releases the image locks */
   pthread_mutex_destroy (&f->lock_mutex);
 }
@@ -146,8 +182,25 @@ file_read (struct storage *s, void *buf, size_t len, uint64_t offset)
   return 0;
 }
 
+/* A free one, else wait for one; locked. */
+static struct syncer *
+take_syncer (struct storage_file *f)
+{
+  const unsigned first = thread_number ();
+  unsigned i;
+
+  for (i = 0; i < f->nr_syncers; i++) {
+    struct syncer *syncer = &f->syncers[(first + i) % f->nr_syncers];
+
+    if (pthread_mutex_trylock (&syncer->lock) == 0)
+      return syncer;
+  }
+  pthread_mutex_lock (&f->syncers[first % f->nr_syncers].lock);
+  return &f->syncers[first % f->nr_syncers];
+}
+
 static int
-file_sync (struct storage *s)
+sync_fd (int fd)
 {
   int r;
 
@@ -155,9 +208,24 @@ file_sync (struct storage *s)
    * and nothing was lost.
    */
   do
-    r = fdatasync (file_of (s)->fd);
+    r = fdatasync (fd);
   while (r == -1 && errno == EINTR);
   return r == -1 ? -errno : 0;
+}
+
+static int
+file_sync (struct storage *s)
+{
+  struct storage_file *f = file_of (s);
+  struct syncer *syncer;
+  int r;
+
+  if (f->nr_syncers == 0)
+    return sync_fd (f->fd);
+  syncer = take_syncer (f);
+  r = sync_fd (syncer->fd);
+  pthread_mutex_unlock (&syncer->lock);
+  return r;
 }
 
 /* A write that is lost later is told by the next sync; but if pages were
@@ -568,6 +636,78 @@ open_fd (const char *path, bool writable, bool nofollow, struct stat *st)
   return fd;
 }
 
+/* Does this kernel tell every description of a loss, whenever another was
+ * told?
+ */
+static bool
+kernel_tells_all (void)
+{
+  struct utsname name;
+  unsigned major_version, minor_version;
+
+  return uname (&name) == 0
+    && sscanf (name.release, "%u.%u", &major_version, &minor_version) == 2
+    && (major_version > 4 || (major_version == 4 && minor_version >= 17));
+}
+
+/* And is the file one of those to which that applies, and of which a sync
+ * of one description is one of all?
+ */
+static bool
+tells_all (int fd, bool is_block)
+{
+  struct statfs fs;
+
+  if (!kernel_tells_all ())
+    return false;
+  if (is_block)
+    return true;
+  if (fstatfs (fd, &fs) == -1)
+    return false;
+  return fs.f_type == EXT4_SUPER_MAGIC /* ext2 and ext3, too */
+    || fs.f_type == XFS_SUPER_MAGIC || fs.f_type == BTRFS_SUPER_MAGIC
+    || fs.f_type == F2FS_SUPER_MAGIC || fs.f_type == TMPFS_MAGIC;
+}
+
+/* Another description of the same file, whatever its name is by now. */
+static int
+open_again (int fd, const struct stat *st)
+{
+  char path[64];
+  struct stat again;
+  int other;
+
+  snprintf (path, sizeof path, "/proc/self/fd/%d", fd);
+  other = open_retry (path, O_RDONLY | O_CLOEXEC);
+  if (other < 0)
+    return other;
+  if (fstat (other, &again) == 0 && again.st_dev == st->st_dev
+      && again.st_ino == st->st_ino)
+    return other;
+  close (other);
+  return -ESTALE;
+}
+
+/* All or none; it is no error if there cannot be any. */
+static void
+open_syncers (struct storage_file *f, const struct stat *st)
+{
+  if (!f->base.writable || !tells_all (f->fd, f->is_block))
+    return;
+  while (f->nr_syncers < SYNCERS) {
+    struct syncer *syncer = &f->syncers[f->nr_syncers];
+
+    syncer->fd = open_again (f->fd, st);
+    if (syncer->fd < 0) {
+      close_syncers (f);
+      return;
+    }
+    pthread_mutex_init (&syncer->lock, NULL);
+    f->nr_syncers++;
+  }
+  f->base.syncs_apart = true;
+}
+
 int
 storage_create_empty (const char *path)
 {
@@ -628,6 +768,7 @@ storage_open_file (const char *path, bool writable, bool nofollow,
   f->base.has_identity = true;
   f->base.dev = f->is_block ? st.st_rdev : st.st_dev;
   f->base.ino = f->is_block ? 0 : st.st_ino;
+  open_syncers (f, &st);
 
   *s = &f->base;
   f = NULL;

@@ -55,6 +55,7 @@ struct storage {
   char *name;                   /* owned */
   bool writable;
   bool can_grow;
+  bool syncs_apart;             /* see storage_syncs_apart; false */
   uint32_t block_size;          /* see storage_block_size; 1 */
   bool has_identity;            /* dev, ino are set */
   dev_t dev;

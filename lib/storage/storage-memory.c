@@ -72,6 +72,12 @@ storage_memory_set_hook (struct storage *s, storage_memory_hook *fn,
 }
 
 void
+storage_memory_set_syncs_apart (struct storage *s, bool apart)
+{
+  s->syncs_apart = apart;
+}
+
+void
 storage_memory_set_can_grow (struct storage *s, bool can_grow)
 {
   s->can_grow = can_grow;

@@ -125,6 +125,12 @@ storage_sync (struct storage *s)
   return s->ops->sync (s);
 }
 
+bool
+storage_syncs_apart (const struct storage *s)
+{
+  return s->syncs_apart;
+}
+
 int
 storage_start_sync (struct storage *s)
 {

@@ -171,6 +171,12 @@ int storage_read (struct storage *s, void *buf, size_t len,
  */
 int storage_sync (struct storage *s);
 
+/* Is each of several syncs and durable writes at a time told of all that
+ * was lost, whatever the others were told?  Else the loss of a page may be
+ * told to only one of them.
+ */
+bool storage_syncs_apart (const struct storage *s);
+
 /* Begin to write what a storage_sync would, and wait for none of it, so
  * that one that follows takes less time.  Makes nothing durable.  A failure
  * counts as one of storage_sync; 0 where there is no such thing.

@@ -392,6 +392,7 @@ disk_open (struct disk *d, const char *name)
     abort ();
   s->base.writable = true;
   s->base.can_grow = true;
+  s->base.syncs_apart = true;
   s->disk = d;
   return &s->base;
 }

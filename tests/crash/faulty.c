@@ -292,6 +292,7 @@ faulty_open (struct storage *storage)
   counting = was;
   f->base.writable = storage_is_writable (storage);
   f->base.can_grow = storage_can_grow (storage);
+  f->base.syncs_apart = storage_syncs_apart (storage);
   f->base.has_identity = storage_identity (storage, &f->base.dev,
                                            &f->base.ino);
   f->below = storage;

@@ -437,6 +437,7 @@ open_file (struct recorder *rec, unsigned file)
     abort ();
   s->base.writable = true;
   s->base.can_grow = true;
+  s->base.syncs_apart = true;
   s->rec = rec;
   s->file = file;
   return &s->base;

@@ -408,6 +408,8 @@ storage_open_file (const char *path, bool writable, bool nofollow,
     r = storage_write (*s, &iov, 1, 0, false);
   if (r == 0)
     storage_memory_set_hook (*s, dawdle, NULL);
+  if (r == 0)
+    storage_memory_set_syncs_apart (*s, true);
   free (iov.iov_base);
   return r;
 }

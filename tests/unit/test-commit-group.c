@@ -12,6 +12,7 @@
 #include "run-suite.h"
 
 #define K 1024u
+#define MEG (1024 * K)
 #define SECOND UINT64_C (1000000000)
 
 static struct request first = { .kind = FLUSH }, second = { .kind = FLUSH };
@@ -206,6 +207,134 @@ START_TEST (who_comes_after_that_commit_is_not_left_waiting)
 }
 END_TEST
 
+/*----------------------------------------------------------------------
+ * Data in place, on a storage that lets its syncs go side by side.
+ */
+
+static void
+begin_apart (void)
+{
+  begin (1000 * SECOND);
+  storage_memory_set_syncs_apart (storage, true);
+}
+
+/* The first client's sync is at work. */
+static void
+hold_a_sync (void)
+{
+  write_in_place (2);
+  hold_next (STORAGE_MEMORY_SYNC, 0, 0);
+  start (&first);
+  wait_until_held ();
+}
+
+/* How many syncs there were, and how they end. */
+static atomic_uint syncs;
+static atomic_int sync_result;
+
+static int
+sync_hook (void *opaque, enum storage_memory_op kind, uint64_t offset,
+           uint64_t len)
+{
+  (void) opaque;
+  (void) offset;
+  (void) len;
+  if (kind != STORAGE_MEMORY_SYNC)
+    return 0;
+  atomic_fetch_add (&syncs, 1);
+  return atomic_load (&sync_result);
+}
+
+START_TEST (flushes_of_data_in_place_do_not_wait_for_each_other)
+{
+  uint64_t started;
+
+  begin_apart ();
+  started = img->commit.started;
+  hold_a_sync ();
+  write_in_place (3);
+  ck_assert_int_eq (image_flush (img), 0);
+  let_go ();
+  done (&first, 0);
+  ck_assert_uint_eq (img->commit.started, started);
+  stop_clean ();
+}
+END_TEST
+
+/* What is synced already needs no sync; what is being synced by another is
+ * not synced yet.
+ */
+START_TEST (a_flush_does_not_rely_on_a_sync_that_has_not_ended)
+{
+  begin_apart ();
+  hold_a_sync ();
+  storage_memory_set_hook (storage, sync_hook, NULL);
+  ck_assert_int_eq (image_flush (img), 0);
+  ck_assert_uint_eq (atomic_load (&syncs), 1);
+  let_go ();
+  done (&first, 0);
+  ck_assert_int_eq (image_flush (img), 0);
+  ck_assert_uint_eq (atomic_load (&syncs), 1);
+  stop_clean ();
+}
+END_TEST
+
+START_TEST (pointers_that_wait_are_committed_by_a_flush)
+{
+  uint64_t started;
+
+  begin_apart ();
+  started = img->commit.started;
+  ck_assert_int_eq (write_byte (MEG, 4 * K, 2), 0);
+  ck_assert_int_eq (image_flush (img), 0);
+  ck_assert_uint_ge (img->commit.started, started + 1);
+  /* What a crash would leave. */
+  ck_assert (commit_metadata_is_clean (img));
+  stop_clean ();
+}
+END_TEST
+
+/* The pointer to the second client's cluster is set apart by the commit
+ * that runs, and not written yet.
+ */
+START_TEST (a_flush_of_data_waits_for_the_commit_of_its_pointer)
+{
+  begin_apart ();
+  ck_assert_int_eq (write_byte (MEG, 4 * K, 2), 0);
+  hold_next (STORAGE_MEMORY_SYNC, 0, 0);
+  start (&first);
+  wait_until_held ();
+  ck_assert_int_eq (write_byte (MEG, 4 * K, 3), 0);
+  start (&second);
+  expect_waiting (&second);
+  let_go ();
+  done (&first, 0);
+  /* And then for nobody: the first would not come back for a commit. */
+  done (&second, 0);
+  stop_clean ();
+}
+END_TEST
+
+START_TEST (a_loss_told_to_one_of_several_syncs_stops_all_writes)
+{
+  begin_apart ();
+  hold_a_sync ();
+  write_in_place (3);
+  atomic_store (&sync_result, -EIO);
+  storage_memory_set_hook (storage, sync_hook, NULL);
+  ck_assert_int_eq (image_flush (img), -EIO);
+  ck_assert_int_eq (write_byte (0, 4 * K, 4), -EIO);
+  atomic_store (&sync_result, 0);
+  ck_assert_int_eq (image_flush (img), -EIO);
+  ck_assert_uint_eq (atomic_load (&syncs), 1);
+  /* The other was told of nothing, but knows. */
+  let_go ();
+  done (&first, -EIO);
+  ck_assert_int_eq (image_stop (img), -EIO);
+  image_close (img);
+}
+END_TEST
+
 int
 main (void)
 {
@@ -223,6 +352,11 @@ main (void)
   tcase_add_test (tc,
                   a_commit_for_another_reason_answers_who_waits_for_others);
   tcase_add_test (tc, who_comes_after_that_commit_is_not_left_waiting);
+  tcase_add_test (tc, flushes_of_data_in_place_do_not_wait_for_each_other);
+  tcase_add_test (tc, a_flush_does_not_rely_on_a_sync_that_has_not_ended);
+  tcase_add_test (tc, pointers_that_wait_are_committed_by_a_flush);
+  tcase_add_test (tc, a_flush_of_data_waits_for_the_commit_of_its_pointer);
+  tcase_add_test (tc, a_loss_told_to_one_of_several_syncs_stops_all_writes);
   suite_add_tcase (s, tc);
   return run_suite (s);
 }

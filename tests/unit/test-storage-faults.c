@@ -11,12 +11,16 @@
 #include <config.h>
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/utsname.h>
+#include <sys/vfs.h>
 
 #include <linux/falloc.h>
+#include <linux/magic.h>
 
 #include "storage-test.h"
 
@@ -33,6 +37,8 @@ static struct {
   int sync_error;               /* fdatasync fails with it */
   int start_error;              /* and sync_file_range with this */
   int truncate_error;
+  const char *release;          /* of the kernel; NULL: the real one */
+  long file_system;             /* of all files; 0: the real one */
 } fault;
 
 static const char *swap_path;  /* what open opens instead, without O_PATH */
@@ -160,10 +166,55 @@ fallocate (int fd, int mode, off_t offset, off_t len)
   return (int) syscall (SYS_fallocate, fd, mode, offset, len);
 }
 
+/* The first sync may be made to wait. */
+static struct {
+  pthread_mutex_t lock;
+  pthread_cond_t changed;
+  bool wanted, held;
+} slow_sync = { .lock = PTHREAD_MUTEX_INITIALIZER,
+                .changed = PTHREAD_COND_INITIALIZER };
+static int synced_fds[20];
+
+static void
+sync_slowly (void)
+{
+  pthread_mutex_lock (&slow_sync.lock);
+  if (slow_sync.wanted && !slow_sync.held) {
+    slow_sync.held = true;
+    pthread_cond_broadcast (&slow_sync.changed);
+    while (slow_sync.wanted)
+      pthread_cond_wait (&slow_sync.changed, &slow_sync.lock);
+  }
+  pthread_mutex_unlock (&slow_sync.lock);
+}
+
+int
+uname (struct utsname *name)
+{
+  const int r = (int) syscall (SYS_uname, name);
+
+  if (fault.release)
+    snprintf (name->release, sizeof name->release, "%s", fault.release);
+  return r;
+}
+
+int
+fstatfs (int fd, struct statfs *fs)
+{
+  const int r = (int) syscall (SYS_fstatfs, fd, fs);
+
+  if (fault.file_system)
+    fs->f_type = fault.file_system;
+  return r;
+}
+
 int
 fdatasync (int fd)
 {
+  if (calls.syncs < (int) (sizeof synced_fds / sizeof synced_fds[0]))
+    synced_fds[calls.syncs] = fd;
   calls.syncs++;
+  sync_slowly ();
   if (interrupted ())
     return -1;
   if (fault.sync_error) {
@@ -371,6 +422,75 @@ START_TEST (no_dsync)
 }
 END_TEST
 
+static void *
+sync_in_a_thread (void *opaque)
+{
+  static int r;
+
+  r = storage_sync (opaque);
+  return &r;
+}
+
+/* The kernel tells each description of a loss once. */
+START_TEST (syncs_at_the_same_time_have_descriptions_of_their_own)
+{
+  pthread_t thread;
+  void *r;
+  int i;
+
+  storage_close (s);
+  fault.file_system = EXT4_SUPER_MAGIC;
+  s = open_rw (file);
+  ck_assert (storage_syncs_apart (s));
+
+  slow_sync.wanted = true;
+  ck_assert_int_eq (pthread_create (&thread, NULL, sync_in_a_thread, s), 0);
+  pthread_mutex_lock (&slow_sync.lock);
+  while (!slow_sync.held)
+    pthread_cond_wait (&slow_sync.changed, &slow_sync.lock);
+  pthread_mutex_unlock (&slow_sync.lock);
+  for (i = 1; i <= 10; ++i) {
+    ck_ok (storage_sync (s));
+    ck_assert_int_ne (synced_fds[i], synced_fds[0]);
+  }
+  pthread_mutex_lock (&slow_sync.lock);
+  slow_sync.wanted = false;
+  pthread_cond_broadcast (&slow_sync.changed);
+  pthread_mutex_unlock (&slow_sync.lock);
+  pthread_join (thread, &r);
+  ck_ok (*(int *) r);
+}
+END_TEST
+
+START_TEST (syncs_are_one_at_a_time_where_losses_are_told_once)
+{
+  static const struct {
+    const char *release;
+    long file_system;
+    bool apart;
+  } where[] = {
+    { "6.1.0-18-amd64", EXT4_SUPER_MAGIC, true },
+    { "4.17.0", XFS_SUPER_MAGIC, true },
+    { "4.16.18", EXT4_SUPER_MAGIC, false },
+    { "3.10.0-1160.el7", EXT4_SUPER_MAGIC, false },
+    { "unknown", EXT4_SUPER_MAGIC, false },
+    { "6.1.0", 0x65735546 /* FUSE */, false },
+    { "6.1.0", 0x6969 /* NFS */, false },
+    { "6.1.0", OVERLAYFS_SUPER_MAGIC, false },
+  };
+  size_t i;
+
+  for (i = 0; i < sizeof where / sizeof where[0]; ++i) {
+    storage_close (s);
+    fault.release = where[i].release;
+    fault.file_system = where[i].file_system;
+    s = open_rw (file);
+    ck_assert_msg (storage_syncs_apart (s) == where[i].apart, "%zu", i);
+    ck_ok (storage_sync (s));
+  }
+}
+END_TEST
+
 /* Any other failure of a durable write is no reason to do without. */
 START_TEST (dsync_fails)
 {
@@ -550,6 +670,8 @@ main (void)
   tcase_add_test (tc, a_started_sync_tells_of_losses_only);
   tcase_add_test (tc, no_dsync);
   tcase_add_test (tc, dsync_fails);
+  tcase_add_test (tc, syncs_at_the_same_time_have_descriptions_of_their_own);
+  tcase_add_test (tc, syncs_are_one_at_a_time_where_losses_are_told_once);
   tcase_add_test (tc, no_zero_range);
   tcase_add_test (tc, fallocate_fails);
   tcase_add_loop_test (tc, no_punch, 0, 2);
