@@ -12,10 +12,10 @@
  *
  * The kernel tells each open file description once of pages that it could
  * not write (fsync(2), "since Linux 4.13"; complete since 4.17), so syncs
- * in several threads must not share one: what one of them is told the
- * others would never hear.  Where that rule is known to hold, a file has
- * descriptions of its own for syncs, each used by one at a time, all opened
- * before the first write.  Elsewhere (network file systems, FUSE, where a
+ * and durable writes in several threads must not share one: what one of
+ * them is told the others would never hear.  Where that rule is known to
+ * hold, a file has descriptions for them, each used by one at a time, all
+ * opened before the first write.  Elsewhere (network file systems, FUSE, where a
  * server may also take a sync to be of one description only) there is the
  * one that is written through, and the caller makes one sync at a time.
  *
@@ -58,12 +58,12 @@
 #define IOV_MAX 1024
 #endif
 
-/* So many syncs of a file at a time. */
+/* So many syncs and durable writes of a file at a time. */
 #define SYNCERS 8u
 
-/* A description for syncs only. */
+/* A description for them only. */
 struct syncer {
-  pthread_mutex_t lock;         /* held by who syncs with it */
+  pthread_mutex_t lock;         /* held by who uses it */
   int fd;
 };
 
@@ -182,7 +182,7 @@ file_read (struct storage *s, void *buf, size_t len, uint64_t offset)
   return 0;
 }
 
-/* A free one, else wait for one; locked. */
+/* A free one, else wait for one; locked.  NULL if there are none. */
 static struct syncer *
 take_syncer (struct storage_file *f)
 {
@@ -195,8 +195,17 @@ take_syncer (struct storage_file *f)
     if (pthread_mutex_trylock (&syncer->lock) == 0)
       return syncer;
   }
+  if (f->nr_syncers == 0)
+    return NULL;
   pthread_mutex_lock (&f->syncers[first % f->nr_syncers].lock);
   return &f->syncers[first % f->nr_syncers];
+}
+
+static void
+give_syncer_back (struct syncer *syncer)
+{
+  if (syncer)
+    pthread_mutex_unlock (&syncer->lock);
 }
 
 static int
@@ -217,14 +226,10 @@ static int
 file_sync (struct storage *s)
 {
   struct storage_file *f = file_of (s);
-  struct syncer *syncer;
-  int r;
+  struct syncer *syncer = take_syncer (f);
+  int r = sync_fd (syncer ? syncer->fd : f->fd);
 
-  if (f->nr_syncers == 0)
-    return sync_fd (f->fd);
-  syncer = take_syncer (f);
-  r = sync_fd (syncer->fd);
-  pthread_mutex_unlock (&syncer->lock);
+  give_syncer_back (syncer);
   return r;
 }
 
@@ -405,6 +410,18 @@ write_all (int fd, const struct iovec *iov, int cnt, uint64_t offset,
 }
 
 static int
+write_dsync (struct storage_file *f, const struct iovec *iov, int cnt,
+             uint64_t offset)
+{
+  struct syncer *syncer = take_syncer (f);
+  int r = write_all (syncer ? syncer->fd : f->fd, iov, cnt, offset,
+                     RWF_DSYNC);
+
+  give_syncer_back (syncer);
+  return r;
+}
+
+static int
 file_write (struct storage *s, const struct iovec *iov, int cnt,
             uint64_t offset, bool durable)
 {
@@ -412,7 +429,7 @@ file_write (struct storage *s, const struct iovec *iov, int cnt,
   int err;
 
   if (durable && !known_missing (&f->no_dsync)) {
-    err = write_all (f->fd, iov, cnt, offset, RWF_DSYNC);
+    err = write_dsync (f, iov, cnt, offset);
     if (!is_unsupported (err))
       return err;
     remember_missing (&f->no_dsync);
@@ -678,7 +695,7 @@ open_again (int fd, const struct stat *st)
   int other;
 
   snprintf (path, sizeof path, "/proc/self/fd/%d", fd);
-  other = open_retry (path, O_RDONLY | O_CLOEXEC);
+  other = open_retry (path, O_RDWR | O_CLOEXEC);
   if (other < 0)
     return other;
   if (fstat (other, &again) == 0 && again.st_dev == st->st_dev

@@ -96,6 +96,32 @@ pread (int fd, void *buf, size_t len, off_t offset)
   return syscall (SYS_pread64, fd, buf, len, offset);
 }
 
+/* Which descriptions syncs and durable writes used, and the first may be
+ * made to wait.
+ */
+static struct {
+  pthread_mutex_t lock;
+  pthread_cond_t changed;
+  bool wanted, held;
+  int fds[30], count;
+} sync_calls = { .lock = PTHREAD_MUTEX_INITIALIZER,
+                 .changed = PTHREAD_COND_INITIALIZER };
+
+static void
+sync_slowly (int fd)
+{
+  pthread_mutex_lock (&sync_calls.lock);
+  if (sync_calls.count < 30)
+    sync_calls.fds[sync_calls.count++] = fd;
+  if (sync_calls.wanted && !sync_calls.held) {
+    sync_calls.held = true;
+    pthread_cond_broadcast (&sync_calls.changed);
+    while (sync_calls.wanted)
+      pthread_cond_wait (&sync_calls.changed, &sync_calls.lock);
+  }
+  pthread_mutex_unlock (&sync_calls.lock);
+}
+
 ssize_t
 pwritev2 (int fd, const struct iovec *iov, int cnt, off_t offset, int flags)
 {
@@ -110,6 +136,7 @@ pwritev2 (int fd, const struct iovec *iov, int cnt, off_t offset, int flags)
     return -1;
   if (flags & RWF_DSYNC) {
     calls.dsync_writes++;
+    sync_slowly (fd);
     if (fault.no_dsync) {
       errno = fault.no_dsync;
       return -1;
@@ -166,28 +193,6 @@ fallocate (int fd, int mode, off_t offset, off_t len)
   return (int) syscall (SYS_fallocate, fd, mode, offset, len);
 }
 
-/* The first sync may be made to wait. */
-static struct {
-  pthread_mutex_t lock;
-  pthread_cond_t changed;
-  bool wanted, held;
-} slow_sync = { .lock = PTHREAD_MUTEX_INITIALIZER,
-                .changed = PTHREAD_COND_INITIALIZER };
-static int synced_fds[20];
-
-static void
-sync_slowly (void)
-{
-  pthread_mutex_lock (&slow_sync.lock);
-  if (slow_sync.wanted && !slow_sync.held) {
-    slow_sync.held = true;
-    pthread_cond_broadcast (&slow_sync.changed);
-    while (slow_sync.wanted)
-      pthread_cond_wait (&slow_sync.changed, &slow_sync.lock);
-  }
-  pthread_mutex_unlock (&slow_sync.lock);
-}
-
 int
 uname (struct utsname *name)
 {
@@ -211,10 +216,8 @@ fstatfs (int fd, struct statfs *fs)
 int
 fdatasync (int fd)
 {
-  if (calls.syncs < (int) (sizeof synced_fds / sizeof synced_fds[0]))
-    synced_fds[calls.syncs] = fd;
   calls.syncs++;
-  sync_slowly ();
+  sync_slowly (fd);
   if (interrupted ())
     return -1;
   if (fault.sync_error) {
@@ -422,17 +425,28 @@ START_TEST (no_dsync)
 }
 END_TEST
 
+static int
+sync_or_write (int i)
+{
+  struct iovec iov = { .iov_base = (void *) "data", .iov_len = 4 };
+
+  return i % 2 ? storage_write (s, &iov, 1, (uint64_t) i * 8, true)
+    : storage_sync (s);
+}
+
 static void *
-sync_in_a_thread (void *opaque)
+sync_or_write_in_a_thread (void *i)
 {
   static int r;
 
-  r = storage_sync (opaque);
+  r = sync_or_write (*(int *) i);
   return &r;
 }
 
-/* The kernel tells each description of a loss once. */
-START_TEST (syncs_at_the_same_time_have_descriptions_of_their_own)
+/* The kernel tells each description of a loss once: a durable write could
+ * be told what another, or a sync, lost, and that one of nothing.
+ */
+START_TEST (syncs_and_durable_writes_have_descriptions_of_their_own)
 {
   pthread_t thread;
   void *r;
@@ -443,20 +457,21 @@ START_TEST (syncs_at_the_same_time_have_descriptions_of_their_own)
   s = open_rw (file);
   ck_assert (storage_syncs_apart (s));
 
-  slow_sync.wanted = true;
-  ck_assert_int_eq (pthread_create (&thread, NULL, sync_in_a_thread, s), 0);
-  pthread_mutex_lock (&slow_sync.lock);
-  while (!slow_sync.held)
-    pthread_cond_wait (&slow_sync.changed, &slow_sync.lock);
-  pthread_mutex_unlock (&slow_sync.lock);
-  for (i = 1; i <= 10; ++i) {
-    ck_ok (storage_sync (s));
-    ck_assert_int_ne (synced_fds[i], synced_fds[0]);
+  sync_calls.wanted = true;
+  ck_assert_int_eq (pthread_create (&thread, NULL, sync_or_write_in_a_thread,
+                                    &_i), 0);
+  pthread_mutex_lock (&sync_calls.lock);
+  while (!sync_calls.held)
+    pthread_cond_wait (&sync_calls.changed, &sync_calls.lock);
+  pthread_mutex_unlock (&sync_calls.lock);
+  for (i = 1; i <= 20; ++i) {
+    ck_ok (sync_or_write (i));
+    ck_assert_int_ne (sync_calls.fds[i], sync_calls.fds[0]);
   }
-  pthread_mutex_lock (&slow_sync.lock);
-  slow_sync.wanted = false;
-  pthread_cond_broadcast (&slow_sync.changed);
-  pthread_mutex_unlock (&slow_sync.lock);
+  pthread_mutex_lock (&sync_calls.lock);
+  sync_calls.wanted = false;
+  pthread_cond_broadcast (&sync_calls.changed);
+  pthread_mutex_unlock (&sync_calls.lock);
   pthread_join (thread, &r);
   ck_ok (*(int *) r);
 }
@@ -670,7 +685,9 @@ main (void)
   tcase_add_test (tc, a_started_sync_tells_of_losses_only);
   tcase_add_test (tc, no_dsync);
   tcase_add_test (tc, dsync_fails);
-  tcase_add_test (tc, syncs_at_the_same_time_have_descriptions_of_their_own);
+  tcase_add_loop_test (tc,
+                       syncs_and_durable_writes_have_descriptions_of_their_own,
+                       0, 2);
   tcase_add_test (tc, syncs_are_one_at_a_time_where_losses_are_told_once);
   tcase_add_test (tc, no_zero_range);
   tcase_add_test (tc, fallocate_fails);
