@@ -667,23 +667,54 @@ kernel_tells_all (void)
     && (major_version > 4 || (major_version == 4 && minor_version >= 17));
 }
 
-/* And is the file one of those to which that applies, and of which a sync
- * of one description is one of all?
+/* A sync of a file on ext4 waits for the journal's commit.  Without a
+ * journal, as with the driver of ext2, it writes the blocks that map the
+ * file itself; one that comes while another writes them finds none to
+ * write, and returns before they are durable (sync_mapping_buffers in the
+ * kernel's fs/buffer.c).  sysfs-fs-ext4 describes journal_task.
  */
 static bool
-tells_all (int fd, bool is_block)
+ext4_has_journal (const struct stat *st)
+{
+  CLEANUP_CLOSE int fd = -1;
+  char link[64], disk[PATH_MAX], path[PATH_MAX + 64], task[16];
+  ssize_t n;
+
+  snprintf (link, sizeof link, "/sys/dev/block/%u:%u", major (st->st_dev),
+            minor (st->st_dev));
+  n = readlink (link, disk, sizeof disk - 1);
+  if (n == -1)
+    return false;
+  disk[n] = '\0';
+  snprintf (path, sizeof path, "/sys/fs/ext4/%s/journal_task",
+            basename (disk));
+  fd = open_retry (path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0)
+    return false;
+  n = read (fd, task, sizeof task - 1);
+  return n > 0 && task[0] >= '1' && task[0] <= '9';
+}
+
+/* And is the file one of those to which that applies, and of which syncs at
+ * the same time each cover all that was written?  F2FS is not: a sync there
+ * may return while the flush of the disk that it needs is another's and has
+ * not ended.
+ */
+static bool
+tells_all (int fd, const struct stat *st)
 {
   struct statfs fs;
 
   if (!kernel_tells_all ())
     return false;
-  if (is_block)
+  if (S_ISBLK (st->st_mode))
     return true;
   if (fstatfs (fd, &fs) == -1)
     return false;
-  return fs.f_type == EXT4_SUPER_MAGIC /* ext2 and ext3, too */
-    || fs.f_type == XFS_SUPER_MAGIC || fs.f_type == BTRFS_SUPER_MAGIC
-    || fs.f_type == F2FS_SUPER_MAGIC || fs.f_type == TMPFS_MAGIC;
+  if (fs.f_type == EXT4_SUPER_MAGIC) /* ext2 and ext3, too */
+    return ext4_has_journal (st);
+  return fs.f_type == XFS_SUPER_MAGIC || fs.f_type == BTRFS_SUPER_MAGIC
+    || fs.f_type == TMPFS_MAGIC;
 }
 
 /* Another description of the same file, whatever its name is by now. */
@@ -709,7 +740,7 @@ open_again (int fd, const struct stat *st)
 static void
 open_syncers (struct storage_file *f, const struct stat *st)
 {
-  if (!f->base.writable || !tells_all (f->fd, f->is_block))
+  if (!f->base.writable || !tells_all (f->fd, st))
     return;
   while (f->nr_syncers < SYNCERS) {
     struct syncer *syncer = &f->syncers[f->nr_syncers];

@@ -39,6 +39,7 @@ static struct {
   int truncate_error;
   const char *release;          /* of the kernel; NULL: the real one */
   long file_system;             /* of all files; 0: the real one */
+  const char *journal;          /* the contents of ext4's journal_task */
 } fault;
 
 static const char *swap_path;  /* what open opens instead, without O_PATH */
@@ -58,6 +59,31 @@ interrupted (void)
   return true;
 }
 
+ssize_t
+readlink (const char *path, char *buf, size_t len)
+{
+  if (strncmp (path, "/sys/dev/block/", 15) != 0)
+    return syscall (SYS_readlinkat, AT_FDCWD, path, buf, len);
+  return snprintf (buf, len, "../../devices/pci/block/sda/sda1");
+}
+
+static int
+journal_task (void)
+{
+  int fd = (int) syscall (SYS_memfd_create, "journal_task", 0u);
+
+  if (!fault.journal) {
+    close (fd);
+    errno = ENOENT;
+    return -1;
+  }
+  ck_assert_int_ge (fd, 0);
+  ck_assert_int_eq (dprintf (fd, "%s", fault.journal),
+                    (int) strlen (fault.journal));
+  lseek (fd, 0, SEEK_SET);
+  return fd;
+}
+
 int
 open (const char *path, int flags, ...)
 {
@@ -71,6 +97,10 @@ open (const char *path, int flags, ...)
   }
   if (interrupted ())
     return -1;
+  if (strncmp (path, "/sys/fs/ext4/", 13) == 0) {
+    ck_assert_str_eq (path, "/sys/fs/ext4/sda1/journal_task");
+    return journal_task ();
+  }
   if (swap_path && !(flags & O_PATH))
     path = swap_path;
   return (int) syscall (SYS_openat, AT_FDCWD, path, flags, mode);
@@ -453,7 +483,7 @@ START_TEST (syncs_and_durable_writes_have_descriptions_of_their_own)
   int i;
 
   storage_close (s);
-  fault.file_system = EXT4_SUPER_MAGIC;
+  fault.file_system = XFS_SUPER_MAGIC;
   s = open_rw (file);
   ck_assert (storage_syncs_apart (s));
 
@@ -482,16 +512,21 @@ START_TEST (syncs_are_one_at_a_time_where_losses_are_told_once)
   static const struct {
     const char *release;
     long file_system;
+    const char *journal;
     bool apart;
   } where[] = {
-    { "6.1.0-18-amd64", EXT4_SUPER_MAGIC, true },
-    { "4.17.0", XFS_SUPER_MAGIC, true },
-    { "4.16.18", EXT4_SUPER_MAGIC, false },
-    { "3.10.0-1160.el7", EXT4_SUPER_MAGIC, false },
-    { "unknown", EXT4_SUPER_MAGIC, false },
-    { "6.1.0", 0x65735546 /* FUSE */, false },
-    { "6.1.0", 0x6969 /* NFS */, false },
-    { "6.1.0", OVERLAYFS_SUPER_MAGIC, false },
+    { "6.1.0-18-amd64", EXT4_SUPER_MAGIC, "203\n", true },
+    { "6.1.0-18-amd64", EXT4_SUPER_MAGIC, "<none>\n", false },
+    { "6.1.0-18-amd64", EXT4_SUPER_MAGIC, "", false },
+    { "6.1.0-18-amd64", EXT4_SUPER_MAGIC, NULL, false },
+    { "4.17.0", XFS_SUPER_MAGIC, NULL, true },
+    { "4.16.18", XFS_SUPER_MAGIC, NULL, false },
+    { "3.10.0-1160.el7", XFS_SUPER_MAGIC, NULL, false },
+    { "unknown", XFS_SUPER_MAGIC, NULL, false },
+    { "6.1.0", F2FS_SUPER_MAGIC, NULL, false },
+    { "6.1.0", 0x65735546 /* FUSE */, NULL, false },
+    { "6.1.0", 0x6969 /* NFS */, NULL, false },
+    { "6.1.0", OVERLAYFS_SUPER_MAGIC, NULL, false },
   };
   size_t i;
 
@@ -499,6 +534,7 @@ START_TEST (syncs_are_one_at_a_time_where_losses_are_told_once)
     storage_close (s);
     fault.release = where[i].release;
     fault.file_system = where[i].file_system;
+    fault.journal = where[i].journal;
     s = open_rw (file);
     ck_assert_msg (storage_syncs_apart (s) == where[i].apart, "%zu", i);
     ck_ok (storage_sync (s));
