@@ -42,7 +42,7 @@
  *
  * G1. One commit runs at a time, and one leader at most gathers.
  * G2. Who asks is answered by a commit that began after he asked: whose
- *     number is above "started" at that time.
+ *     number is above "started" at that time; or see G5.
  * G3. Who waits for a commit that does not run waits for a leader that
  *     gathers, and will run it if nobody else does.  "gathering" ends when
  *     any commit begins, for then that one answers the leader.
@@ -55,8 +55,8 @@
  *     was acknowledged are durable.
  *
  * Locks: commit.lock guards all of it, and is not held while a commit runs
- * or a leader waits.  Callers hold no lock but range locks and a
- * table_lock.
+ * or a leader waits, or a thread syncs apart.  Callers hold no lock but
+ * range locks and a table_lock.
  */
 
 #include <config.h>

@@ -14,12 +14,15 @@
  * not write (fsync(2), "since Linux 4.13"; complete since 4.17), so syncs
  * and durable writes in several threads must not share one: what one of
  * them is told the others would never hear.  Where that rule is known to
- * hold, a file has descriptions for them, each used by one at a time, all
- * opened before the first write.  Elsewhere (network file systems, FUSE, where a
- * server may also take a sync to be of one description only) there is the
- * one that is written through, and the caller makes one sync at a time.
+ * hold, and a sync is known to wait for what it needs of another
+ * (tells_all), a file has descriptions for them, each used by one at a
+ * time, all opened before the first write.  Elsewhere (network file systems
+ * and FUSE, where a server may also take a sync to be of one description
+ * only; ext4 without a journal; F2FS) there is the one that is written
+ * through, and the caller makes one sync at a time.
  *
- * There is no lock on the data path: the system calls used take an
+ * There is no lock on the data path but for durable writes and syncs, who
+ * hold that of their description: the system calls used take an
  * offset and are safe together.  lseek is used for SEEK_DATA only, and
  * nothing depends on the file position that it changes.  lock_mutex
  * guards the state of the image locks.

@@ -171,9 +171,10 @@ int storage_read (struct storage *s, void *buf, size_t len,
  */
 int storage_sync (struct storage *s);
 
-/* Is each of several syncs and durable writes at a time told of all that
- * was lost, whatever the others were told?  Else the loss of a page may be
- * told to only one of them.
+/* May there be several syncs at a time?  True: each, and each durable write,
+ * is told of all pages that were lost, whatever the others were told, and
+ * returns only when what it covers is durable, whoever else writes it.  Else
+ * a loss may be told to only one of them.
  */
 bool storage_syncs_apart (const struct storage *s);
 
