@@ -315,6 +315,29 @@ START_TEST (a_flush_of_data_waits_for_the_commit_of_its_pointer)
 }
 END_TEST
 
+static void
+with_no_memory (struct image_config *config)
+{
+  config->overlap_total_limit = 1;
+}
+
+/* It is a commit that brings back what is outside the tracker. */
+START_TEST (while_something_is_outside_each_flush_has_a_commit)
+{
+  uint64_t started;
+
+  configure = with_no_memory;
+  begin_apart ();
+  configure = NULL;
+  ck_assert (overlap_has_outside (img->guard.overlap));
+  started = img->commit.started;
+  write_in_place (2);
+  ck_assert_int_eq (image_flush (img), 0);
+  ck_assert_uint_eq (img->commit.started, started + 1);
+  stop_clean ();
+}
+END_TEST
+
 START_TEST (a_loss_told_to_one_of_several_syncs_stops_all_writes)
 {
   begin_apart ();
@@ -356,6 +379,7 @@ main (void)
   tcase_add_test (tc, a_flush_does_not_rely_on_a_sync_that_has_not_ended);
   tcase_add_test (tc, pointers_that_wait_are_committed_by_a_flush);
   tcase_add_test (tc, a_flush_of_data_waits_for_the_commit_of_its_pointer);
+  tcase_add_test (tc, while_something_is_outside_each_flush_has_a_commit);
   tcase_add_test (tc, a_loss_told_to_one_of_several_syncs_stops_all_writes);
   suite_add_tcase (s, tc);
   return run_suite (s);

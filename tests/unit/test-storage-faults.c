@@ -70,13 +70,13 @@ readlink (const char *path, char *buf, size_t len)
 static int
 journal_task (void)
 {
-  int fd = (int) syscall (SYS_memfd_create, "journal_task", 0u);
+  int fd;
 
   if (!fault.journal) {
-    close (fd);
     errno = ENOENT;
     return -1;
   }
+  fd = (int) syscall (SYS_memfd_create, "journal_task", 0u);
   ck_assert_int_ge (fd, 0);
   ck_assert_int_eq (dprintf (fd, "%s", fault.journal),
                     (int) strlen (fault.journal));
