@@ -66,7 +66,8 @@ changers='libnbd[[:space:]]*(\.|->)[[:space:]]*(aio_)?(pwrite|zero|trim)'
 # offenders SOURCES OBJECTS: everything that goes round the guard.
 # The event log and the statistics write files of their own, and the event
 # socket is no store; the tools print; the tracker's syscall is membarrier;
-# who holds a lock is read in /proc.
+# who holds a lock is read in /proc; what is opened anew to sync a file is
+# for storage-file.c.
 offenders ()
 {
   includers "$1" 'storage-write\.h' 'lib/image/guard\.c|lib/storage/.*'
@@ -77,7 +78,8 @@ offenders ()
   grep -E "^_*($syscalls)(_chk|_2)? " "$workdir/needs" |
     grep -vE ' (lib/storage/storage-file|plugin/(events|stats)|tools/.*)$' |
     grep -vx 'syscall lib/overlap/overlap-window' |
-    grep -vxE 'fopen(64)? lib/storage/storage-holders' || true
+    grep -vxE 'fopen(64)? lib/storage/storage-holders' |
+    grep -vxE '_*open(64)?(_2)? lib/storage/storage-syncers' || true
   grep -E "^($wire) " "$workdir/needs" |
     grep -vE ' (lib/storage/storage-nbd(-requests)?|plugin/event-socket)$' ||
     true

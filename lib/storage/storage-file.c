@@ -10,16 +10,8 @@
  * first EOPNOTSUPP and remembered for this storage, so that it costs one
  * system call and not one per request.
  *
- * The kernel tells each open file description once of pages that it could
- * not write (fsync(2), "since Linux 4.13"; complete since 4.17), so syncs
- * and durable writes in several threads must not share one: what one of
- * them is told the others would never hear.  Where that rule is known to
- * hold, and a sync is known to wait for what it needs of another
- * (tells_all), a file has descriptions for them, each used by one at a
- * time, all opened before the first write.  Elsewhere (network file systems
- * and FUSE, where a server may also take a sync to be of one description
- * only; ext4 without a journal; F2FS) there is the one that is written
- * through, and the caller makes one sync at a time.
+ * Syncs and durable writes go through file descriptions of their own, where
+ * that lets them be made side by side (storage-syncers.c).
  *
  * There is no lock on the data path but for durable writes and syncs, who
  * hold that of their description: the system calls used take an
@@ -44,37 +36,24 @@
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/uio.h>
-#include <sys/utsname.h>
-#include <sys/vfs.h>
 
 #include <linux/falloc.h>
 #include <linux/fs.h>
-#include <linux/magic.h>
 
 #include "checked.h"
 #include "cleanup.h"
-#include "per-thread.h"
 #include "storage-impl.h"
+#include "storage-syncers.h"
 #include "storage-write.h"
 
 #ifndef IOV_MAX
 #define IOV_MAX 1024
 #endif
 
-/* So many syncs and durable writes of a file at a time. */
-#define SYNCERS 8u
-
-/* A description for them only. */
-struct syncer {
-  pthread_mutex_t lock;         /* held by who uses it */
-  int fd;
-};
-
 struct storage_file {
   struct storage base;
   int fd;
-  unsigned nr_syncers;          /* 0, or SYNCERS with base.syncs_apart */
-  struct syncer syncers[SYNCERS];
+  struct syncers syncers;
   bool is_block;
 
   /* Learned: true once the file system said that it cannot. */
@@ -114,22 +93,11 @@ is_unsupported (int err)
 }
 
 static void
-close_syncers (struct storage_file *f)
-{
-  while (f->nr_syncers > 0) {
-    struct syncer *syncer = &f->syncers[--f->nr_syncers];
-
-    close (syncer->fd);
-    pthread_mutex_destroy (&syncer->lock);
-  }
-}
-
-static void
 file_close (struct storage *s)
 {
   struct storage_file *f = file_of (s);
 
-  close_syncers (f);
+  syncers_close (&f->syncers);
   close (f->fd);                /* and this releases the image locks */
   pthread_mutex_destroy (&f->lock_mutex);
 }
@@ -185,32 +153,6 @@ file_read (struct storage *s, void *buf, size_t len, uint64_t offset)
   return 0;
 }
 
-/* A free one, else wait for one; locked.  NULL if there are none. */
-static struct syncer *
-take_syncer (struct storage_file *f)
-{
-  const unsigned first = thread_number ();
-  unsigned i;
-
-  for (i = 0; i < f->nr_syncers; i++) {
-    struct syncer *syncer = &f->syncers[(first + i) % f->nr_syncers];
-
-    if (pthread_mutex_trylock (&syncer->lock) == 0)
-      return syncer;
-  }
-  if (f->nr_syncers == 0)
-    return NULL;
-  pthread_mutex_lock (&f->syncers[first % f->nr_syncers].lock);
-  return &f->syncers[first % f->nr_syncers];
-}
-
-static void
-give_syncer_back (struct syncer *syncer)
-{
-  if (syncer)
-    pthread_mutex_unlock (&syncer->lock);
-}
-
 static int
 sync_fd (int fd)
 {
@@ -229,10 +171,10 @@ static int
 file_sync (struct storage *s)
 {
   struct storage_file *f = file_of (s);
-  struct syncer *syncer = take_syncer (f);
+  struct syncer *syncer = syncers_take (&f->syncers);
   int r = sync_fd (syncer ? syncer->fd : f->fd);
 
-  give_syncer_back (syncer);
+  syncer_give_back (syncer);
   return r;
 }
 
@@ -416,11 +358,11 @@ static int
 write_dsync (struct storage_file *f, const struct iovec *iov, int cnt,
              uint64_t offset)
 {
-  struct syncer *syncer = take_syncer (f);
+  struct syncer *syncer = syncers_take (&f->syncers);
   int r = write_all (syncer ? syncer->fd : f->fd, iov, cnt, offset,
                      RWF_DSYNC);
 
-  give_syncer_back (syncer);
+  syncer_give_back (syncer);
   return r;
 }
 
@@ -656,109 +598,6 @@ open_fd (const char *path, bool writable, bool nofollow, struct stat *st)
   return fd;
 }
 
-/* Does this kernel tell every description of a loss, whenever another was
- * told?
- */
-static bool
-kernel_tells_all (void)
-{
-  struct utsname name;
-  unsigned major_version, minor_version;
-
-  return uname (&name) == 0
-    && sscanf (name.release, "%u.%u", &major_version, &minor_version) == 2
-    && (major_version > 4 || (major_version == 4 && minor_version >= 17));
-}
-
-/* A sync of a file on ext4 waits for the journal's commit.  Without a
- * journal, as with the driver of ext2, it writes the blocks that map the
- * file itself; one that comes while another writes them finds none to
- * write, and returns before they are durable (sync_mapping_buffers in the
- * kernel's fs/buffer.c).  sysfs-fs-ext4 describes journal_task.
- */
-static bool
-ext4_has_journal (const struct stat *st)
-{
-  CLEANUP_CLOSE int fd = -1;
-  char link[64], disk[PATH_MAX], path[PATH_MAX + 64], task[16];
-  ssize_t n;
-
-  snprintf (link, sizeof link, "/sys/dev/block/%u:%u", major (st->st_dev),
-            minor (st->st_dev));
-  n = readlink (link, disk, sizeof disk - 1);
-  if (n == -1)
-    return false;
-  disk[n] = '\0';
-  snprintf (path, sizeof path, "/sys/fs/ext4/%s/journal_task",
-            basename (disk));
-  fd = open_retry (path, O_RDONLY | O_CLOEXEC);
-  if (fd < 0)
-    return false;
-  n = read (fd, task, sizeof task - 1);
-  return n > 0 && task[0] >= '1' && task[0] <= '9';
-}
-
-/* And is the file one of those to which that applies, and of which syncs at
- * the same time each cover all that was written?  F2FS is not: a sync there
- * may return while the flush of the disk that it needs is another's and has
- * not ended.
- */
-static bool
-tells_all (int fd, const struct stat *st)
-{
-  struct statfs fs;
-
-  if (!kernel_tells_all ())
-    return false;
-  if (S_ISBLK (st->st_mode))
-    return true;
-  if (fstatfs (fd, &fs) == -1)
-    return false;
-  if (fs.f_type == EXT4_SUPER_MAGIC) /* ext2 and ext3, too */
-    return ext4_has_journal (st);
-  return fs.f_type == XFS_SUPER_MAGIC || fs.f_type == BTRFS_SUPER_MAGIC
-    || fs.f_type == TMPFS_MAGIC;
-}
-
-/* Another description of the same file, whatever its name is by now. */
-static int
-open_again (int fd, const struct stat *st)
-{
-  char path[64];
-  struct stat again;
-  int other;
-
-  snprintf (path, sizeof path, "/proc/self/fd/%d", fd);
-  other = open_retry (path, O_RDWR | O_CLOEXEC);
-  if (other < 0)
-    return other;
-  if (fstat (other, &again) == 0 && again.st_dev == st->st_dev
-      && again.st_ino == st->st_ino)
-    return other;
-  close (other);
-  return -ESTALE;
-}
-
-/* All or none; it is no error if there cannot be any. */
-static void
-open_syncers (struct storage_file *f, const struct stat *st)
-{
-  if (!f->base.writable || !tells_all (f->fd, st))
-    return;
-  while (f->nr_syncers < SYNCERS) {
-    struct syncer *syncer = &f->syncers[f->nr_syncers];
-
-    syncer->fd = open_again (f->fd, st);
-    if (syncer->fd < 0) {
-      close_syncers (f);
-      return;
-    }
-    pthread_mutex_init (&syncer->lock, NULL);
-    f->nr_syncers++;
-  }
-  f->base.syncs_apart = true;
-}
-
 int
 storage_create_empty (const char *path)
 {
@@ -819,7 +658,7 @@ storage_open_file (const char *path, bool writable, bool nofollow,
   f->base.has_identity = true;
   f->base.dev = f->is_block ? st.st_rdev : st.st_dev;
   f->base.ino = f->is_block ? 0 : st.st_ino;
-  open_syncers (f, &st);
+  f->base.syncs_apart = writable && syncers_open (&f->syncers, fd, &st);
 
   *s = &f->base;
   f = NULL;
