@@ -64,6 +64,12 @@ data_write (struct image *img, const struct iovec *iov, int cnt,
 }
 
 bool
+data_writes_apart (struct image *img, uint64_t host, uint64_t len)
+{
+  return storage_writes_apart (file_of_data (img), host, len);
+}
+
+bool
 data_is_partial (const struct image *img, uint64_t guest, uint64_t len)
 {
   return is_encrypted (img) && !is_aligned (guest | len, CRYPT_SECTOR);

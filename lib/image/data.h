@@ -33,6 +33,11 @@ int data_write (struct image *img, const struct iovec *iov, int cnt,
 bool data_is_partial (const struct image *img, uint64_t guest,
                       uint64_t len);
 
+/* May LEN bytes at HOST, both in bytes, be written durably at the same time
+ * as others, and as syncs?  As storage_writes_apart.
+ */
+bool data_writes_apart (struct image *img, uint64_t host, uint64_t len);
+
 /* Does a cluster that was never written to read as zeroes? */
 bool data_holes_are_zero (const struct image *img);
 

@@ -41,7 +41,7 @@
  * the loss of pages once, to whichever of the two asks first, and each
  * must know what the other was told (G3).  So does who starts a sync.
  * Syncs apart hold it shared, too: each is told of all losses by itself
- * (storage_syncs_apart).
+ * (storage_syncs_apart), as is a durable write (storage_writes_apart).
  * Durable writes and syncs apart do not overtake a sync that waits:
  * clients that make them all the time would keep it out for ever.
  */
@@ -341,7 +341,7 @@ sync_file (struct image *img, struct storage *s, atomic_bool *unsynced)
   if (!atomic_exchange (unsynced, false))
     return 0;
   atomic_fetch_add_explicit (&img->guard.syncs, 1, memory_order_relaxed);
-  r = storage_sync (s);
+  r = storage_sync_alone (s);
   if (r < 0)
     sync_failed (img, s, r);
   return r;
@@ -364,7 +364,9 @@ guard_sync (struct image *img)
 }
 
 /* The same with sync_lock shared, and counted in "apart".  Without the mark
- * somebody else's sync covers all, but may not have ended.
+ * somebody else's sync covers all, but may not have ended.  What was marked
+ * may include a write that needs a sync alone, made after this one was found
+ * to need none: it stays marked.
  */
 static int
 sync_file_apart (struct image *img, struct storage *s, atomic_bool *unsynced)
@@ -378,6 +380,8 @@ sync_file_apart (struct image *img, struct storage *s, atomic_bool *unsynced)
   r = storage_sync (s);
   if (r < 0)
     sync_failed (img, s, r);
+  if (!storage_syncs_apart (s))
+    atomic_store (unsynced, true);
   return r;
 }
 

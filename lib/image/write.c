@@ -74,14 +74,17 @@ write_failed (struct image *img, uint64_t offset, uint64_t host, int r)
   return r;
 }
 
-/* The first LEN bytes of the piece, over data that is there already. */
+/* The first LEN bytes of the piece, over data that is there already.  What
+ * cannot be durable by itself becomes so with the flush at the request's end.
+ */
 static int
 write_in_place (struct image *img, const struct piece *p,
                 const struct map_extent *e)
 {
   struct iovec iov = { .iov_base = (void *) p->buf,
                        .iov_len = e->len };
-  bool durable = p->durable && e->durable;
+  bool durable = p->durable && e->durable
+    && data_writes_apart (img, e->host, e->len);
   int r;
 
   r = data_write (img, &iov, 1, e->host, p->offset, durable);

@@ -11,7 +11,8 @@
  * system call and not one per request.
  *
  * Syncs and durable writes go through file descriptions of their own, where
- * that lets them be made side by side (storage-syncers.c).
+ * that lets them be made side by side (storage-syncers.c); on some file
+ * systems it depends on what was written (storage-places.c).
  *
  * There is no lock on the data path but for durable writes and syncs, who
  * hold that of their description: the system calls used take an
@@ -43,6 +44,7 @@
 #include "checked.h"
 #include "cleanup.h"
 #include "storage-impl.h"
+#include "storage-places.h"
 #include "storage-syncers.h"
 #include "storage-write.h"
 
@@ -54,6 +56,7 @@ struct storage_file {
   struct storage base;
   int fd;
   struct syncers syncers;
+  struct places places;         /* kept where syncs alone make them known */
   bool is_block;
 
   /* Learned: true once the file system said that it cannot. */
@@ -168,14 +171,44 @@ sync_fd (int fd)
 }
 
 static int
-file_sync (struct storage *s)
+sync_once (struct storage_file *f, bool alone)
 {
-  struct storage_file *f = file_of (s);
   struct syncer *syncer = syncers_take (&f->syncers);
-  int r = sync_fd (syncer ? syncer->fd : f->fd);
+  int r;
 
+  places_sync (&f->places, alone);
+  r = sync_fd (syncer ? syncer->fd : f->fd);
   syncer_give_back (syncer);
   return r;
+}
+
+static int
+file_sync (struct storage *s)
+{
+  return sync_once (file_of (s), false);
+}
+
+static int
+file_sync_alone (struct storage *s)
+{
+  return sync_once (file_of (s), true);
+}
+
+static bool
+file_syncs_apart (struct storage *s)
+{
+  struct storage_file *f = file_of (s);
+
+  return f->base.syncs_apart && !places_are_new (&f->places);
+}
+
+static bool
+file_writes_apart (struct storage *s, uint64_t offset, uint64_t len)
+{
+  struct storage_file *f = file_of (s);
+
+  return f->base.syncs_apart
+    && places_known (&f->places, f->fd, offset, len);
 }
 
 /* A write that is lost later is told by the next sync; but if pages were
@@ -366,6 +399,24 @@ write_dsync (struct storage_file *f, const struct iovec *iov, int cnt,
   return r;
 }
 
+/* A durable write needs no note: see storage_writes_apart. */
+static int
+write_and_note (struct storage_file *f, const struct iovec *iov, int cnt,
+                uint64_t offset)
+{
+  uint64_t len = 0;
+  int i, err;
+
+  for (i = 0; i < cnt; i++)
+    len += iov[i].iov_len;
+  if (places_stay (&f->places, f->fd, offset, len))
+    return write_all (f->fd, iov, cnt, offset, 0);
+  places_begin_change (&f->places);
+  err = write_all (f->fd, iov, cnt, offset, 0);
+  places_end_change (&f->places);
+  return err;
+}
+
 static int
 file_write (struct storage *s, const struct iovec *iov, int cnt,
             uint64_t offset, bool durable)
@@ -380,10 +431,10 @@ file_write (struct storage *s, const struct iovec *iov, int cnt,
     remember_missing (&f->no_dsync);
   }
 
+  if (!durable)
+    return write_and_note (f, iov, cnt, offset);
   err = write_all (f->fd, iov, cnt, offset, 0);
-  if (err == 0 && durable)
-    err = file_sync (s);
-  return err;
+  return err == 0 ? file_sync (s) : err;
 }
 
 static int
@@ -392,10 +443,13 @@ call_fallocate (struct storage_file *f, int mode, uint64_t offset,
 {
   int r;
 
+  places_begin_change (&f->places);
   do
     r = fallocate (f->fd, mode, (off_t) offset, (off_t) len);
   while (r == -1 && errno == EINTR);
-  return r == -1 ? -errno : 0;
+  r = r == -1 ? -errno : 0;
+  places_end_change (&f->places);
+  return r;
 }
 
 /* Zeroes the long way, for tmpfs and its like. */
@@ -415,7 +469,7 @@ write_zeroes (struct storage_file *f, uint64_t offset, uint64_t len)
       iov[cnt].iov_len = (size_t) MIN (len - n, sizeof zeroes);
       n += iov[cnt].iov_len;
     }
-    err = write_all (f->fd, iov, cnt, offset, 0);
+    err = write_and_note (f, iov, cnt, offset);
     if (err < 0)
       return err;
     offset += n;
@@ -506,10 +560,13 @@ file_truncate (struct storage *s, uint64_t size)
 
   if (f->is_block)
     return -ENOTSUP;
+  places_begin_change (&f->places);
   do
     r = ftruncate (f->fd, (off_t) size);
   while (r == -1 && errno == EINTR);
-  return r == -1 ? -errno : 0;
+  r = r == -1 ? -errno : 0;
+  places_end_change (&f->places);
+  return r;
 }
 
 static const struct storage_ops file_ops = {
@@ -518,6 +575,9 @@ static const struct storage_ops file_ops = {
   .allocated = file_allocated,
   .read = file_read,
   .sync = file_sync,
+  .sync_alone = file_sync_alone,
+  .syncs_apart = file_syncs_apart,
+  .writes_apart = file_writes_apart,
   .start_sync = file_start_sync,
   .lock = file_lock,
   .map = file_map,
@@ -598,6 +658,16 @@ open_fd (const char *path, bool writable, bool nofollow, struct stat *st)
   return fd;
 }
 
+static void
+open_syncers (struct storage_file *f, const struct stat *st)
+{
+  const enum syncs_apart apart = syncers_open (&f->syncers, f->fd, st);
+
+  f->base.syncs_apart = apart != SYNCS_IN_TURNS;
+  if (apart == SYNCS_APART_IN_PLACE)
+    places_keep (&f->places);
+}
+
 int
 storage_create_empty (const char *path)
 {
@@ -658,7 +728,8 @@ storage_open_file (const char *path, bool writable, bool nofollow,
   f->base.has_identity = true;
   f->base.dev = f->is_block ? st.st_rdev : st.st_dev;
   f->base.ino = f->is_block ? 0 : st.st_ino;
-  f->base.syncs_apart = writable && syncers_open (&f->syncers, fd, &st);
+  if (writable)
+    open_syncers (f, &st);
 
   *s = &f->base;
   f = NULL;

@@ -25,7 +25,8 @@
 /* Each op does what the function of the same name in storage.h and
  * storage-write.h promises, from any thread at the same time: a kind
  * does its own locking.  start_sync, will_need and is_rotational may be
- * NULL.
+ * NULL; so may sync_alone, for sync, syncs_apart, for the field of that
+ * name, and writes_apart, for true.
  */
 struct storage_ops {
   /* Free all but the struct itself and what storage_init made. */
@@ -35,6 +36,9 @@ struct storage_ops {
   int (*allocated) (struct storage *s, uint64_t *bytes);
   int (*read) (struct storage *s, void *buf, size_t len, uint64_t offset);
   int (*sync) (struct storage *s);
+  int (*sync_alone) (struct storage *s);
+  bool (*syncs_apart) (struct storage *s);
+  bool (*writes_apart) (struct storage *s, uint64_t offset, uint64_t len);
   int (*start_sync) (struct storage *s);
   int (*lock) (struct storage *s, enum storage_lock want,
                enum storage_locking mode, const char **conflict);

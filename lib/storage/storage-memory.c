@@ -15,6 +15,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,6 +29,7 @@
 
 struct storage_memory {
   struct storage base;
+  atomic_bool in_turns;         /* not writes_apart */
 
   pthread_rwlock_t lock;
   uint64_t size;
@@ -238,6 +240,20 @@ memory_read (struct storage *s, void *buf, size_t len, uint64_t offset)
   return 0;
 }
 
+void
+storage_memory_set_writes_apart (struct storage *s, bool apart)
+{
+  atomic_store (&memory_of (s)->in_turns, !apart);
+}
+
+static bool
+memory_writes_apart (struct storage *s, uint64_t offset, uint64_t len)
+{
+  (void) offset;
+  (void) len;
+  return !atomic_load (&memory_of (s)->in_turns);
+}
+
 static int
 memory_sync (struct storage *s)
 {
@@ -400,6 +416,7 @@ static const struct storage_ops memory_ops = {
   .read = memory_read,
   .sync = memory_sync,
   .start_sync = memory_start_sync,
+  .writes_apart = memory_writes_apart,
   .lock = memory_lock,
   .map = memory_map,
   .write = memory_write,

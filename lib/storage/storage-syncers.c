@@ -6,12 +6,12 @@
  * not write (fsync(2), "since Linux 4.13"; complete since 4.17), so syncs
  * and durable writes in several threads must not share one: what one of
  * them is told the others would never hear.  Where that rule is known to
- * hold, and a sync is known to wait for what it needs of another
- * (tells_all), a file has descriptions for them, each used by one at a
- * time, all opened before the first write.  Elsewhere (network file systems
- * and FUSE, where a server may also take a sync to be of one description
- * only; ext4 without a journal; F2FS) there is the one that is written
- * through, and the caller makes one sync at a time.
+ * hold, and a sync is known to wait for what it needs of another, a file has
+ * descriptions for them, each used by one at a time, all opened before the
+ * first write.  Elsewhere (network file systems and FUSE, where a server may
+ * also take a sync to be of one description only; F2FS) there is the one that
+ * is written through, and the caller makes one sync at a time.  ext4 without
+ * a journal is between the two.
  *
  * Locks: that of a description, from syncers_take to syncer_give_back.
  */
@@ -48,11 +48,9 @@ kernel_tells_all (void)
     && (major_version > 4 || (major_version == 4 && minor_version >= 17));
 }
 
-/* A sync of a file on ext4 waits for the journal's commit.  Without a
- * journal, as with the driver of ext2, it writes the blocks that map the
- * file itself; one that comes while another writes them finds none to
- * write, and returns before they are durable (sync_mapping_buffers in the
- * kernel's fs/buffer.c).  sysfs-fs-ext4 describes journal_task.
+/* sysfs-fs-ext4 describes journal_task.  Without a journal, or if we cannot
+ * know, a sync may miss what another writes (storage-places.c); with one it
+ * waits for the journal's commit.
  */
 static bool
 ext4_has_journal (const struct stat *st)
@@ -81,21 +79,21 @@ ext4_has_journal (const struct stat *st)
  * may return while the flush of the disk that it needs is another's and has
  * not ended.
  */
-static bool
-tells_all (int fd, const struct stat *st)
+static enum syncs_apart
+how_apart (int fd, const struct stat *st)
 {
   struct statfs fs;
 
   if (!kernel_tells_all ())
-    return false;
+    return SYNCS_IN_TURNS;
   if (S_ISBLK (st->st_mode))
-    return true;
+    return SYNCS_APART;
   if (fstatfs (fd, &fs) == -1)
-    return false;
+    return SYNCS_IN_TURNS;
   if (fs.f_type == EXT4_SUPER_MAGIC) /* ext2 and ext3, too */
-    return ext4_has_journal (st);
+    return ext4_has_journal (st) ? SYNCS_APART : SYNCS_APART_IN_PLACE;
   return fs.f_type == XFS_SUPER_MAGIC || fs.f_type == BTRFS_SUPER_MAGIC
-    || fs.f_type == TMPFS_MAGIC;
+    || fs.f_type == TMPFS_MAGIC ? SYNCS_APART : SYNCS_IN_TURNS;
 }
 
 /* Another description of the same file, whatever its name is by now; or
@@ -121,23 +119,25 @@ open_again (int fd, const struct stat *st)
   return -1;
 }
 
-bool
+enum syncs_apart
 syncers_open (struct syncers *all, int fd, const struct stat *st)
 {
-  if (!tells_all (fd, st))
-    return false;
+  const enum syncs_apart apart = how_apart (fd, st);
+
+  if (apart == SYNCS_IN_TURNS)
+    return apart;
   while (all->nr < SYNCERS) {
     struct syncer *syncer = &all->syncer[all->nr];
 
     syncer->fd = open_again (fd, st);
     if (syncer->fd == -1) {
       syncers_close (all);
-      return false;
+      return SYNCS_IN_TURNS;
     }
     pthread_mutex_init (&syncer->lock, NULL);
     all->nr++;
   }
-  return true;
+  return apart;
 }
 
 void

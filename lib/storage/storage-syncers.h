@@ -25,12 +25,18 @@ struct syncers {
   struct syncer syncer[SYNCERS];
 };
 
-/* Open them anew for the file that FD has open and ST describes.  True if
- * syncs and durable writes may then go side by side, each with one of them;
- * else, which is no error, there are none.  To be called before the first
+enum syncs_apart {
+  SYNCS_IN_TURNS,               /* one at a time */
+  SYNCS_APART_IN_PLACE,         /* or side by side, if no places are new */
+  SYNCS_APART,                  /* side by side */
+};
+
+/* Open them anew for the file that FD has open and ST describes.  How may
+ * syncs and durable writes be made then?  Each with one of them, but if in
+ * turns, which is no error, there are none.  To be called before the first
  * write to the file.
  */
-bool syncers_open (struct syncers *all, int fd, const struct stat *st);
+enum syncs_apart syncers_open (struct syncers *all, int fd, const struct stat *st);
 void syncers_close (struct syncers *all);
 
 /* A free one, or wait until there is one; locked until it is given back.

@@ -19,8 +19,9 @@
 
 /* Write all of IOV (CNT elements, any number) at OFFSET, growing the
  * file if it may grow.  With DURABLE the bytes are on disk when it
- * returns (RWF_DSYNC).  Short counts are dealt with here; on failure
- * any part may have been written.
+ * returns (RWF_DSYNC): alone, as storage_sync_alone, or where
+ * storage_writes_apart says that it need not be.  Short counts are dealt
+ * with here; on failure any part may have been written.
  */
 int storage_write (struct storage *s, const struct iovec *iov, int cnt,
                    uint64_t offset, bool durable);

@@ -125,10 +125,22 @@ storage_sync (struct storage *s)
   return s->ops->sync (s);
 }
 
-bool
-storage_syncs_apart (const struct storage *s)
+int
+storage_sync_alone (struct storage *s)
 {
-  return s->syncs_apart;
+  return s->ops->sync_alone ? s->ops->sync_alone (s) : s->ops->sync (s);
+}
+
+bool
+storage_syncs_apart (struct storage *s)
+{
+  return s->ops->syncs_apart ? s->ops->syncs_apart (s) : s->syncs_apart;
+}
+
+bool
+storage_writes_apart (struct storage *s, uint64_t offset, uint64_t len)
+{
+  return !s->ops->writes_apart || s->ops->writes_apart (s, offset, len);
 }
 
 int

@@ -171,12 +171,27 @@ int storage_read (struct storage *s, void *buf, size_t len,
  */
 int storage_sync (struct storage *s);
 
-/* May there be several syncs at a time?  True: each, and each durable write,
- * is told of all pages that were lost, whatever the others were told, and
- * returns only when what it covers is durable, whoever else writes it.  Else
- * a loss may be told to only one of them.
+/* The same, by a caller who sees to it that no other sync and no durable
+ * write of S is at work from before it begins until it has ended.  Only such
+ * a one may make storage_syncs_apart true again.
  */
-bool storage_syncs_apart (const struct storage *s);
+int storage_sync_alone (struct storage *s);
+
+/* May a sync go beside others now, and beside durable writes?  True: each of
+ * them is told of all pages that were lost, whatever the others were told,
+ * and what was written before this was asked is durable when it returns and
+ * a sync alone, if one was at work, has ended.  False: a loss may be told to
+ * only one of them, or what it covers be written by another that has not
+ * ended.  The answer may change with each change of the file: false then
+ * until the next storage_sync_alone.
+ */
+bool storage_syncs_apart (struct storage *s);
+
+/* The same of a durable write of LEN bytes at OFFSET, which must not be
+ * given back to the file system meanwhile.  False: write them as others, and
+ * sync.
+ */
+bool storage_writes_apart (struct storage *s, uint64_t offset, uint64_t len);
 
 /* Begin to write what a storage_sync would, and wait for none of it, so
  * that one that follows takes less time.  Makes nothing durable.  A failure

@@ -232,6 +232,8 @@ hold_a_sync (void)
 static atomic_uint syncs;
 static atomic_int sync_result;
 
+static atomic_uint durable_writes;
+
 static int
 sync_hook (void *opaque, enum storage_memory_op kind, uint64_t offset,
            uint64_t len)
@@ -239,6 +241,8 @@ sync_hook (void *opaque, enum storage_memory_op kind, uint64_t offset,
   (void) opaque;
   (void) offset;
   (void) len;
+  if (kind == STORAGE_MEMORY_WRITE_DURABLE)
+    atomic_fetch_add (&durable_writes, 1);
   if (kind != STORAGE_MEMORY_SYNC)
     return 0;
   atomic_fetch_add (&syncs, 1);
@@ -279,6 +283,23 @@ START_TEST (a_flush_does_not_rely_on_a_sync_that_has_not_ended)
 }
 END_TEST
 
+/* After a flush was found to need no sync alone others may write what does;
+ * if it comes to cover that, it takes nothing from those who then flush.
+ */
+START_TEST (a_sync_apart_leaves_to_do_what_needs_one_alone)
+{
+  begin_apart ();
+  hold_a_sync ();
+  storage_memory_set_syncs_apart (storage, false);
+  let_go ();
+  done (&first, 0);
+  storage_memory_set_hook (storage, sync_hook, NULL);
+  ck_assert_int_eq (image_flush (img), 0);
+  ck_assert_uint_eq (atomic_load (&syncs), 1);
+  stop_clean ();
+}
+END_TEST
+
 START_TEST (pointers_that_wait_are_committed_by_a_flush)
 {
   uint64_t started;
@@ -311,6 +332,26 @@ START_TEST (a_flush_of_data_waits_for_the_commit_of_its_pointer)
   done (&first, 0);
   /* And then for nobody: the first would not come back for a commit. */
   done (&second, 0);
+  stop_clean ();
+}
+END_TEST
+
+/* The storage says which durable writes may go beside others; of two that
+ * may not one could be told the other's loss.  They share a commit instead.
+ */
+START_TEST (durable_writes_that_may_not_go_apart_are_flushed)
+{
+  const char byte = 7;
+
+  begin (1000 * SECOND);
+  storage_memory_set_hook (storage, sync_hook, NULL);
+  ck_assert_int_eq (image_write (img, &byte, 1, 0, true), 0);
+  ck_assert_uint_eq (atomic_load (&durable_writes), 1);
+  ck_assert_uint_eq (atomic_load (&syncs), 0);
+  storage_memory_set_writes_apart (storage, false);
+  ck_assert_int_eq (image_write (img, &byte, 1, 0, true), 0);
+  ck_assert_uint_eq (atomic_load (&durable_writes), 1);
+  ck_assert_uint_eq (atomic_load (&syncs), 1);
   stop_clean ();
 }
 END_TEST
@@ -377,8 +418,10 @@ main (void)
   tcase_add_test (tc, who_comes_after_that_commit_is_not_left_waiting);
   tcase_add_test (tc, flushes_of_data_in_place_do_not_wait_for_each_other);
   tcase_add_test (tc, a_flush_does_not_rely_on_a_sync_that_has_not_ended);
+  tcase_add_test (tc, a_sync_apart_leaves_to_do_what_needs_one_alone);
   tcase_add_test (tc, pointers_that_wait_are_committed_by_a_flush);
   tcase_add_test (tc, a_flush_of_data_waits_for_the_commit_of_its_pointer);
+  tcase_add_test (tc, durable_writes_that_may_not_go_apart_are_flushed);
   tcase_add_test (tc, while_something_is_outside_each_flush_has_a_commit);
   tcase_add_test (tc, a_loss_told_to_one_of_several_syncs_stops_all_writes);
   suite_add_tcase (s, tc);

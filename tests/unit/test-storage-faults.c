@@ -513,20 +513,21 @@ START_TEST (syncs_are_one_at_a_time_where_losses_are_told_once)
     const char *release;
     long file_system;
     const char *journal;
-    bool apart;
+    bool apart, after_a_sync_alone;
   } where[] = {
-    { "6.1.0-18-amd64", EXT4_SUPER_MAGIC, "203\n", true },
-    { "6.1.0-18-amd64", EXT4_SUPER_MAGIC, "<none>\n", false },
-    { "6.1.0-18-amd64", EXT4_SUPER_MAGIC, "", false },
-    { "6.1.0-18-amd64", EXT4_SUPER_MAGIC, NULL, false },
-    { "4.17.0", XFS_SUPER_MAGIC, NULL, true },
-    { "4.16.18", XFS_SUPER_MAGIC, NULL, false },
-    { "3.10.0-1160.el7", XFS_SUPER_MAGIC, NULL, false },
-    { "unknown", XFS_SUPER_MAGIC, NULL, false },
-    { "6.1.0", F2FS_SUPER_MAGIC, NULL, false },
-    { "6.1.0", 0x65735546 /* FUSE */, NULL, false },
-    { "6.1.0", 0x6969 /* NFS */, NULL, false },
-    { "6.1.0", OVERLAYFS_SUPER_MAGIC, NULL, false },
+    { "6.1.0-18-amd64", EXT4_SUPER_MAGIC, "203\n", true, true },
+    { "6.1.0-18-amd64", EXT4_SUPER_MAGIC, "<none>\n", false, true },
+    { "6.1.0-18-amd64", EXT4_SUPER_MAGIC, "", false, true },
+    { "6.1.0-18-amd64", EXT4_SUPER_MAGIC, NULL, false, true },
+    { "4.17.0", XFS_SUPER_MAGIC, NULL, true, true },
+    { "4.16.18", XFS_SUPER_MAGIC, NULL, false, false },
+    { "4.16.18", EXT4_SUPER_MAGIC, "203\n", false, false },
+    { "3.10.0-1160.el7", XFS_SUPER_MAGIC, NULL, false, false },
+    { "unknown", XFS_SUPER_MAGIC, NULL, false, false },
+    { "6.1.0", F2FS_SUPER_MAGIC, NULL, false, false },
+    { "6.1.0", 0x65735546 /* FUSE */, NULL, false, false },
+    { "6.1.0", 0x6969 /* NFS */, NULL, false, false },
+    { "6.1.0", OVERLAYFS_SUPER_MAGIC, NULL, false, false },
   };
   size_t i;
 
@@ -537,7 +538,11 @@ START_TEST (syncs_are_one_at_a_time_where_losses_are_told_once)
     fault.journal = where[i].journal;
     s = open_rw (file);
     ck_assert_msg (storage_syncs_apart (s) == where[i].apart, "%zu", i);
-    ck_ok (storage_sync (s));
+    ck_assert_msg (storage_writes_apart (s, 0, 1) == where[i].apart, "%zu",
+                   i);
+    ck_ok (storage_sync_alone (s));
+    ck_assert_msg (storage_syncs_apart (s) == where[i].after_a_sync_alone,
+                   "%zu", i);
   }
 }
 END_TEST

@@ -532,7 +532,7 @@ START_TEST (descriptor_flags)
     ck_assert_int_eq (fcntl (fd, F_GETFD), FD_CLOEXEC);
     ck_assert_int_eq (fcntl (fd, F_GETFL) & (O_NONBLOCK | O_ACCMODE), O_RDWR);
   }
-  ck_assert_int_eq (found, 1);
+  ck_assert (found == 1 || found == 9); /* eight of them for syncs */
   storage_close (s);
 }
 END_TEST
