@@ -210,6 +210,7 @@ commit_flush (struct image *img)
 {
   struct commit *c = &img->commit;
 
+  habit_flushed (&c->habit);
   {
     ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&c->lock);
 

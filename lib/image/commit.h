@@ -10,6 +10,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "habit.h"
+
 struct image;
 
 /* Flushes that share a commit (commit-group.c); guarded by commit.lock. */
@@ -30,6 +32,7 @@ struct commit {
   pthread_rwlock_t epoch_lock;
   uint64_t epoch;               /* the open one; the first is 1 */
   atomic_bool barrier;          /* the open epoch links new clusters */
+  struct habit habit;
 
   pthread_mutex_t lock;         /* guards what follows */
   pthread_cond_t over[2];       /* a commit ended; by its number's parity */

@@ -38,12 +38,17 @@ data_read_stored (struct image *img, void *buf, size_t len, uint64_t host)
   return storage_read (file_of_data (img), buf, len, host);
 }
 
+static int
+owner_of_data (const struct image *img)
+{
+  return img->data_file ? GUARD_EXTERNAL : GUARD_DATA;
+}
+
 int
 data_write_stored (struct image *img, const struct iovec *iov, int cnt,
                    uint64_t host, bool durable)
 {
-  return guard_write (img, img->data_file ? GUARD_EXTERNAL : GUARD_DATA, iov,
-                      cnt, host, durable);
+  return guard_write (img, owner_of_data (img), iov, cnt, host, durable);
 }
 
 int
@@ -67,6 +72,12 @@ bool
 data_writes_apart (struct image *img, uint64_t host, uint64_t len)
 {
   return storage_writes_apart (file_of_data (img), host, len);
+}
+
+void
+data_start_sync (struct image *img, uint64_t host, uint64_t len)
+{
+  guard_start_range (img, owner_of_data (img), host, len);
 }
 
 bool

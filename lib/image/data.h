@@ -38,6 +38,11 @@ bool data_is_partial (const struct image *img, uint64_t guest,
  */
 bool data_writes_apart (struct image *img, uint64_t host, uint64_t len);
 
+/* LEN bytes at HOST, both in bytes, were written and will be flushed next:
+ * begin to.
+ */
+void data_start_sync (struct image *img, uint64_t host, uint64_t len);
+
 /* Does a cluster that was never written to read as zeroes? */
 bool data_holes_are_zero (const struct image *img);
 

@@ -410,11 +410,15 @@ guard_sync_apart (struct image *img)
   return atomic_load (&g->failed) ? -EIO : r;
 }
 
+/* With sync_lock held. */
 static int
-start_file (struct image *img, struct storage *s, atomic_bool *unsynced)
+start (struct image *img, struct storage *s, uint64_t offset, uint64_t len)
 {
-  int r = atomic_load (unsynced) ? storage_start_sync (s) : 0;
+  int r;
 
+  if (atomic_load (&img->guard.failed))
+    return -EIO;
+  r = storage_start_sync (s, offset, len);
   if (r < 0)
     sync_failed (img, s, r);
   return r;
@@ -424,12 +428,26 @@ void
 guard_start_sync (struct image *img)
 {
   struct guard *g = &img->guard;
+  int r = 0;
 
   if (pthread_rwlock_tryrdlock (&g->sync_lock) != 0)
     return;
-  if (!atomic_load (&g->failed)
-      && start_file (img, img->data_file, &g->external_unsynced) == 0)
-    start_file (img, img->storage, &g->unsynced);
+  if (atomic_load (&g->external_unsynced))
+    r = start (img, img->data_file, 0, 0);
+  if (r == 0 && atomic_load (&g->unsynced))
+    start (img, img->storage, 0, 0);
+  pthread_rwlock_unlock (&g->sync_lock);
+}
+
+void
+guard_start_range (struct image *img, int owner, uint64_t offset,
+                   uint64_t len)
+{
+  struct guard *g = &img->guard;
+
+  if (pthread_rwlock_tryrdlock (&g->sync_lock) != 0)
+    return;
+  start (img, file_of (img, owner), offset, len);
   pthread_rwlock_unlock (&g->sync_lock);
 }
 

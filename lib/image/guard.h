@@ -124,8 +124,11 @@ int guard_sync_apart (struct image *img);
 
 /* Begin to write what a guard_sync would, so that it takes less time;
  * nothing if one is at work.  To be called by who is about to wait for it.
+ * The second, of LEN bytes at OFFSET only, which OWNER wrote.
  */
 void guard_start_sync (struct image *img);
+void guard_start_range (struct image *img, int owner, uint64_t offset,
+                        uint64_t len);
 
 /* Was nothing written since the last sync? */
 bool guard_is_synced (struct image *img);

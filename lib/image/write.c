@@ -90,8 +90,11 @@ write_in_place (struct image *img, const struct piece *p,
   r = data_write (img, &iov, 1, e->host, p->offset, durable);
   if (r < 0)
     return write_failed (img, p->offset, e->host, r);
-  if (!durable)
+  if (!durable) {
     *p->commit = true;
+    if (habit_wrote (&img->commit.habit))
+      data_start_sync (img, e->host, e->len);
+  }
   return 0;
 }
 

@@ -217,9 +217,10 @@ file_writes_apart (struct storage *s, uint64_t offset, uint64_t len)
  * comes from filters of system calls.
  */
 static int
-file_start_sync (struct storage *s)
+file_start_sync (struct storage *s, uint64_t offset, uint64_t len)
 {
-  if (sync_file_range (file_of (s)->fd, 0, 0, SYNC_FILE_RANGE_WRITE) == 0
+  if (sync_file_range (file_of (s)->fd, (off_t) offset, (off_t) len,
+                       SYNC_FILE_RANGE_WRITE) == 0
       || errno == EINTR || errno == ENOMEM || errno == EAGAIN
       || errno == EPERM || is_unsupported (-errno))
     return 0;

@@ -39,7 +39,7 @@ struct storage_ops {
   int (*sync_alone) (struct storage *s);
   bool (*syncs_apart) (struct storage *s);
   bool (*writes_apart) (struct storage *s, uint64_t offset, uint64_t len);
-  int (*start_sync) (struct storage *s);
+  int (*start_sync) (struct storage *s, uint64_t offset, uint64_t len);
   int (*lock) (struct storage *s, enum storage_lock want,
                enum storage_locking mode, const char **conflict);
   int (*map) (struct storage *s, uint64_t offset, uint64_t *len, bool *hole);

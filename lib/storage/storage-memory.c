@@ -261,9 +261,9 @@ memory_sync (struct storage *s)
 }
 
 static int
-memory_start_sync (struct storage *s)
+memory_start_sync (struct storage *s, uint64_t offset, uint64_t len)
 {
-  return call_hook (memory_of (s), STORAGE_MEMORY_START_SYNC, 0, 0);
+  return call_hook (memory_of (s), STORAGE_MEMORY_START_SYNC, offset, len);
 }
 
 static int

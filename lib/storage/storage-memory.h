@@ -23,7 +23,7 @@ enum storage_memory_op {
   STORAGE_MEMORY_SYNC,          /* OFFSET and LEN are 0 */
   STORAGE_MEMORY_MAP,
   STORAGE_MEMORY_LOCK,          /* OFFSET is the enum storage_lock wanted */
-  STORAGE_MEMORY_START_SYNC,    /* OFFSET and LEN are 0 */
+  STORAGE_MEMORY_START_SYNC,    /* LEN is 0: all from OFFSET on */
 };
 
 /* Called before each operation, by the thread that asked for it and

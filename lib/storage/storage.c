@@ -144,9 +144,12 @@ storage_writes_apart (struct storage *s, uint64_t offset, uint64_t len)
 }
 
 int
-storage_start_sync (struct storage *s)
+storage_start_sync (struct storage *s, uint64_t offset, uint64_t len)
 {
-  return s->ops->start_sync ? s->ops->start_sync (s) : 0;
+  if (!s->ops->start_sync)
+    return 0;
+  return range_fits (offset, len) ? s->ops->start_sync (s, offset, len)
+    : -EINVAL;
 }
 
 int

@@ -193,11 +193,12 @@ bool storage_syncs_apart (struct storage *s);
  */
 bool storage_writes_apart (struct storage *s, uint64_t offset, uint64_t len);
 
-/* Begin to write what a storage_sync would, and wait for none of it, so
- * that one that follows takes less time.  Makes nothing durable.  A failure
- * counts as one of storage_sync; 0 where there is no such thing.
+/* Begin to write what a storage_sync would of LEN bytes at OFFSET, or with a
+ * LEN of 0 all from there on, and wait for none of it, so that one that
+ * follows takes less time.  Makes nothing durable.  A failure counts as one
+ * of storage_sync; 0 where there is no such thing.
  */
-int storage_start_sync (struct storage *s);
+int storage_start_sync (struct storage *s, uint64_t offset, uint64_t len);
 
 /* Take, raise, lower or drop the lock.  -EAGAIN: another process stands
  * in the way; *CONFLICT is then a static string that says how: 'another

@@ -47,6 +47,7 @@ static const char *swap_path;  /* what open opens instead, without O_PATH */
 static struct {
   int writes, dsync_writes, reads, fallocates, syncs, seeks, truncates;
   int max_cnt;                  /* most elements in one write */
+  off_t start_offset, start_len; /* of the last sync_file_range */
 } calls;
 
 static bool
@@ -261,6 +262,8 @@ int
 sync_file_range (int fd, off_t offset, off_t len, unsigned flags)
 {
   ck_assert_uint_eq (flags, SYNC_FILE_RANGE_WRITE);
+  calls.start_offset = offset;
+  calls.start_len = len;
   if (fault.start_error) {
     errno = fault.start_error;
     return -1;
@@ -415,16 +418,20 @@ START_TEST (a_started_sync_tells_of_losses_only)
   size_t i;
 
   ck_ok (write_pattern (false));
-  ck_ok (storage_start_sync (s));
+  ck_ok (storage_start_sync (s, 0, 0));
+  ck_assert_int_eq (calls.start_len, 0);
+  ck_ok (storage_start_sync (s, 123, 1000));
+  ck_assert_int_eq (calls.start_offset, 123);
+  ck_assert_int_eq (calls.start_len, 1000);
   ck_pattern ();
   ck_assert_int_eq (calls.syncs, 0);
   for (i = 0; i < sizeof harmless / sizeof harmless[0]; ++i) {
     fault.start_error = harmless[i];
-    ck_ok (storage_start_sync (s));
+    ck_ok (storage_start_sync (s, 0, 0));
   }
   for (i = 0; i < sizeof losses / sizeof losses[0]; ++i) {
     fault.start_error = losses[i];
-    ck_assert_int_eq (storage_start_sync (s), -losses[i]);
+    ck_assert_int_eq (storage_start_sync (s, 0, 0), -losses[i]);
   }
 }
 END_TEST
