@@ -43,6 +43,7 @@
 #include <linux/fiemap.h>
 #include <linux/fs.h>
 
+#include "per-thread.h"
 #include "storage-places.h"
 
 /* So many writes after a sync are looked up. */
@@ -65,17 +66,21 @@ void
 places_begin_change (struct places *p)
 {
   if (p->kept)
-    atomic_fetch_add (&p->changing, 1);
+    atomic_fetch_add (&p->changes[thread_number () % CHANGES].at_work, 1);
 }
 
-/* In this order: places_are_new looks at them in the other. */
+/* In this order: places_are_new looks at them in the other.  Nearly always
+ * are_new is set already, and to store it anew would take the cache line from
+ * all others; if so, then a sync alone that takes it away has yet to begin.
+ */
 void
 places_end_change (struct places *p)
 {
   if (!p->kept)
     return;
-  atomic_store (&p->are_new, true);
-  atomic_fetch_sub (&p->changing, 1);
+  if (!atomic_load (&p->are_new))
+    atomic_store (&p->are_new, true);
+  atomic_fetch_sub (&p->changes[thread_number () % CHANGES].at_work, 1);
 }
 
 void
@@ -91,7 +96,12 @@ places_sync (struct places *p, bool alone)
 bool
 places_are_new (const struct places *p)
 {
-  return atomic_load (&p->changing) > 0 || atomic_load (&p->are_new);
+  unsigned i;
+
+  for (i = 0; i < CHANGES; i++)
+    if (atomic_load (&p->changes[i].at_work) > 0)
+      return true;
+  return atomic_load (&p->are_new);
 }
 
 /* Do the extents cover the range, without a gap, as written blocks? */
@@ -136,7 +146,7 @@ bool
 places_known (struct places *p, int fd, uint64_t offset, uint64_t len)
 {
   return !p->kept
-    || (!places_are_new (p) && is_mapped (fd, offset, len)
+    || (!atomic_load (&p->are_new) && is_mapped (fd, offset, len)
         && !places_are_new (p));
 }
 
@@ -144,7 +154,7 @@ bool
 places_stay (struct places *p, int fd, uint64_t offset, uint64_t len)
 {
   return !p->kept
-    || (!places_are_new (p)
+    || (!atomic_load (&p->are_new)
         && atomic_fetch_add_explicit (&p->asked, 1, memory_order_relaxed)
         < LOOK_UPS
         && is_mapped (fd, offset, len));

@@ -11,12 +11,21 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* Changes at work, of one thread or a few, that may make places new: in a
+ * cache line of its own, since there is one of them for nearly each write.
+ */
+struct changes {
+  atomic_uint at_work;
+  char unused[64 - sizeof (atomic_uint)];
+};
+#define CHANGES 8u
+
 /* All zero: of no interest, and so never new. */
 struct places {
   bool kept;                    /* constant, once places_keep was called */
   atomic_bool are_new;          /* since the last sync alone began */
-  atomic_uint changing;         /* changes at work that may make some new */
   atomic_uint asked;            /* writes since the last sync */
+  struct changes changes[CHANGES];
 };
 
 /* Keep an account.  What was written before may have new places. */
