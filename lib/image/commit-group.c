@@ -36,7 +36,9 @@
  * the data, and no need for turns: the threads sync side by side if the
  * storage lets them (guard_sync_apart).  Each then writes its own pages
  * while others' clients are still on their way, and the flushes of the disk
- * are put together by the kernel.
+ * are put together by the kernel.  Who waits for a commit looks again whenever
+ * one has ended: a single one that was needed would else have all of them
+ * take turns for as long as some flush while others' commits run.
  *
  * Invariants
  *
@@ -47,7 +49,8 @@
  *     gathers, and will run it if nobody else does.  "gathering" ends when
  *     any commit begins, for then that one answers the leader.
  * G4. The end of a commit wakes all that it answered, and of those that
- *     wait for the next one only one, which sees to it.  Commits are waited
+ *     wait for the next one only one, which sees to it: runs it, or finds
+ *     that flushes need none and wakes the others (leave).  Commits are waited
  *     for by the parity of their numbers, since there are no more than two
  *     at a time that anybody waits for.
  * G5. A flush goes without a commit only if, at one time after it was
@@ -168,17 +171,30 @@ may_sync_apart (struct image *img)
     && !overlap_has_outside (img->guard.overlap);
 }
 
-/* Wait for a commit that begins from now on, or run it. */
+/* A guest's flush finds that it needs no commit; and so do those that wait
+ * for the same one, who look again.
+ */
 static int
-commit_after (struct image *img, bool may_gather)
+leave (struct commit *c, uint64_t mine)
+{
+  c->group.asking--;
+  pthread_cond_broadcast (&c->over[mine & 1]);
+  return -EAGAIN;
+}
+
+/* Wait for a commit that begins from now on, or run it.  With FLUSH, that of
+ * a guest, -EAGAIN: there is none, and it may sync apart.
+ */
+static int
+commit_after (struct image *img, bool flush)
 {
   struct commit *c = &img->commit;
   const uint64_t mine = c->started + 1;
-  bool used_time = false;
+  bool may_gather = flush, used_time = false;
 
   while (c->ended < mine) {
-    if (may_sync_apart (img))
-      may_gather = false;       /* the others do so, and will not come */
+    if (flush && may_sync_apart (img))
+      return leave (c, mine);
     if (!c->running && may_gather && !used_time && !complete (&c->group)) {
       start_sync (img);
       used_time = true;
@@ -209,15 +225,14 @@ int
 commit_flush (struct image *img)
 {
   struct commit *c = &img->commit;
+  int r;
 
   habit_flushed (&c->habit);
   {
     ACQUIRE_LOCK_FOR_CURRENT_SCOPE (&c->lock);
 
-    if (!may_sync_apart (img)) {
-      c->group.asking++;
-      return commit_after (img, true);
-    }
+    c->group.asking++;
+    r = commit_after (img, true);
   }
-  return guard_sync_apart (img);
+  return r == -EAGAIN ? guard_sync_apart (img) : r;
 }

@@ -71,7 +71,11 @@ data_write (struct image *img, const struct iovec *iov, int cnt,
 bool
 data_writes_apart (struct image *img, uint64_t host, uint64_t len)
 {
-  return storage_writes_apart (file_of_data (img), host, len);
+  const uint64_t unit = is_encrypted (img) ? CRYPT_SECTOR : 1;
+  const uint64_t begin = round_down (host, unit);
+
+  return storage_writes_apart (file_of_data (img), begin,
+                               round_up (host + len, unit) - begin);
 }
 
 void

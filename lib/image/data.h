@@ -34,7 +34,8 @@ bool data_is_partial (const struct image *img, uint64_t guest,
                       uint64_t len);
 
 /* May LEN bytes at HOST, both in bytes, be written durably at the same time
- * as others, and as syncs?  As storage_writes_apart.
+ * as others, and as syncs?  As storage_writes_apart, of all bytes that such
+ * a write changes.
  */
 bool data_writes_apart (struct image *img, uint64_t host, uint64_t len);
 

@@ -29,8 +29,9 @@ habit_flushed (struct habit *h)
 {
   unsigned writes;
 
+  /* Only one of several judges. */
   if (atomic_fetch_add_explicit (&h->flushes, 1, memory_order_relaxed) + 1
-      < PERIOD)
+      != PERIOD)
     return;
   atomic_store_explicit (&h->flushes, 0, memory_order_relaxed);
   writes = atomic_exchange_explicit (&h->writes, 0, memory_order_relaxed);

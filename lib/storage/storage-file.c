@@ -14,9 +14,9 @@
  * that lets them be made side by side (storage-syncers.c); on some file
  * systems it depends on what was written (storage-places.c).
  *
- * There is no lock on the data path but for durable writes and syncs, who
- * hold that of their description: the system calls used take an
- * offset and are safe together.  lseek is used for SEEK_DATA only, and
+ * There is no lock of ours on the data path but for durable writes and
+ * syncs, who hold that of their description: the system calls used take an
+ * offset and are safe together.  lseek is used for what it returns, and
  * nothing depends on the file position that it changes.  lock_mutex
  * guards the state of the image locks.
  */
@@ -55,7 +55,8 @@
 struct storage_file {
   struct storage base;
   int fd;
-  struct syncers syncers;
+  enum syncs_apart apart;
+  struct syncers syncers;       /* some if not in turns */
   struct places places;         /* kept where syncs alone make them known */
   bool is_block;
 
@@ -173,10 +174,11 @@ sync_fd (int fd)
 static int
 sync_once (struct storage_file *f, bool alone)
 {
-  struct syncer *syncer = syncers_take (&f->syncers);
+  struct syncer *syncer;
   int r;
 
   places_sync (&f->places, alone);
+  syncer = syncers_take (&f->syncers);
   r = sync_fd (syncer ? syncer->fd : f->fd);
   syncer_give_back (syncer);
   return r;
@@ -199,7 +201,7 @@ file_syncs_apart (struct storage *s)
 {
   struct storage_file *f = file_of (s);
 
-  return f->base.syncs_apart && !places_are_new (&f->places);
+  return f->apart != SYNCS_IN_TURNS && !places_are_new (&f->places);
 }
 
 static bool
@@ -207,7 +209,7 @@ file_writes_apart (struct storage *s, uint64_t offset, uint64_t len)
 {
   struct storage_file *f = file_of (s);
 
-  return f->base.syncs_apart
+  return f->apart != SYNCS_IN_TURNS
     && places_known (&f->places, f->fd, offset, len);
 }
 
@@ -662,10 +664,8 @@ open_fd (const char *path, bool writable, bool nofollow, struct stat *st)
 static void
 open_syncers (struct storage_file *f, const struct stat *st)
 {
-  const enum syncs_apart apart = syncers_open (&f->syncers, f->fd, st);
-
-  f->base.syncs_apart = apart != SYNCS_IN_TURNS;
-  if (apart == SYNCS_APART_IN_PLACE)
+  f->apart = syncers_open (&f->syncers, f->fd, st);
+  if (f->apart == SYNCS_APART_IN_PLACE)
     places_keep (&f->places);
 }
 

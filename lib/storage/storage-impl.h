@@ -25,8 +25,8 @@
 /* Each op does what the function of the same name in storage.h and
  * storage-write.h promises, from any thread at the same time: a kind
  * does its own locking.  start_sync, will_need and is_rotational may be
- * NULL; so may sync_alone, for sync, syncs_apart, for the field of that
- * name, and writes_apart, for true.
+ * NULL; so may sync_alone, for sync, syncs_apart, for false, and
+ * writes_apart, for true.
  */
 struct storage_ops {
   /* Free all but the struct itself and what storage_init made. */
@@ -59,7 +59,6 @@ struct storage {
   char *name;                   /* owned */
   bool writable;
   bool can_grow;
-  bool syncs_apart;             /* see storage_syncs_apart; false */
   uint32_t block_size;          /* see storage_block_size; 1 */
   bool has_identity;            /* dev, ino are set */
   dev_t dev;

@@ -29,7 +29,7 @@
 
 struct storage_memory {
   struct storage base;
-  atomic_bool in_turns;         /* not writes_apart */
+  atomic_bool syncs_apart, writes_in_turns;
 
   pthread_rwlock_t lock;
   uint64_t size;
@@ -76,7 +76,7 @@ storage_memory_set_hook (struct storage *s, storage_memory_hook *fn,
 void
 storage_memory_set_syncs_apart (struct storage *s, bool apart)
 {
-  s->syncs_apart = apart;
+  atomic_store (&memory_of (s)->syncs_apart, apart);
 }
 
 void
@@ -243,7 +243,13 @@ memory_read (struct storage *s, void *buf, size_t len, uint64_t offset)
 void
 storage_memory_set_writes_apart (struct storage *s, bool apart)
 {
-  atomic_store (&memory_of (s)->in_turns, !apart);
+  atomic_store (&memory_of (s)->writes_in_turns, !apart);
+}
+
+static bool
+memory_syncs_apart (struct storage *s)
+{
+  return atomic_load (&memory_of (s)->syncs_apart);
 }
 
 static bool
@@ -251,7 +257,7 @@ memory_writes_apart (struct storage *s, uint64_t offset, uint64_t len)
 {
   (void) offset;
   (void) len;
-  return !atomic_load (&memory_of (s)->in_turns);
+  return !atomic_load (&memory_of (s)->writes_in_turns);
 }
 
 static int
@@ -416,6 +422,7 @@ static const struct storage_ops memory_ops = {
   .read = memory_read,
   .sync = memory_sync,
   .start_sync = memory_start_sync,
+  .syncs_apart = memory_syncs_apart,
   .writes_apart = memory_writes_apart,
   .lock = memory_lock,
   .map = memory_map,

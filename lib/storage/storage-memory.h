@@ -46,7 +46,7 @@ void storage_memory_set_hook (struct storage *s, storage_memory_hook *fn,
 void storage_memory_set_can_grow (struct storage *s, bool can_grow);
 
 /* What storage_syncs_apart says, at first false.  The hook may be called
- * for several syncs at a time.  Call it while no other thread uses S.
+ * for several syncs at a time.
  */
 void storage_memory_set_syncs_apart (struct storage *s, bool apart);
 

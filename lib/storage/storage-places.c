@@ -47,7 +47,7 @@
 #include "storage-places.h"
 
 /* So many writes after a sync are looked up. */
-#define LOOK_UPS 8u
+#define LOOK_UPS 16u
 
 /* A write to more extents than that is not looked up any further. */
 #define MAX_EXTENTS 8u

@@ -11,12 +11,12 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Changes at work, of one thread or a few, that may make places new: in a
- * cache line of its own, since there is one of them for nearly each write.
+/* Changes at work, of one thread or a few, that may make places new: each in
+ * a cache line that nothing else is in, since nearly each write may be one.
  */
 struct changes {
+  char before[64 - sizeof (atomic_uint)];
   atomic_uint at_work;
-  char unused[64 - sizeof (atomic_uint)];
 };
 #define CHANGES 8u
 
@@ -26,6 +26,7 @@ struct places {
   atomic_bool are_new;          /* since the last sync alone began */
   atomic_uint asked;            /* writes since the last sync */
   struct changes changes[CHANGES];
+  char after[64 - sizeof (atomic_uint)];
 };
 
 /* Keep an account.  What was written before may have new places. */
@@ -50,8 +51,8 @@ bool places_known (struct places *p, int fd, uint64_t offset, uint64_t len);
  */
 void places_sync (struct places *p, bool alone);
 
-/* False if all that changes have given, which have ended, are known durably,
- * or will be when a sync alone that is at work ends.
+/* False if no change is at work, and the places of all that have ended are
+ * known durably, or will be when a sync alone that is at work ends.
  */
 bool places_are_new (const struct places *p);
 

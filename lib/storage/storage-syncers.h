@@ -36,7 +36,8 @@ enum syncs_apart {
  * turns, which is no error, there are none.  To be called before the first
  * write to the file.
  */
-enum syncs_apart syncers_open (struct syncers *all, int fd, const struct stat *st);
+enum syncs_apart syncers_open (struct syncers *all, int fd,
+                               const struct stat *st);
 void syncers_close (struct syncers *all);
 
 /* A free one, or wait until there is one; locked until it is given back.

@@ -134,7 +134,7 @@ storage_sync_alone (struct storage *s)
 bool
 storage_syncs_apart (struct storage *s)
 {
-  return s->ops->syncs_apart ? s->ops->syncs_apart (s) : s->syncs_apart;
+  return s->ops->syncs_apart && s->ops->syncs_apart (s);
 }
 
 bool

@@ -416,6 +416,8 @@ explore (unsigned kind, uint64_t seed, uint64_t most, unsigned qemu_share)
   now.rec = recorder_create (now.base->bytes, now.base->size);
   if (now.base->data)
     recorder_add_data (now.rec, now.base->data, now.base->data_size);
+  if (seed % 2)
+    recorder_keep_places (now.rec);
   now.history = history_create (now.base->windows, now.base->nr_windows,
                                 now.base->initial);
   now.tags = calloc (history_sectors (now.history), sizeof (tag));

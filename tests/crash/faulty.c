@@ -150,6 +150,26 @@ faulty_sync (struct storage *s)
 }
 
 static int
+faulty_sync_alone (struct storage *s)
+{
+  int err = fails (SYNCS);
+
+  return err < 0 ? err : BELOW (storage_sync_alone (below (s)));
+}
+
+static bool
+faulty_syncs_apart (struct storage *s)
+{
+  return storage_syncs_apart (below (s));
+}
+
+static bool
+faulty_writes_apart (struct storage *s, uint64_t offset, uint64_t len)
+{
+  return storage_writes_apart (below (s), offset, len);
+}
+
+static int
 faulty_lock (struct storage *s, enum storage_lock want,
              enum storage_locking mode, const char **conflict)
 {
@@ -270,6 +290,9 @@ static const struct storage_ops ops = {
   .allocated = faulty_allocated,
   .read = faulty_read,
   .sync = faulty_sync,
+  .sync_alone = faulty_sync_alone,
+  .syncs_apart = faulty_syncs_apart,
+  .writes_apart = faulty_writes_apart,
   .lock = faulty_lock,
   .map = faulty_map,
   .write = faulty_write,
@@ -292,7 +315,6 @@ faulty_open (struct storage *storage)
   counting = was;
   f->base.writable = storage_is_writable (storage);
   f->base.can_grow = storage_can_grow (storage);
-  f->base.syncs_apart = storage_syncs_apart (storage);
   f->base.has_identity = storage_identity (storage, &f->base.dev,
                                            &f->base.ino);
   f->below = storage;

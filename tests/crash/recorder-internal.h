@@ -16,6 +16,8 @@ struct record {
   unsigned file;                /* 1: the data file */
   bool durable;
   bool doomed;                  /* a failed sync should have covered it */
+  bool moved;                   /* see recorder_keep_places */
+  bool alone;                   /* SYNC: no other was at work */
   uint64_t offset, len;         /* TRUNCATE: offset is the length */
   char *data;                   /* WRITE */
   size_t began;                 /* SYNC: records at its begin */
@@ -30,6 +32,15 @@ struct content {
   /* Blocks without space; all that are not named have it. */
   bool *holes;
   uint64_t nr_holes;            /* elements of HOLES */
+
+  /* With recorder_keep_places: blocks whose place is certain; all that are
+   * not named are not.
+   */
+  bool *placed;
+  uint64_t nr_placed;           /* elements of PLACED */
+  size_t settled;               /* records before it are dealt with */
+  unsigned moving;              /* changes that may move blocks, at work */
+  bool moved;                   /* some have, since a sync alone began */
 };
 
 #define RECORDER_FILES 2
@@ -41,6 +52,7 @@ struct recorder {
   struct record *records;
   size_t count, space;
   bool lies;
+  bool keeps_places;
   recorder_hook *hook;
   void *opaque;
   recorder_pause *pause;
@@ -48,19 +60,49 @@ struct recorder {
   uint64_t space_left;          /* blocks, UINT64_MAX no limit */
 };
 
-/* What a file's records among the first so many did is certain at the
- * moment CRASH, if it had ended.
+/* What a file's records among the first so many did is certain, if it had
+ * ended, and what moved no blocks; and if it did.
  */
-size_t recorder_certain_until (const struct recorder *rec, unsigned file,
-                               size_t crash);
+struct certain {
+  size_t until, moved_until;
+};
 
-/* Is it certain at the moment CRASH, where UNTIL is of that, for each
+/* At the moment CRASH. */
+struct certain recorder_certain (const struct recorder *rec, unsigned file,
+                                 size_t crash);
+
+/* Is it certain at the moment CRASH, where CERTAIN is of that, for each
  * file?
  */
 static inline bool
-record_is_certain (const struct record *r, const size_t *until, size_t crash)
+record_is_certain (const struct record *r, const struct certain *certain,
+                   size_t crash)
 {
-  return r->ended <= until[r->file] || (r->durable && r->ended <= crash);
+  const struct certain *c = &certain[r->file];
+
+  return r->ended <= (r->moved ? c->moved_until : c->until)
+    || (r->durable && !r->moved && r->ended <= crash);
 }
+
+/* Of a disk that keeps account of places (recorder-places.c), with the lock
+ * held: will an operation on C move blocks?  It begins, and has ended.
+ */
+bool places_move (const struct recorder *rec, const struct content *c,
+                  enum recorder_op op, uint64_t offset, uint64_t len);
+void places_begin (struct content *c, const struct record *r);
+void places_end (struct content *c, const struct record *r);
+
+/* A sync of FILE alone begins; and has succeeded, which began when there were
+ * BEGAN records.
+ */
+void places_sync_begins (struct content *c);
+void places_synced (struct recorder *rec, unsigned file, size_t began);
+
+/* What storage_syncs_apart and storage_writes_apart say. */
+bool places_are_certain (const struct recorder *rec,
+                         const struct content *c);
+bool places_are_certain_of (const struct recorder *rec,
+                            const struct content *c, uint64_t offset,
+                            uint64_t len);
 
 #endif /* QCOW2_RECORDER_INTERNAL_H */

@@ -193,21 +193,31 @@ pause_here (struct recorder *rec)
     rec->pause (rec->pause_opaque);
 }
 
+/* The record, complete but for its end, takes effect. */
+static void
+begin_record (struct recorder *rec, struct record *r)
+{
+  struct content *c = &rec->now[r->file];
+
+  r->moved = places_move (rec, c, r->kind, r->offset, r->len);
+  places_begin (c, r);
+  apply (c, r);
+}
+
 /* Record I, made under the lock, has taken effect: let go of the lock,
  * and say after a while that it has ended.
  */
 static void
 end_record (struct recorder *rec, size_t i)
 {
-  if (!rec->pause) {
-    rec->records[i].ended = rec->count;
-    return;
+  if (rec->pause) {
+    pthread_mutex_unlock (&rec->lock);
+    pause_here (rec);
+    pthread_mutex_lock (&rec->lock);
   }
-  pthread_mutex_unlock (&rec->lock);
-  pause_here (rec);
-  pthread_mutex_lock (&rec->lock);
   if (!rec->records[i].doomed)
     rec->records[i].ended = rec->count;
+  places_end (&rec->now[rec->records[i].file], &rec->records[i]);
 }
 
 static int
@@ -224,7 +234,7 @@ change (struct storage *s, enum recorder_op kind, uint64_t offset, uint64_t len)
     r = add_record (rec, file_of (s), kind);
     r->offset = offset;
     r->len = len;
-    apply (&rec->now[r->file], r);
+    begin_record (rec, r);
     end_record (rec, rec->count - 1);
   }
   pthread_mutex_unlock (&rec->lock);
@@ -266,7 +276,7 @@ record_write (struct storage *s, const struct iovec *iov, int cnt,
     r->len = len;
     r->data = data;
     r->durable = durable && err == 0;
-    apply (&rec->now[r->file], r);
+    begin_record (rec, r);
     end_record (rec, rec->count - 1);
   }
   pthread_mutex_unlock (&rec->lock);
@@ -297,19 +307,23 @@ record_truncate (struct storage *s, uint64_t size)
   return change (s, RECORDER_TRUNCATE, size, 0);
 }
 
-size_t
-recorder_certain_until (const struct recorder *rec, unsigned file,
-                        size_t crash)
+struct certain
+recorder_certain (const struct recorder *rec, unsigned file, size_t crash)
 {
-  size_t i, until = 0;
+  struct certain c = { 0, 0 };
+  size_t i;
 
   for (i = 0; i < crash; i++) {
     const struct record *r = &rec->records[i];
 
-    if (r->kind == RECORDER_SYNC && r->file == file && r->began > until)
-      until = r->began;
+    if (r->kind != RECORDER_SYNC || r->file != file)
+      continue;
+    if (r->began > c.until)
+      c.until = r->began;
+    if (r->alone && r->began > c.moved_until)
+      c.moved_until = r->began;
   }
-  return until;
+  return c;
 }
 
 /* A sync of a file failed: what is not certain of it will never be.  The
@@ -318,15 +332,15 @@ recorder_certain_until (const struct recorder *rec, unsigned file,
 static void
 doom (struct recorder *rec, unsigned file)
 {
-  size_t until[RECORDER_FILES];
+  struct certain certain[RECORDER_FILES];
   size_t i;
 
-  until[file] = recorder_certain_until (rec, file, rec->count);
+  certain[file] = recorder_certain (rec, file, rec->count);
   for (i = 0; i < rec->count; i++) {
     struct record *r = &rec->records[i];
 
     if (r->file == file && r->kind != RECORDER_SYNC
-        && !record_is_certain (r, until, rec->count)) {
+        && !record_is_certain (r, certain, rec->count)) {
       r->ended = SIZE_MAX;
       r->doomed = true;
     }
@@ -334,24 +348,68 @@ doom (struct recorder *rec, unsigned file)
 }
 
 static int
-record_sync (struct storage *s)
+sync_file (struct storage *s, bool alone)
 {
   struct recorder *rec = recorder_of (s);
+  struct record *r;
   size_t began;
   int err;
 
   pthread_mutex_lock (&rec->lock);
   began = rec->lies ? 0 : rec->count;
+  if (alone)
+    places_sync_begins (&rec->now[file_of (s)]);
   pthread_mutex_unlock (&rec->lock);
   pause_here (rec);
   pthread_mutex_lock (&rec->lock);
   err = may_change (rec, file_of (s), RECORDER_SYNC, false, 0, 0);
   if (err < 0)
     doom (rec, file_of (s));
-  else
-    add_record (rec, file_of (s), RECORDER_SYNC)->began = began;
+  else {
+    r = add_record (rec, file_of (s), RECORDER_SYNC);
+    r->began = began;
+    r->alone = alone;
+    if (alone && rec->keeps_places)
+      places_synced (rec, file_of (s), began);
+  }
   pthread_mutex_unlock (&rec->lock);
   return err;
+}
+
+static int
+record_sync (struct storage *s)
+{
+  return sync_file (s, false);
+}
+
+static int
+record_sync_alone (struct storage *s)
+{
+  return sync_file (s, true);
+}
+
+static bool
+record_syncs_apart (struct storage *s)
+{
+  struct recorder *rec = recorder_of (s);
+  bool apart;
+
+  pthread_mutex_lock (&rec->lock);
+  apart = places_are_certain (rec, &rec->now[file_of (s)]);
+  pthread_mutex_unlock (&rec->lock);
+  return apart;
+}
+
+static bool
+record_writes_apart (struct storage *s, uint64_t offset, uint64_t len)
+{
+  struct recorder *rec = recorder_of (s);
+  bool apart;
+
+  pthread_mutex_lock (&rec->lock);
+  apart = places_are_certain_of (rec, &rec->now[file_of (s)], offset, len);
+  pthread_mutex_unlock (&rec->lock);
+  return apart;
 }
 
 static int
@@ -419,6 +477,9 @@ static const struct storage_ops ops = {
   .allocated = record_size,
   .read = record_read,
   .sync = record_sync,
+  .sync_alone = record_sync_alone,
+  .syncs_apart = record_syncs_apart,
+  .writes_apart = record_writes_apart,
   .lock = record_lock,
   .map = record_map,
   .write = record_write,
@@ -437,7 +498,6 @@ open_file (struct recorder *rec, unsigned file)
     abort ();
   s->base.writable = true;
   s->base.can_grow = true;
-  s->base.syncs_apart = true;
   s->rec = rec;
   s->file = file;
   return &s->base;
@@ -496,6 +556,7 @@ recorder_free (struct recorder *rec)
     free (rec->first[i].bytes);
     free (rec->now[i].bytes);
     free (rec->now[i].holes);
+    free (rec->now[i].placed);
   }
   pthread_mutex_destroy (&rec->lock);
   free (rec);

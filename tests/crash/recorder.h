@@ -80,6 +80,13 @@ typedef void recorder_pause (void *opaque);
 void recorder_set_pause (struct recorder *rec, recorder_pause *pause,
                          void *opaque);
 
+/* The disk's file system keeps no journal: what gives a file blocks at new
+ * places, or makes it longer, is certain only after a sync that was alone,
+ * and storage_syncs_apart and storage_writes_apart say no until then.  Call
+ * it before anything happens.
+ */
+void recorder_keep_places (struct recorder *rec);
+
 /* The disk has so many bytes left, in blocks of 4096: what fills a hole
  * or makes the file longer than that fails with -ENOSPC, what punches
  * holes gets space back.

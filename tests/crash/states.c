@@ -31,7 +31,8 @@ struct states {
   const struct recorder *rec;
   struct disk *base;
   size_t done;                  /* records that BASE has */
-  size_t crash, until[RECORDER_FILES];
+  size_t crash;
+  struct certain certain[RECORDER_FILES];
   size_t *uncertain;            /* records, from DONE to CRASH */
   unsigned count;
 };
@@ -139,15 +140,15 @@ states_goto (struct states *st, size_t crash)
 
   st->crash = crash;
   for (i = 0; i < RECORDER_FILES; i++)
-    st->until[i] = recorder_certain_until (st->rec, (unsigned) i, crash);
+    st->certain[i] = recorder_certain (st->rec, (unsigned) i, crash);
   while (st->done < crash
          && (records[st->done].kind == RECORDER_SYNC
-             || record_is_certain (&records[st->done], st->until, crash)))
+             || record_is_certain (&records[st->done], st->certain, crash)))
     apply_all (st->base, &records[st->done++]);
   st->count = 0;
   for (i = st->done; i < crash; i++) {
     if (records[i].kind != RECORDER_SYNC
-        && !record_is_certain (&records[i], st->until, crash))
+        && !record_is_certain (&records[i], st->certain, crash))
       st->uncertain[st->count++] = i;
   }
   return st->count;

@@ -413,6 +413,8 @@ storage_open_file (const char *path, bool writable, bool nofollow,
     storage_memory_set_hook (*s, dawdle, NULL);
   if (r == 0)
     storage_memory_set_syncs_apart (*s, syncs_apart);
+  if (r == 0)
+    storage_memory_set_writes_apart (*s, syncs_apart);
   free (iov.iov_base);
   return r;
 }

@@ -300,6 +300,37 @@ START_TEST (a_sync_apart_leaves_to_do_what_needs_one_alone)
 }
 END_TEST
 
+/* One commit was needed, and now none is: who waits for the next one does
+ * not run it, or all would take turns from then on.
+ */
+START_TEST (who_waits_for_a_commit_that_is_not_needed_syncs_apart)
+{
+  struct request third = { .kind = FLUSH };
+  uint64_t started;
+
+  begin (1000 * SECOND);
+  write_in_place (2);
+  hold_next (STORAGE_MEMORY_SYNC, 0, 0);
+  start (&first);
+  wait_until_held ();
+  started = img->commit.started;
+  write_in_place (3);
+  start (&second);
+  start (&third);
+  expect_waiting (&second);
+  expect_waiting (&third);
+  storage_memory_set_syncs_apart (storage, true);
+  let_go ();
+  done (&first, 0);
+  done (&second, 0);
+  done (&third, 0);
+  ck_assert (guard_is_synced (img));
+  ck_assert_uint_eq (img->commit.started, started);
+  ck_assert_uint_eq (img->commit.group.asking, 0);
+  stop_clean ();
+}
+END_TEST
+
 START_TEST (pointers_that_wait_are_committed_by_a_flush)
 {
   uint64_t started;
@@ -419,6 +450,7 @@ main (void)
   tcase_add_test (tc, flushes_of_data_in_place_do_not_wait_for_each_other);
   tcase_add_test (tc, a_flush_does_not_rely_on_a_sync_that_has_not_ended);
   tcase_add_test (tc, a_sync_apart_leaves_to_do_what_needs_one_alone);
+  tcase_add_test (tc, who_waits_for_a_commit_that_is_not_needed_syncs_apart);
   tcase_add_test (tc, pointers_that_wait_are_committed_by_a_flush);
   tcase_add_test (tc, a_flush_of_data_waits_for_the_commit_of_its_pointer);
   tcase_add_test (tc, durable_writes_that_may_not_go_apart_are_flushed);

@@ -274,18 +274,18 @@ START_TEST (only_the_first_writes_after_a_sync_are_looked_up)
   unsigned i;
 
   ck_ok (storage_sync_alone (s));
-  for (i = 0; i < 8; ++i) {
+  for (i = 0; i < 16; ++i) {
     write_at (i * 4096, 4096);
     ck_assert (storage_syncs_apart (s));
   }
   write_at (0, 4096);
   ck_assert (!storage_syncs_apart (s));
   write_at (0, 4096);
-  ck_assert_uint_eq (disk.asked, 8);
+  ck_assert_uint_eq (disk.asked, 16);
 
   ck_ok (storage_sync_alone (s));
   write_at (0, 4096);
-  ck_assert_uint_eq (disk.asked, 9);
+  ck_assert_uint_eq (disk.asked, 17);
   for (i = 0; i < 50; ++i) {
     write_at (0, 4096);
     ck_assert (storage_syncs_apart (s));
