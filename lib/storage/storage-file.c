@@ -402,16 +402,15 @@ write_dsync (struct storage_file *f, const struct iovec *iov, int cnt,
   return r;
 }
 
-/* A durable write needs no note: see storage_writes_apart. */
+/* LEN bytes in all.  A durable write needs no note: see
+ * storage_writes_apart.
+ */
 static int
 write_and_note (struct storage_file *f, const struct iovec *iov, int cnt,
-                uint64_t offset)
+                uint64_t len, uint64_t offset)
 {
-  uint64_t len = 0;
-  int i, err;
+  int err;
 
-  for (i = 0; i < cnt; i++)
-    len += iov[i].iov_len;
   if (places_stay (&f->places, f->fd, offset, len))
     return write_all (f->fd, iov, cnt, offset, 0);
   places_begin_change (&f->places);
@@ -425,7 +424,8 @@ file_write (struct storage *s, const struct iovec *iov, int cnt,
             uint64_t offset, bool durable)
 {
   struct storage_file *f = file_of (s);
-  int err;
+  uint64_t len = 0;
+  int i, err;
 
   if (durable && !known_missing (&f->no_dsync)) {
     err = write_dsync (f, iov, cnt, offset);
@@ -434,8 +434,11 @@ file_write (struct storage *s, const struct iovec *iov, int cnt,
     remember_missing (&f->no_dsync);
   }
 
-  if (!durable)
-    return write_and_note (f, iov, cnt, offset);
+  if (!durable) {
+    for (i = 0; i < cnt; i++)
+      len += iov[i].iov_len;
+    return write_and_note (f, iov, cnt, len, offset);
+  }
   err = write_all (f->fd, iov, cnt, offset, 0);
   return err == 0 ? file_sync (s) : err;
 }
@@ -472,7 +475,7 @@ write_zeroes (struct storage_file *f, uint64_t offset, uint64_t len)
       iov[cnt].iov_len = (size_t) MIN (len - n, sizeof zeroes);
       n += iov[cnt].iov_len;
     }
-    err = write_and_note (f, iov, cnt, offset);
+    err = write_and_note (f, iov, cnt, n, offset);
     if (err < 0)
       return err;
     offset += n;

@@ -255,9 +255,10 @@ memory_syncs_apart (struct storage *s)
 static bool
 memory_writes_apart (struct storage *s, uint64_t offset, uint64_t len)
 {
-  (void) offset;
-  (void) len;
-  return !atomic_load (&memory_of (s)->writes_in_turns);
+  struct storage_memory *m = memory_of (s);
+
+  return !atomic_load (&m->writes_in_turns)
+    && call_hook (m, STORAGE_MEMORY_WRITES_APART, offset, len) == 0;
 }
 
 static int

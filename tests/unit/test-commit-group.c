@@ -8,6 +8,7 @@
 #include <config.h>
 
 #include "cleanup.h"
+#include "data.h"
 #include "held-test.h"
 #include "run-suite.h"
 
@@ -387,6 +388,39 @@ START_TEST (durable_writes_that_may_not_go_apart_are_flushed)
 }
 END_TEST
 
+static uint64_t asked_offset, asked_len;
+
+static int
+asked_hook (void *opaque, enum storage_memory_op kind, uint64_t offset,
+            uint64_t len)
+{
+  (void) opaque;
+  if (kind == STORAGE_MEMORY_WRITES_APART) {
+    asked_offset = offset;
+    asked_len = len;
+  }
+  return 0;
+}
+
+/* A write of a part of an encrypted sector writes all of it, and may so make
+ * the file longer.
+ */
+START_TEST (whole_sectors_are_asked_about_if_encrypted)
+{
+  begin (1000 * SECOND);
+  storage_memory_set_hook (storage, asked_hook, NULL);
+  ck_assert (data_writes_apart (img, 1000, 100));
+  ck_assert_uint_eq (asked_offset, 1000);
+  ck_assert_uint_eq (asked_len, 100);
+  img->header.crypt_method = CRYPT_LUKS;
+  ck_assert (data_writes_apart (img, 1000, 100));
+  ck_assert_uint_eq (asked_offset, 512);
+  ck_assert_uint_eq (asked_len, 1024);
+  img->header.crypt_method = CRYPT_NONE;
+  stop_clean ();
+}
+END_TEST
+
 static void
 with_no_memory (struct image_config *config)
 {
@@ -454,6 +488,7 @@ main (void)
   tcase_add_test (tc, pointers_that_wait_are_committed_by_a_flush);
   tcase_add_test (tc, a_flush_of_data_waits_for_the_commit_of_its_pointer);
   tcase_add_test (tc, durable_writes_that_may_not_go_apart_are_flushed);
+  tcase_add_test (tc, whole_sectors_are_asked_about_if_encrypted);
   tcase_add_test (tc, while_something_is_outside_each_flush_has_a_commit);
   tcase_add_test (tc, a_loss_told_to_one_of_several_syncs_stops_all_writes);
   suite_add_tcase (s, tc);
