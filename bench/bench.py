@@ -8,10 +8,10 @@
              [--quick]
 
 In each round the servers take turns with a workload, in an order that
-rotates, so that what slows the machine down for a while slows all.
+changes, so that what slows the machine down for a while slows all.
 What is reported is the median of the rounds, and the median of the
-ratios within the rounds.  Where a figure near to 1 is asked for against
-the raw file (workloads.CLOSE) runs take LONGER times as long, so that what
+ratios within the rounds.  Where a figure is asked for that is near to what
+is usual (workloads.CLOSE) runs take LONGER times as long, so that what
 a server does once after its start counts less, and there are CLOSER times
 as many rounds, all but the first N for nbdkit's servers alone; and two of
 qemu-nbd's, of which nothing is asked that is near to 1, are in the first
@@ -26,6 +26,7 @@ development: its figures mean little.
 import argparse
 import json
 import os
+import random
 import platform
 import shutil
 import statistics
@@ -68,6 +69,15 @@ def takes_part(server, r, rounds):
     return r < rounds or not server.name.startswith("qemu")
 
 
+def in_turns(workload, r, all_servers):
+    """In which order they run in round R, the same in each run of all this.
+    Each should have any other before it: what one leaves the disk to do
+    would else always be at the cost of the same."""
+    order = list(all_servers)
+    random.Random("%s %d" % (workload.name, r)).shuffle(order)
+    return order
+
+
 def measure(workload, all_servers, made, rounds, seconds):
     """For each server what came of each round, by its number.  One that
     fails has no results."""
@@ -77,8 +87,7 @@ def measure(workload, all_servers, made, rounds, seconds):
         more = CLOSER
         seconds *= LONGER
     for r in range(rounds * more):
-        turn = r % len(all_servers)
-        for server in all_servers[turn:] + all_servers[:turn]:
+        for server in in_turns(workload, r, all_servers):
             if server.name not in results \
                     or not takes_part(server, r, rounds):
                 continue

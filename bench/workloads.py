@@ -114,9 +114,9 @@ SHAPES = [
             whole_disk("trim"), fresh=True),
 ]
 
-# Of which about the rate of the raw file is asked (floors.py).
+# Of which a ratio near to what is usual is asked (floors.py).
 CLOSE = ["randread-1", "randwrite-1", "randread-16", "randwrite-16",
          "read-64k", "write-64k", "read-1m", "write-1m", "flush-1",
-         "flush-1-4"]
+         "flush-1-4", "alloc-flush-1", "alloc-flush-1-4"]
 
 ALL = IN_PLACE + ALLOCATING + SHAPES
