@@ -18,7 +18,8 @@
  *
  * Most guests write much between two flushes, and then it matters little
  * how those are made: only the first few writes after a sync are looked up,
- * any more take their places for new.
+ * any more take their places for new.  So do nearly all while no sync is made
+ * beside others, whatever the looks tell: while clusters are allocated, say.
  *
  * Invariants
  *
@@ -48,6 +49,10 @@
 
 /* So many writes after a sync are looked up. */
 #define LOOK_UPS 16u
+
+/* After so many syncs alone in a row only what follows one in so many is. */
+#define FUTILE 4u
+#define TRIAL  16u
 
 /* A write to more extents than that is not looked up any further. */
 #define MAX_EXTENTS 8u
@@ -89,8 +94,12 @@ places_sync (struct places *p, bool alone)
   if (!p->kept)
     return;
   atomic_store_explicit (&p->asked, 0, memory_order_relaxed);
-  if (alone)
+  if (alone) {
     atomic_store (&p->are_new, false);
+    atomic_fetch_add_explicit (&p->alone, 1, memory_order_relaxed);
+  }
+  else
+    atomic_store_explicit (&p->alone, 0, memory_order_relaxed);
 }
 
 bool
@@ -150,12 +159,22 @@ places_known (struct places *p, int fd, uint64_t offset, uint64_t len)
         && !places_are_new (p));
 }
 
+/* May a look at where a write goes save a sync alone? */
+static bool
+worth_a_look (struct places *p)
+{
+  const unsigned alone = atomic_load_explicit (&p->alone,
+                                               memory_order_relaxed);
+
+  return (alone < FUTILE || alone % TRIAL == 0)
+    && atomic_fetch_add_explicit (&p->asked, 1, memory_order_relaxed)
+    < LOOK_UPS;
+}
+
 bool
 places_stay (struct places *p, int fd, uint64_t offset, uint64_t len)
 {
   return !p->kept
-    || (!atomic_load (&p->are_new)
-        && atomic_fetch_add_explicit (&p->asked, 1, memory_order_relaxed)
-        < LOOK_UPS
+    || (!atomic_load (&p->are_new) && worth_a_look (p)
         && is_mapped (fd, offset, len));
 }

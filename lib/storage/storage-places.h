@@ -25,6 +25,7 @@ struct places {
   bool kept;                    /* constant, once places_keep was called */
   atomic_bool are_new;          /* since the last sync alone began */
   atomic_uint asked;            /* writes since the last sync */
+  atomic_uint alone;            /* syncs alone since one that was not */
   struct changes changes[CHANGES];
   char after[64 - sizeof (atomic_uint)];
 };

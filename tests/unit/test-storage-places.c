@@ -294,6 +294,26 @@ START_TEST (only_the_first_writes_after_a_sync_are_looked_up)
 }
 END_TEST
 
+/* Where every sync is alone, whatever is found, little is looked up. */
+START_TEST (what_saves_no_sync_alone_is_seldom_looked_up)
+{
+  unsigned i;
+
+  for (i = 0; i < 32; ++i) {
+    ck_ok (storage_sync_alone (s));
+    write_at (0, 4096);
+  }
+  ck_assert_uint_eq (disk.asked, 3 + 2);
+  ck_assert (storage_syncs_apart (s));
+  ck_ok (storage_sync (s));
+  for (i = 0; i < 3; ++i) {
+    write_at (0, 4096);
+    ck_ok (storage_sync_alone (s));
+  }
+  ck_assert_uint_eq (disk.asked, 3 + 2 + 3);
+}
+END_TEST
+
 static void
 change (int i)
 {
@@ -423,6 +443,7 @@ main (void)
   tcase_add_test (tc, a_longer_file_wants_a_sync_alone);
   tcase_add_test (tc, many_extents_are_not_looked_through);
   tcase_add_test (tc, only_the_first_writes_after_a_sync_are_looked_up);
+  tcase_add_test (tc, what_saves_no_sync_alone_is_seldom_looked_up);
   tcase_add_loop_test (tc, other_changes_want_a_sync_alone, 0, 4);
   tcase_add_test (tc, a_change_at_work_is_not_covered_by_a_sync);
   tcase_add_test (tc, a_change_during_the_look_is_noticed);
