@@ -123,8 +123,9 @@ bool guard_syncs_apart (const struct image *img);
 int guard_sync_apart (struct image *img);
 
 /* Begin to write what a guard_sync would, so that it takes less time;
- * nothing if one is at work that is not apart.  To be called by who is about to wait for it.
- * The second, of LEN bytes at OFFSET only, which OWNER wrote.
+ * nothing if one is at work that is not apart.  To be called by who is about
+ * to wait for it.  The second, of LEN bytes at OFFSET only, which OWNER
+ * wrote.
  */
 void guard_start_sync (struct image *img);
 void guard_start_range (struct image *img, int owner, uint64_t offset,
