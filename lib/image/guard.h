@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 
 /* The guard: the only door through which the image file changes, and
- * its data file, if it has one.  See guard.c and guard-check.c.  Offsets and lengths are
- * host bytes, any alignment unless said otherwise.
+ * its data file, if it has one.  See guard.c and guard-check.c.  Offsets
+ * and lengths are host bytes, any alignment unless said otherwise.
  */
 
 #ifndef QCOW2_GUARD_H
@@ -72,9 +72,9 @@ bool guard_data_may_hit (struct image *img, uint64_t offset, uint64_t len);
 
 /* What is known of COUNT clusters from FIRST on: the tracker's answer; or,
  * if some are outside and overlap-limit is 'verify', or 'refuse' and OWNER
- * is metadata, that of the tables, with "outside" false.  MASK as for overlap_query; other types than
- * TYPES may be missing from the answer.  0 or a negative errno, where the
- * tables could not be read (reported).
+ * is metadata, that of the tables, with "outside" false.  MASK as for
+ * overlap_query; other types than TYPES may be missing from the answer.  0 or
+ * a negative errno, where the tables could not be read (reported).
  */
 int guard_query (struct image *img, int owner, uint64_t first,
                  uint64_t count, overlap_set mask, overlap_set types,

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 
 /* Where the bytes of an image live: a file or a block device; an
- * export of an NBD server; in memory, for tests.  This header opens, reads, syncs and locks.  What
- * changes the bytes is in storage-write.h, which the guard alone may
- * include (tests/check-guard-door proves that it does).
+ * export of an NBD server; in memory, for tests.  This header opens, reads,
+ * syncs and locks.  What changes the bytes is in storage-write.h, which the
+ * guard alone may include (tests/check-guard-door proves that it does).
  *
  * All functions may be called from any thread at the same time.  They
  * return 0 or a negative errno unless they say otherwise, and report
