@@ -30,6 +30,7 @@
 struct storage_memory {
   struct storage base;
   atomic_bool syncs_apart, writes_in_turns;
+  _Atomic uint64_t asked_offset, asked_len;
 
   pthread_rwlock_t lock;
   uint64_t size;
@@ -246,6 +247,14 @@ storage_memory_set_writes_apart (struct storage *s, bool apart)
   atomic_store (&memory_of (s)->writes_in_turns, !apart);
 }
 
+void
+storage_memory_asked_apart (struct storage *s, uint64_t *offset,
+                            uint64_t *len)
+{
+  *offset = atomic_load (&memory_of (s)->asked_offset);
+  *len = atomic_load (&memory_of (s)->asked_len);
+}
+
 static bool
 memory_syncs_apart (struct storage *s)
 {
@@ -257,8 +266,9 @@ memory_writes_apart (struct storage *s, uint64_t offset, uint64_t len)
 {
   struct storage_memory *m = memory_of (s);
 
-  return !atomic_load (&m->writes_in_turns)
-    && call_hook (m, STORAGE_MEMORY_WRITES_APART, offset, len) == 0;
+  atomic_store (&m->asked_offset, offset);
+  atomic_store (&m->asked_len, len);
+  return !atomic_load (&m->writes_in_turns);
 }
 
 static int

@@ -24,7 +24,6 @@ enum storage_memory_op {
   STORAGE_MEMORY_MAP,
   STORAGE_MEMORY_LOCK,          /* OFFSET is the enum storage_lock wanted */
   STORAGE_MEMORY_START_SYNC,    /* LEN is 0: all from OFFSET on */
-  STORAGE_MEMORY_WRITES_APART,  /* storage_writes_apart; fails: says no */
 };
 
 /* Called before each operation, by the thread that asked for it and
@@ -51,9 +50,11 @@ void storage_memory_set_can_grow (struct storage *s, bool can_grow);
  */
 void storage_memory_set_syncs_apart (struct storage *s, bool apart);
 
-/* What storage_writes_apart says of any range, at first true; and the hook
- * must agree.
+/* What storage_writes_apart says of any range, at first true; and of which
+ * range it was asked last.
  */
 void storage_memory_set_writes_apart (struct storage *s, bool apart);
+void storage_memory_asked_apart (struct storage *s, uint64_t *offset,
+                                 uint64_t *len);
 
 #endif /* QCOW2_STORAGE_MEMORY_H */

@@ -388,35 +388,24 @@ START_TEST (durable_writes_that_may_not_go_apart_are_flushed)
 }
 END_TEST
 
-static uint64_t asked_offset, asked_len;
-
-static int
-asked_hook (void *opaque, enum storage_memory_op kind, uint64_t offset,
-            uint64_t len)
-{
-  (void) opaque;
-  if (kind == STORAGE_MEMORY_WRITES_APART) {
-    asked_offset = offset;
-    asked_len = len;
-  }
-  return 0;
-}
-
 /* A write of a part of an encrypted sector writes all of it, and may so make
  * the file longer.
  */
 START_TEST (whole_sectors_are_asked_about_if_encrypted)
 {
+  uint64_t offset, len;
+
   begin (1000 * SECOND);
-  storage_memory_set_hook (storage, asked_hook, NULL);
   ck_assert (data_writes_apart (img, 1000, 100));
-  ck_assert_uint_eq (asked_offset, 1000);
-  ck_assert_uint_eq (asked_len, 100);
+  storage_memory_asked_apart (storage, &offset, &len);
+  ck_assert_uint_eq (offset, 1000);
+  ck_assert_uint_eq (len, 100);
   img->header.crypt_method = CRYPT_LUKS;
   ck_assert (data_writes_apart (img, 1000, 100));
-  ck_assert_uint_eq (asked_offset, 512);
-  ck_assert_uint_eq (asked_len, 1024);
   img->header.crypt_method = CRYPT_NONE;
+  storage_memory_asked_apart (storage, &offset, &len);
+  ck_assert_uint_eq (offset, 512);
+  ck_assert_uint_eq (len, 1024);
   stop_clean ();
 }
 END_TEST
