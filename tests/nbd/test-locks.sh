@@ -99,7 +99,12 @@ connect ()
     fail "cannot connect to server $1"
 }
 
-# qemu_holds ARGUMENT...: qemu-nbd has the image open when this returns.
+is_locked ()
+{
+  [ "$("$PYTHON_NBD" held.py "$1")" ]
+}
+
+# qemu_holds ARGUMENT... IMAGE: qemu-nbd has it open when this returns.
 qemu_holds ()
 {
   rm -f "$sockdir/qemu.sock"
@@ -108,6 +113,9 @@ qemu_holds ()
   cleanup_fn kill_qemu
   wait_for "$QCOW2_TEST_PATIENCE" test -S "$sockdir/qemu.sock" ||
     fail "qemu-nbd does not come up"
+  # It listens before it opens the image.
+  wait_for "$QCOW2_TEST_PATIENCE" is_locked "${!#}" ||
+    fail "qemu-nbd does not lock ${!#}"
 }
 
 kill_qemu ()
