@@ -22,6 +22,9 @@
  *       |                             commit takes is over   |
  *       +---------- take_turn: expected is set anew ---------+
  *
+ * and from anywhere but RUNNING a flush that needs no commit goes on its own
+ * (leave; see below).
+ *
  * The last to arrive runs the commit itself, while the leader sleeps on
  * until it is answered: to wake the leader first would only take time.
  * Who waits for the last has the storage begin to write before, so that

@@ -15,6 +15,9 @@
  * commit syncs before it writes the link.  If the write fails, the
  * clusters go to the quarantine and nothing else has changed.
  *
+ * Where the guest flushes after each write, the disk is told of one in place
+ * at once (habit.c).
+ *
  * What is completed with old contents is the subcluster (a cluster, if
  * the image has no extended L2 entries): the others of a new cluster
  * stay as they were, without data.  Only if they had data, in a cluster

@@ -402,15 +402,16 @@ write_dsync (struct storage_file *f, const struct iovec *iov, int cnt,
   return r;
 }
 
-/* LEN bytes in all.  A durable write needs no note: see
- * storage_writes_apart.
- */
+/* A durable write is not noted: see storage_writes_apart. */
 static int
 write_and_note (struct storage_file *f, const struct iovec *iov, int cnt,
-                uint64_t len, uint64_t offset)
+                uint64_t offset)
 {
-  int err;
+  uint64_t len = 0;
+  int i, err;
 
+  for (i = 0; i < cnt; i++)
+    len += iov[i].iov_len;
   if (places_stay (&f->places, f->fd, offset, len))
     return write_all (f->fd, iov, cnt, offset, 0);
   places_begin_change (&f->places);
@@ -424,8 +425,10 @@ file_write (struct storage *s, const struct iovec *iov, int cnt,
             uint64_t offset, bool durable)
 {
   struct storage_file *f = file_of (s);
-  uint64_t len = 0;
-  int i, err;
+  int err;
+
+  if (!durable && f->places.kept)
+    return write_and_note (f, iov, cnt, offset);
 
   if (durable && !known_missing (&f->no_dsync)) {
     err = write_dsync (f, iov, cnt, offset);
@@ -434,13 +437,10 @@ file_write (struct storage *s, const struct iovec *iov, int cnt,
     remember_missing (&f->no_dsync);
   }
 
-  if (!durable) {
-    for (i = 0; i < cnt; i++)
-      len += iov[i].iov_len;
-    return write_and_note (f, iov, cnt, len, offset);
-  }
   err = write_all (f->fd, iov, cnt, offset, 0);
-  return err == 0 ? file_sync (s) : err;
+  if (err == 0 && durable)
+    err = file_sync (s);
+  return err;
 }
 
 static int
@@ -464,9 +464,10 @@ write_zeroes (struct storage_file *f, uint64_t offset, uint64_t len)
 {
   static const char zeroes[65536];
   struct iovec iov[16];
-  int err;
+  int err = 0;
 
-  while (len > 0) {
+  places_begin_change (&f->places);
+  while (len > 0 && err == 0) {
     uint64_t n = 0;
     int cnt;
 
@@ -475,13 +476,12 @@ write_zeroes (struct storage_file *f, uint64_t offset, uint64_t len)
       iov[cnt].iov_len = (size_t) MIN (len - n, sizeof zeroes);
       n += iov[cnt].iov_len;
     }
-    err = write_and_note (f, iov, cnt, n, offset);
-    if (err < 0)
-      return err;
+    err = write_all (f->fd, iov, cnt, offset, 0);
     offset += n;
     len -= n;
   }
-  return 0;
+  places_end_change (&f->places);
+  return err;
 }
 
 static int
