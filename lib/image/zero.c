@@ -328,24 +328,36 @@ image_zero (struct image *img, uint64_t offset, uint64_t len,
   return image_request_end (img, "zeroing", offset, len, r);
 }
 
+/* Whole subclusters of the range become zeroes; the rest stays. */
+static int
+trim_range (struct image *img, uint64_t offset, uint64_t len)
+{
+  struct parts p;
+  int r;
+
+  split (img, offset, len, &p);
+  r = image_prepare_change (img, offset, len);
+  if (r < 0 || p.body >= p.body_end)
+    return r;
+  return img->raw_data
+    ? raw_data_zero (img, p.body, MIN (p.body_end, img->size) - p.body,
+                     RAW_TRIM)
+    : zero_subclusters (img, p.body, p.body_end, true, NULL);
+}
+
 int
 image_trim (struct image *img, uint64_t offset, uint64_t len, bool fua)
 {
-  struct parts p;
   int r;
 
   if (len == 0)
     return 0;
   r = guard_may_write (img);
-  if (r < 0 || !img->config.discard || !has_zero_clusters (img))
-    return r;
-  split (img, offset, len, &p);
-  r = image_prepare_change (img, offset, len);
-  if (r == 0 && p.body < p.body_end)
-    r = img->raw_data
-      ? raw_data_zero (img, p.body, MIN (p.body_end, img->size) - p.body,
-                       RAW_TRIM)
-      : zero_subclusters (img, p.body, p.body_end, true, NULL);
+  if (r == 0 && img->config.discard && has_zero_clusters (img))
+    r = trim_range (img, offset, len);
+  /* Even if nothing was trimmed, as for zeroes: what a reader finds there
+   * from now on is what the answer stands for.
+   */
   if (r == 0 && fua)
     r = commit_flush (img);
   return image_request_end (img, "trimming", offset, len, r);

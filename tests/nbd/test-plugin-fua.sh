@@ -36,10 +36,10 @@ reap ()
   unset "nbdkit_pids[$1]"
 }
 
-# crash_after CODE: run it, kill the server right behind it.
+# crash_after CODE [PARAMETER...]: run it, kill the server right behind it.
 crash_after ()
 {
-  start_nbdkit a qcow2 disk.qcow2 commit-interval=0
+  start_nbdkit a qcow2 disk.qcow2 commit-interval=0 "${@:2}"
   "$PYTHON_NBD" -c "
 import nbd, os, sys
 h = nbd.NBD()
@@ -80,3 +80,15 @@ reads 0x66 $(((40 << 20) + 263244)) 5000
 crash_after 'h.trim(262144, (40 << 20) + 524288, FUA)'
 reads 0 $(((40 << 20) + 524288)) 256k
 reads 0x66 $(((40 << 20) + 786432)) 256k
+
+# A trim that leaves everything alone: what is there then is durable, too.
+crash_after '
+h.pwrite(b"\x77" * 65536, 60 << 20)
+h.trim(65536, 60 << 20, FUA)' discard=ignore
+reads 0x77 60M 64k
+qemu-img create -q -f raw base.raw 8G
+qemu-img create -q -f qcow2 -o compat=0.10 -F raw -b base.raw disk.qcow2
+crash_after '
+h.pwrite(b"\x88" * 65536, 60 << 20)
+h.trim(65536, 60 << 20, FUA)'
+reads 0x88 60M 64k
