@@ -142,7 +142,7 @@ is_mapped (int fd, uint64_t offset, uint64_t len)
   } u;
   const off_t size = lseek (fd, 0, SEEK_END);
 
-  memset (&u.map, 0, sizeof u.map);
+  memset (&u, 0, sizeof u);     /* valgrind does not know what it fills */
   u.map.fm_start = offset;
   u.map.fm_length = len;
   u.map.fm_extent_count = MAX_EXTENTS;
