@@ -46,7 +46,12 @@ background_is_gone ()
 serve images/top.qcow2 external-files=images/base \
       event-log=events.json commit-interval=1
 pid=$(cat bg.pid)
-test "$(readlink "/proc/$pid/cwd")" = / || fail "this did not fork"
+# The parent may be gone a moment before the child is in its folder.
+in_root_folder ()
+{
+  test "$(readlink "/proc/$pid/cwd")" = /
+}
+wait_for "$QCOW2_TEST_PATIENCE" in_root_folder || fail "this did not fork"
 
 # The thread that commits lives: without a flush, and with the client
 # still there, data reaches the image.
