@@ -240,6 +240,27 @@ raise (const struct history *h, const struct op *op, uint64_t *v,
   }
 }
 
+/* A trim with FUA may leave parts of its range as they were: what earlier
+ * requests wrote there is as durable as what it trimmed.
+ */
+static void
+raise_what_it_left (const struct history *h, const struct op *trim)
+{
+  size_t i;
+
+  for (i = 0; i < h->count; i++) {
+    const struct op *op = h->ops[i];
+    struct op part = *op;
+
+    if (op->kind == OP_FLUSH || op->failed || op->ended_at > trim->began_at)
+      continue;
+    part.from = op->from > trim->offset ? op->from : trim->offset;
+    part.end = op->end < trim->offset + trim->len ? op->end
+      : trim->offset + trim->len;
+    raise (h, &part, h->floor, op->began_at);
+  }
+}
+
 void
 history_goto (struct history *h, size_t crash)
 {
@@ -272,6 +293,8 @@ history_goto (struct history *h, size_t crash)
         && (op->ended_at < flushed || (op->fua && op->ended <= crash))) {
       h->durable[i] = true;
       raise (h, op, h->floor, op->began_at);
+      if (op->kind == OP_TRIM && op->fua && op->ended <= crash)
+        raise_what_it_left (h, op);
     }
   }
 }
@@ -376,7 +399,8 @@ history_print (const struct history *h, unsigned sector)
   for (n = 0; n < h->count; n++) {
     const struct op *op = h->ops[n];
 
-    if (op->kind != OP_FLUSH && (offset < op->from || offset >= op->end))
+    if (op->kind != OP_FLUSH
+        && (offset < op->offset || offset - op->offset >= op->len))
       continue;
     printf ("  request %" PRIu64 " of client %u, moments %zu to %zd, time "
             "%" PRIu64 " to %" PRId64 ": %s%s%s", op->number, op->client,

@@ -6,9 +6,10 @@
  * Any number of clients may be at work at once.  The rule: a sector may
  * hold what a request wrote that had begun, unless another one, which
  * began after that had ended, is durable: it had ended before a flush
- * began that has ended, or it had FUA and has ended.  What was there at
- * first counts as written before everything.  A request that failed may
- * have been done, but is never durable, nor makes others so.
+ * began that has ended, or before a trim of the sector with FUA, or it had
+ * FUA itself and has ended.  What was there at first counts as written
+ * before everything.  A request that failed may have been done, but is never
+ * durable, nor makes others so.
  *
  * Only the sectors of some windows of the disk are looked at, since with
  * large clusters there are too many.  They are numbered through.
@@ -94,7 +95,7 @@ bool history_is_legal (const struct history *h, unsigned sector, tag seen);
 bool history_reads_are_legal (const struct history *h, unsigned *sector,
                               tag *seen);
 
-/* All that was done to a sector. */
+/* All that was asked for a sector. */
 void history_print (const struct history *h, unsigned sector);
 
 #endif /* QCOW2_HISTORY_H */
