@@ -59,23 +59,38 @@ places_move (const struct recorder *rec, const struct content *c,
     && (op != RECORDER_WRITE || !all_placed (c, offset, len));
 }
 
+/* The file gives back the blocks that lie in the range altogether.  Of others
+ * a part is zeroed where they are, as ext4 does (fallocate(2), "Deallocating
+ * file space").
+ */
 static void
-set_placed (struct content *c, const struct record *r, bool placed)
+take_places (struct content *c, const struct record *r)
 {
-  const uint64_t first = r->offset / BLOCK;
-  uint64_t end = (r->offset + r->len + BLOCK - 1) / BLOCK, i;
+  const uint64_t end = r->kind == RECORDER_TRUNCATE ? c->nr_placed
+    : (r->offset + r->len) / BLOCK;
+  uint64_t i;
 
-  if (r->kind == RECORDER_TRUNCATE)
-    end = c->nr_placed;
-  if (end > c->nr_placed && placed) {
+  if (r->kind == RECORDER_WRITE || r->kind == RECORDER_RESERVE)
+    return;
+  for (i = (r->offset + BLOCK - 1) / BLOCK; i < end && i < c->nr_placed; i++)
+    c->placed[i] = false;
+}
+
+static void
+give_places (struct content *c, const struct record *r)
+{
+  const uint64_t end = (r->offset + r->len + BLOCK - 1) / BLOCK;
+  uint64_t i;
+
+  if (end > c->nr_placed) {
     c->placed = realloc (c->placed, end);
     if (!c->placed)
       abort ();
     memset (c->placed + c->nr_placed, false, end - c->nr_placed);
     c->nr_placed = end;
   }
-  for (i = first; i < end && i < c->nr_placed; i++)
-    c->placed[i] = placed;
+  for (i = r->offset / BLOCK; i < end; i++)
+    c->placed[i] = true;
 }
 
 void
@@ -84,7 +99,7 @@ places_begin (struct content *c, const struct record *r)
   if (!r->moved)
     return;
   c->moving++;
-  set_placed (c, r, false);
+  take_places (c, r);
 }
 
 void
@@ -118,7 +133,9 @@ places_synced (struct recorder *rec, unsigned file, size_t began)
       continue;
     if (r->ended > began && next == SIZE_MAX)
       next = i;
-    set_placed (c, r, r->kind == RECORDER_WRITE && r->ended <= began);
+    take_places (c, r);
+    if (r->kind == RECORDER_WRITE && r->ended <= began)
+      give_places (c, r);
   }
   c->settled = next == SIZE_MAX ? rec->count : next;
 }
