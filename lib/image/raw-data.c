@@ -14,7 +14,9 @@
  *     entries are changed, and a commit makes both durable.  So a crash
  *     never leaves data in the file that its entry does not show.  It costs
  *     one commit a slice, and that only where QEMU has set zero flags, or
- *     in images made by its versions before 5.1.
+ *     in images made by its versions before 5.1.  Where the commit failed the
+ *     entries in memory show data, but are not durable: the next write there
+ *     has a commit first, too (is_ahead in write.c).
  *
  * So the file alone and the image agree at any moment, and after a crash.
  *

@@ -55,6 +55,7 @@ struct piece {
   const uint8_t *buf;
   uint64_t len, offset;         /* guest bytes */
   bool durable;
+  bool filled;                  /* see raw_data_fill */
   bool *commit;
 };
 
@@ -114,6 +115,14 @@ look_up (struct image *img, const struct piece *p, struct map_extent *e,
   return map_lookup_for_write (img, p->offset, p->len, e, in_place);
 }
 
+/* Data in a raw data file must not be there before its entry is. */
+static bool
+is_ahead (const struct image *img, const struct piece *p,
+          const struct map_extent *e)
+{
+  return img->raw_data && !e->durable && !p->filled;
+}
+
 /* As much of the piece as can be written in place, from its beginning. */
 static int
 write_while_in_place (struct image *img, struct piece *p)
@@ -126,7 +135,7 @@ write_while_in_place (struct image *img, struct piece *p)
     r = look_up (img, p, &e, &in_place);
     if (r < 0)
       return r;
-    if (!in_place || e.kind != L2_NORMAL)
+    if (!in_place || e.kind != L2_NORMAL || is_ahead (img, p, &e))
       return 0;
     r = write_in_place (img, p, &e);
     if (r < 0)
@@ -337,6 +346,7 @@ write_raw (struct image *img, struct piece *p)
   if (r < 0 || p->len == 0)
     return r;
   r = raw_data_fill (img, p->offset);
+  p->filled = r == 0;
   if (r == 0)
     r = write_shared (img, p);
   return r == 0 && p->len > 0 ? -EIO : r;

@@ -78,6 +78,10 @@ const struct fault_config fault_configs[] = {
     CREATE "-o cluster_size=4k,data_file=disk.data,data_file_raw=on "
     "disk.qcow2 512k && "
     IO "-c 'write -P 5 0 400k' -c 'write -z 100k 200k'" },
+  /* When a commit had failed data was written ahead of its entries. */
+  { "zeroed-raw", 512 * K, 48 * K, EACH_EIO, 0, 0,
+    CREATE "-o cluster_size=1k,data_file=disk.data,data_file_raw=on "
+    "disk.qcow2 512k && " IO "-c 'write -P 5 0 4k' -c 'write -z 0 512k'" },
   { "tracker", 512 * K, 48 * K, 0, 0, 2048,
     CREATE "-o cluster_size=512 disk.qcow2 512k && "
     IO "-c 'write -P 5 0 200k' && qemu-img snapshot -c one disk.qcow2" },

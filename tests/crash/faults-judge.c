@@ -245,6 +245,23 @@ known_size (const char *what, struct image *img)
   return MIN (size, config->size);
 }
 
+/* A raw data file, read alone, is the disk that the engine read. */
+static void
+check_raw_data (const char *what, const struct disk *d, const uint8_t *buf,
+                uint64_t size)
+{
+  uint8_t sector[SECTOR];
+  uint64_t at;
+
+  if (!strstr (config->make, "data_file_raw=on"))
+    return;
+  for (at = 0; at < size; at += SECTOR) {
+    disk_read (disk_data (d), sector, SECTOR, at);
+    if (memcmp (sector, buf + at, SECTOR) != 0)
+      fail ("%s: the raw data file has something else at %" PRIu64, what, at);
+  }
+}
+
 void
 judge (const char *what, struct disk *d, const struct values *allowed)
 {
@@ -270,6 +287,7 @@ judge (const char *what, struct disk *d, const struct values *allowed)
       fail ("%s: sector %u holds none of the %u things it may", what, i,
             allowed[i].n);
     }
+  check_raw_data (what, d, buf, size);
   free (buf);
 }
 

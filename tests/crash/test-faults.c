@@ -12,8 +12,8 @@
  *     after which nothing is written any more;
  *   - on a full disk no flush fails;
  *   - the image has no corruption (leaks are allowed) after a crash at the
- *     fault, after a crash at the end, and after the close, and holds
- *     exactly what the guest saw after a close that succeeded;
+ *     fault, before the next flush and at the end, and after the close, and
+ *     holds exactly what the guest saw after a close that succeeded;
  *   - all metadata is in the tracker, or an event has said that it is not;
  *   - nothing is taken for corruption.
  *
@@ -58,7 +58,21 @@ uint64_t seed = 1;
 static struct values *initial;  /* of each sector */
 static struct values *now;      /* for the guest */
 static struct values *disk;     /* after a crash */
-static struct values *at_fault; /* the same when the fault had happened */
+
+/* The same when the fault had happened, and at the end of the last request
+ * before the next flush.
+ */
+enum { AT_FAULT, BEFORE_FLUSH, NR_CRASHES };
+static struct crash {
+  const char *what;
+  bool seen;
+  size_t moment;
+  struct values *disk;
+} crashes[NR_CRASHES] = {
+  [AT_FAULT] = { .what = "after a crash at the fault" },
+  [BEFORE_FLUSH] = { .what = "after a crash before the next flush" },
+};
+static bool flush_came;
 static unsigned sectors;
 
 static char *original;          /* disk.qcow2 */
@@ -381,12 +395,17 @@ stop_and_judge (struct image *img)
 static void
 start (void)
 {
+  unsigned i;
+
   runs++;
   faults.calls = faults.changes_since = 0;
   faults.fired = faults.sync_failed = false;
   faults.full = full_disk;
   lost_protection = 0;
   last_report[0] = 0;
+  for (i = 0; i < NR_CRASHES; ++i)
+    crashes[i].seen = false;
+  flush_came = false;
   random_state = seed * 1000003 + strlen (config->name);
   if (faults.kind == FAULT_SHORT) {
     recorder = NULL;
@@ -445,6 +464,20 @@ resize_under_fault (void)
   return r;
 }
 
+/* A request has ended, at the fault or later. */
+static void
+crash_may_come (const struct op *op)
+{
+  struct crash *c = &crashes[crashes[AT_FAULT].seen ? BEFORE_FLUSH : AT_FAULT];
+
+  flush_came |= c == &crashes[BEFORE_FLUSH] && op->kind == OP_FLUSH;
+  if (flush_came)
+    return;
+  c->seen = true;
+  c->moment = recorder_now (recorder);
+  memcpy (c->disk, disk, sectors * sizeof *disk);
+}
+
 /* One run, with the fault that is described in FAULTS.  False if the work
  * was over before it happened.
  */
@@ -452,11 +485,10 @@ static bool
 run (void)
 {
   const bool forever = faults.forever;
-  size_t moment = 0;
   struct image *img = NULL;
   struct op op;
-  bool fired, seen = false;
-  unsigned n;
+  bool fired;
+  unsigned n, i;
   int r;
 
   start ();
@@ -485,14 +517,12 @@ run (void)
   for (n = 0; r == 0 && n < OPS; ++n) {
     choose (&op, n);
     do_op (img, &op, n);
-    if (faults.fired && !seen && recorder) {
-      seen = true;
-      moment = recorder_now (recorder);
-      memcpy (at_fault, disk, sectors * sizeof *disk);
-    }
+    if (faults.fired && recorder)
+      crash_may_come (&op);
   }
-  if (seen)
-    judge_crash ("after a crash at the fault", moment, at_fault);
+  for (i = 0; i < NR_CRASHES; ++i)
+    if (crashes[i].seen)
+      judge_crash (crashes[i].what, crashes[i].moment, crashes[i].disk);
   if (r == 0) {
     if (recorder)
       judge_crash ("after a crash at the end", recorder_now (recorder),
@@ -557,7 +587,8 @@ prepare (void)
   initial = memory (sectors * sizeof *initial);
   now = memory (sectors * sizeof *now);
   disk = memory (sectors * sizeof *disk);
-  at_fault = memory (sectors * sizeof *at_fault);
+  for (i = 0; i < NR_CRASHES; ++i)
+    crashes[i].disk = memory (sectors * sizeof *disk);
   for (i = 0; i < sectors; ++i)
     set_only (&initial[i], tag_of ((uint8_t *) raw + i * SECTOR));
   free (raw);
@@ -566,13 +597,16 @@ prepare (void)
 static void
 finish (void)
 {
+  unsigned i;
+
   free (original);
   free (original_data);
   original_data = NULL;
   free (initial);
   free (now);
   free (disk);
-  free (at_fault);
+  for (i = 0; i < NR_CRASHES; ++i)
+    free (crashes[i].disk);
 }
 
 static double
