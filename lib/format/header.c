@@ -352,7 +352,8 @@ check_l1 (const struct decoder *d)
                         ", but a disk of %" PRIu64 " bytes needs %" PRIu64
                         " entries", h->l1_size, h->size, needed);
   /* An empty table has no place, but the offset is aligned all the same. */
-  if (bytes == 0 && is_aligned (h->l1_table_offset, h->cluster_size))
+  if (bytes == 0 && is_aligned (h->l1_table_offset, h->cluster_size)
+      && h->l1_table_offset <= INT64_MAX)
     return 0;
   return check_place (d, TABLE_L1, "l1_table_offset (header byte 40)",
                       h->l1_table_offset, bytes);
