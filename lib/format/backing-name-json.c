@@ -93,12 +93,15 @@ find (struct options *o, const char *key)
   return NULL;
 }
 
+/* (Messages have no more than the beginning of a key, so that there is room
+ * for what is to be done.)
+ */
 static int
 add (struct options *o, const char *key, json_t *value,
      struct format_error *e)
 {
   if (find (o, key))
-    return format_fail (e, -EINVAL, "'%s' is there twice; " GIVE_ANOTHER,
+    return format_fail (e, -EINVAL, "'%.100s' is there twice; " GIVE_ANOTHER,
                         key);
   if (o->count == ARRAY_SIZE (o->list))
     return format_fail (e, -E2BIG, "it has more than %d keys; " GIVE_ANOTHER,
@@ -184,7 +187,7 @@ take_text (struct options *o, const char *node, const char *name,
     return 0;
   }
   *text = json_string_value (option->value);
-  return *text ? 0 : format_fail (e, -EINVAL, "'%s' is not a string; "
+  return *text ? 0 : format_fail (e, -EINVAL, "'%.100s' is not a string; "
                                   GIVE_ANOTHER, option->key);
 }
 
@@ -210,7 +213,7 @@ take_size (struct options *o, const char *node, const char *name,
   errno = 0;
   *size = strtoull (text, &end, 10);
   if (*text < '0' || *text > '9' || *end || errno || *size > INT64_MAX)
-    return format_fail (e, -EINVAL, "'%s%s' is '%.60s', not a number of "
+    return format_fail (e, -EINVAL, "'%.100s%s' is '%.60s', not a number of "
                         "bytes below 2^63; " GIVE_ANOTHER, node, name, text);
   *there = true;
   return 0;
@@ -259,11 +262,11 @@ window (struct options *o, const char *node, struct backing_name *n,
   if (r < 0 || !windowed)
     return r;
   if (n->windowed)
-    return format_fail (e, -ENOTSUP, "'%soffset' or '%ssize' cuts out a part "
-                        "of a part; " EXPORT_IT, node, node);
+    return format_fail (e, -ENOTSUP, "'%.60soffset' or '%.60ssize' cuts out "
+                        "a part of a part; " EXPORT_IT, node, node);
   if (size != UINT64_MAX && !is_aligned (size, 512))
-    return format_fail (e, -EINVAL, "'%ssize' is %" PRIu64 ", which is not a "
-                        "multiple of 512; " GIVE_ANOTHER, node, size);
+    return format_fail (e, -EINVAL, "'%.100ssize' is %" PRIu64 ", which is "
+                        "not a multiple of 512; " GIVE_ANOTHER, node, size);
   n->windowed = true;
   n->offset = offset;
   n->size = size;
@@ -289,8 +292,8 @@ parse_file (struct options *o, const char *node, struct backing_name *n,
   if (r < 0 || (!filename && may_inherit (node)))
     return r;
   if (!filename)
-    return format_fail (e, -EINVAL, "'%sfilename' is missing; " GIVE_ANOTHER,
-                        node);
+    return format_fail (e, -EINVAL, "'%.100sfilename' is missing; "
+                        GIVE_ANOTHER, node);
   return backing_name_file (filename, n, e);
 }
 
@@ -299,7 +302,7 @@ static int
 nowhere (const char *node, const char *what, struct format_error *e)
 {
   return format_fail (e, -EINVAL, "it does not say where its NBD server is "
-                      "('%s%s' is missing); " GIVE_ANOTHER, node, what);
+                      "('%.100s%s' is missing); " GIVE_ANOTHER, node, what);
 }
 
 static int
@@ -372,7 +375,7 @@ parse_server (struct options *o, const char *node, const char *export,
     return parse_inet (o, server, export, n, e);
   if (strcmp (type, "vsock") == 0)
     return parse_vsock (o, server, export, n, e);
-  return format_fail (e, -ENOTSUP, "'%stype' is '%.60s' (inet, unix and "
+  return format_fail (e, -ENOTSUP, "'%.100stype' is '%.60s' (inet, unix and "
                       "vsock are served); " GIVE_ANOTHER, server, type);
 }
 
@@ -386,9 +389,9 @@ parse_nbd (struct options *o, const char *node, struct backing_name *n,
   if (r < 0)
     return r;
   if (take (o, node, "tls-creds"))
-    return format_fail (e, -ENOTSUP, "'%stls-creds' means an object of one "
-                        "QEMU's command line; give backing-file=nbds://HOST/"
-                        "EXPORT (see nbdkit-qcow2-plugin(1))", node);
+    return format_fail (e, -ENOTSUP, "'%.100stls-creds' means an object of "
+                        "one QEMU's command line; give backing-file=nbds://"
+                        "HOST/EXPORT (see nbdkit-qcow2-plugin(1))", node);
   take_harmless (o, node, harmless_nbd, ARRAY_SIZE (harmless_nbd));
   return parse_server (o, node, export, n, e);
 }
@@ -403,9 +406,9 @@ parse_protocol (struct options *o, const char *node, const char *driver,
     return parse_file (o, node, n, e);
   if (strcmp (driver, "nbd") == 0)
     return parse_nbd (o, node, n, e);
-  return format_fail (e, -ENOTSUP, "'%sdriver' is '%.40s' (qcow2, raw, file, "
-                      "host_device and nbd are served); " EXPORT_IT, node,
-                      driver);
+  return format_fail (e, -ENOTSUP, "'%.100sdriver' is '%.40s' (qcow2, raw, "
+                      "file, host_device and nbd are served); " EXPORT_IT,
+                      node, driver);
 }
 
 /* What NODE, below one of a format, stands on: a stack of raw nodes. */
@@ -465,8 +468,8 @@ parse_data_file (struct options *o, const char *node, struct backing_name *n,
 }
 
 /* What is below the node NODE: what its header says, nothing, or what is
- * given, to be parsed from the keys that begin with KEY.  A string is the name of a node of one QEMU, but
- * an empty one is an older way to write null.
+ * given, to be parsed from the keys that begin with KEY.  A string is the
+ * name of a node of one QEMU, but an empty one is an older way to write null.
  */
 static int
 parse_backing (struct options *o, const char *node, struct backing_name *n,
@@ -479,8 +482,8 @@ parse_backing (struct options *o, const char *node, struct backing_name *n,
   n->no_backing = json_is_null (backing->value)
     || is (json_string_value (backing->value), "");
   return n->no_backing ? 0
-    : format_fail (e, -ENOTSUP, "'%s' is the name of a node in one QEMU, not "
-                   "of a file; " GIVE_ANOTHER, backing->key);
+    : format_fail (e, -ENOTSUP, "'%.100s' is the name of a node in one QEMU, "
+                   "not of a file; " GIVE_ANOTHER, backing->key);
 }
 
 /* The top node of a stack, if it is one of a format: the others are below
@@ -526,8 +529,8 @@ parse_stack (struct options *o, const char *node, struct backing_name *n,
   if (r == 0)
     r = parse_backing (o, node, n, below, e);
   if (r == 0 && n->backing && is (n->format, "raw"))
-    r = format_fail (e, -EINVAL, "'%sfile.*' is below a raw file, which has "
-                     "nothing below it; " GIVE_ANOTHER, below);
+    r = format_fail (e, -EINVAL, "'%.100sfile.*' is below a raw file, which "
+                     "has nothing below it; " GIVE_ANOTHER, below);
   snprintf (file, sizeof file, "%sfile.", node);
   return r == 0 ? parse_place (o, file, n, e) : r;
 }
@@ -560,8 +563,8 @@ refuse_rest (const struct options *o, struct format_error *e)
 
     if (o->list[i].taken)
       continue;
-    return format_fail (e, -ENOTSUP, "'%s' is not a key that is known here; "
-                        GIVE_ANOTHER, key);
+    return format_fail (e, -ENOTSUP, "'%.100s' is not a key that is known "
+                        "here; " GIVE_ANOTHER, key);
   }
   return 0;
 }
