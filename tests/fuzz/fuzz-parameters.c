@@ -141,7 +141,8 @@ check_config (void)
           || strcmp (*p, "same-dir") == 0 || strcmp (*p, "any") == 0
           || storage_is_nbd_uri (*p));
   MUST (!c->backing_file || *c->backing_file == '/'
-        || storage_is_nbd_uri (c->backing_file));
+        || storage_is_nbd_uri (c->backing_file)
+        || strncmp (c->backing_file, "json:", 5) == 0);
   MUST (!config.create || !storage_is_nbd_uri (c->filename));
   MUST (!config.event_log || *config.event_log);
 }
