@@ -18,9 +18,9 @@ qemu-nbd's, of which nothing is asked that is near to 1, are in the first
 round only.  PREFIX.txt, PREFIX.json and PREFIX.svg are written.  Both of
 nbdkit's servers have --threads N for each connection, 4 unless told
 otherwise, 0 for nbdkit's default of 16.  "ours-again" is the same server as
-"ours-all": what their ratio differs from 1 by is the noise.  The folder should be on the disk that is to be measured, with
-about 12 GiB free.  --quick is one round with fewer servers, for
-development: its figures mean little.
+"ours-all": what their ratio differs from 1 by is the noise.  The folder should
+be on the disk that is to be measured, with about 12 GiB free.  --quick is one
+round with fewer servers, for development: its figures mean little.
 """
 
 import argparse
